@@ -1,0 +1,83 @@
+"""Writing a benchmark's result: the figures of every repeat, and what it takes to repeat them."""
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def write_result(
+    name: str, settings: dict[str, Any], repeats: list[dict[str, float]], summary: dict[str, float]
+) -> Path:
+    """Write ``results/NAME-DATE.json`` and return its path; an older result stays.
+
+    Args:
+        name: of the benchmark.
+        settings: every option of the run, the seed among them.
+        repeats: the figures of each repeat, units in their names.
+        summary: the figures to quote.
+    """
+    now = datetime.now(UTC)
+    result = {
+        "benchmark": name,
+        "date": now.isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), "colm": version("colm")}
+        | {library: version(library) for library in LIBRARIES},
+        "machine": machine(),
+        "settings": settings,
+        "summary": summary,
+        "repeats": repeats,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def machine() -> dict[str, str | int]:
+    """Describe the processor and the accelerator that the figures come from."""
+    described: dict[str, str | int] = {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    if torch.cuda.is_available():
+        described["accelerator"] = torch.cuda.get_device_name()
+    return described
+
+
+def _processor() -> str:
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in _read("/proc/cpuinfo").splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{names[0]} x {len(names)}" if names else platform.processor()
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text() if Path(path).exists() else ""
+
+
+def _commit() -> str:
+    """Return the commit, marked where the tree differs from it; 'unknown' outside a checkout."""
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD") or "unknown"
+    changed = git("status", "--porcelain", "--", "src", "benchmarks/*.py")
+    return f"{commit}+changes" if changed else commit

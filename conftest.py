@@ -1,0 +1,13 @@
+"""The environment of every test and docstring example, set before a heavy library reads it."""
+
+import os
+import tempfile
+
+_CACHE = tempfile.TemporaryDirectory(prefix="colm-tests-")
+
+os.environ["HF_HOME"] = _CACHE.name
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"

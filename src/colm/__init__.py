@@ -1,0 +1,60 @@
+"""colm: train language models on mini-batches that are small in memory and large in effect.
+
+The one public gate. Nothing heavy is imported before it is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from colm.coreset.facility_location import FacilityLocation, facility_location
+    from colm.coreset.mean_matching import MeanMatching, mean_matching
+    from colm.coreset.registry import Candidates, Choice, available_selectors, register_selector
+    from colm.coreset.selector import CoresetSelector, Selection
+    from colm.gradients.features import ValueGradients, last_value_gradients
+    from colm.training.config import CoLMConfig, CoLMTrainingArguments
+    from colm.training.trainer import CoLMSFTTrainer, CoLMTrainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "colm.coreset.facility_location": ("FacilityLocation", "facility_location"),
+    "colm.coreset.mean_matching": ("MeanMatching", "mean_matching"),
+    "colm.coreset.registry": ("Candidates", "Choice", "available_selectors", "register_selector"),
+    "colm.coreset.selector": ("CoresetSelector", "Selection"),
+    "colm.gradients.features": ("ValueGradients", "last_value_gradients"),
+    "colm.training.config": ("CoLMConfig", "CoLMTrainingArguments"),
+    "colm.training.trainer": ("CoLMSFTTrainer", "CoLMTrainer"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Candidates",
+    "Choice",
+    "CoLMConfig",
+    "CoLMSFTTrainer",
+    "CoLMTrainer",
+    "CoLMTrainingArguments",
+    "CoresetSelector",
+    "FacilityLocation",
+    "MeanMatching",
+    "Selection",
+    "ValueGradients",
+    "available_selectors",
+    "facility_location",
+    "last_value_gradients",
+    "mean_matching",
+    "register_selector",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'colm' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*__all__, "__version__"])

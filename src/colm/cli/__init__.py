@@ -1,0 +1,89 @@
+"""The ``colm`` command: parse, build, call.
+
+A command is a module with ``add_parser(subparsers)``, which makes ``run`` a default of its parser,
+and ``run(namespace)``, which returns the exit code. Modules are light at import; what they run they
+import when they run it.
+"""
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+#: Modules of this package that are commands, in the order of ``colm --help``.
+COMMANDS = ("sft", "environment")
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises instead of leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        argv: Arguments after the program's name; those of the process by default.
+
+    Returns:
+        0 for success, 2 for bad input (told in one line on stderr), 130 when interrupted.
+    """
+    try:
+        parser = make_parser()
+        namespace, rest = parser.parse_known_args(argv)
+        if rest and not getattr(namespace, "takes_rest", False):
+            command = f"colm {namespace.command}" if namespace.command else "colm"
+            parser.error(f"unexpected argument '{rest[0]}'; see {command} --help")
+        if not hasattr(namespace, "run"):
+            parser.print_help(sys.stderr)
+            return EXIT_BAD_INPUT
+        namespace.rest = rest
+        code: int = namespace.run(namespace)
+    except (ValueError, FileNotFoundError) as error:
+        if not is_raised_by_colm(error):
+            raise
+        print(f"colm: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("colm: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line with every command.
+
+    Returns:
+        Parser that raises ``ValueError`` where others would leave the process.
+    """
+    from colm import __version__
+
+    parser = _Parser(prog="colm", description="Train language models on mini-batch coresets.")
+    parser.add_argument("--version", action="version", version=f"colm {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for command in COMMANDS:
+        importlib.import_module(f"colm.cli.{command}").add_parser(subparsers)
+    return parser
+
+
+def is_raised_by_colm(error: BaseException) -> bool:
+    """Tell an error that colm raises about its input from one that a bug raises elsewhere.
+
+    Args:
+        error: Exception that was caught.
+
+    Returns:
+        Whether the function that raised it is one of colm.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module = str(frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] == "colm"

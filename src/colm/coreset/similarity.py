@@ -1,0 +1,70 @@
+"""How far apart, and how alike, examples are.
+
+Symbols: n examples, d features, C the largest distance among the n examples.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+_ORDERS = {"l1": 1.0, "l2": 2.0}
+METRICS = (*_ORDERS, "cosine")
+
+
+def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
+    """Return the distance of every example from every other.
+
+    Costs O(n^2 d). Computed in float32, or wider where the features are. For more than 25 rows,
+    ``l2`` and ``cosine`` come from inner products: a float32 ``l2`` distance below about a
+    thousandth of the rows' norm, that of a row from itself included, is rounding. Pass float64
+    where that matters. Some selections published with CoLM turn on just this rounding.
+
+    Args:
+        features: ``[n, d]``, one row an example.
+        metric: ``l1`` (sum of absolute differences), ``l2`` (Euclidean) or ``cosine`` (one minus
+            the cosine; a row of zeros is at distance 1 from every row).
+
+    Returns:
+        ``[n, n]`` distances.
+
+    Raises:
+        ValueError: the metric is unknown.
+
+    Example:
+        >>> pairwise_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), "l1")
+        tensor([[0., 7.],
+                [7., 0.]])
+    """
+    if metric not in METRICS:
+        raise ValueError(f"distance must be one of {', '.join(METRICS)}; got {metric!r}.")
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    if metric == "cosine":
+        directions = normalize(features, dim=1)
+        return 1 - directions @ directions.T
+    return torch.cdist(features, features, p=_ORDERS[metric])
+
+
+def similarity(features: Tensor, metric: str = "l1") -> Tensor:
+    """Return C minus the distance: 0 for the two examples that are farthest apart.
+
+    C belongs to the rows passed: where sources are selected from one by one, each has its own.
+    Costs O(n^2 d).  Paper: SSM v1, Eq. 6.
+
+    Args:
+        features: ``[n, d]``, one row an example.
+        metric: ``l1``, ``l2`` or ``cosine``, as in `pairwise_distances`.
+
+    Returns:
+        ``[n, n]`` similarities, none negative.
+
+    Raises:
+        ValueError: the metric is unknown.
+
+    Example:
+        >>> similarity(torch.tensor([[0.0], [1.0], [3.0]]))
+        tensor([[3., 2., 0.],
+                [2., 3., 1.],
+                [0., 1., 3.]])
+    """
+    distances = pairwise_distances(features, metric)
+    return distances.max() - distances if len(distances) else distances

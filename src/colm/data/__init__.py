@@ -1,0 +1,33 @@
+"""Data in: files, column layouts, mixtures of named sources."""
+
+from colm.data.files import FORMATS, check_file, file_stem, is_data_file, read_file
+from colm.data.formats import Formatted, format_dataset
+from colm.data.layouts import LAYOUTS, Layout, find_layout
+from colm.data.mixtures import Source, SourceEntry, load_mixture, load_splits, source_name
+from colm.data.prompts import chat_prompt, plain_prompt
+from colm.data.sources import SOURCE_COLUMN, Split, add_source, source_counts, split_held_out
+
+__all__ = [
+    "FORMATS",
+    "LAYOUTS",
+    "SOURCE_COLUMN",
+    "Formatted",
+    "Layout",
+    "Source",
+    "SourceEntry",
+    "Split",
+    "add_source",
+    "chat_prompt",
+    "check_file",
+    "file_stem",
+    "find_layout",
+    "format_dataset",
+    "is_data_file",
+    "load_mixture",
+    "load_splits",
+    "plain_prompt",
+    "read_file",
+    "source_counts",
+    "source_name",
+    "split_held_out",
+]

@@ -1,0 +1,70 @@
+"""The column layouts that are understood, and which of them a data set has."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+
+class Layout(NamedTuple):
+    """Columns that together say how a record is to be read."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the layout is called in messages.
+
+        Example:
+            >>> Layout(("instruction", "output"), ("input",)).name
+            'instruction + output'
+        """
+        return " + ".join(self.required)
+
+
+_CHAT_OPTIONS = ("tools", "chat_template_kwargs")
+
+TOKENIZED = Layout(
+    ("input_ids",),
+    ("attention_mask", "labels", "completion_mask", "assistant_masks", "seq_lengths"),
+)
+PROMPT_COMPLETION = Layout(("prompt", "completion"), _CHAT_OPTIONS)
+MESSAGES = Layout(("messages",), _CHAT_OPTIONS)
+SHARE_GPT = Layout(("conversations",), _CHAT_OPTIONS)
+PAIRS = (
+    Layout(("instruction", "output"), ("input", "system")),
+    Layout(("instruction", "response"), ("context", "system")),
+    Layout(("question", "answer"), ("context", "system")),
+    Layout(("query", "response"), ("system",)),
+    Layout(("problem", "solution"), ("system",)),
+)
+TEXT = Layout(("text",))
+
+#: Every layout; the first whose required columns are all there is taken.
+LAYOUTS = (TOKENIZED, PROMPT_COMPLETION, MESSAGES, SHARE_GPT, *PAIRS, TEXT)
+
+
+def find_layout(columns: Collection[str], text_column: str = "text") -> Layout:
+    """Return the layout of a data set with these columns.
+
+    Args:
+        columns: Names of the columns.
+        text_column: Column of plain text; one that is not called "text" was named on purpose and
+            goes before every other layout.
+
+    Returns:
+        The first entry of ``LAYOUTS`` whose required columns are there.
+
+    Raises:
+        ValueError: None is; the message lists the columns and the layouts.
+
+    Example:
+        >>> find_layout(["source", "instruction", "output"]).name
+        'instruction + output'
+    """
+    if text_column not in TEXT.required and text_column in columns:
+        return Layout((text_column,))
+    for layout in LAYOUTS:
+        if set(layout.required) <= set(columns):
+            return layout
+    known = "; ".join(layout.name for layout in LAYOUTS)
+    raise ValueError(f"no known layout in columns {', '.join(columns)}; expected one of: {known}")

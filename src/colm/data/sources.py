@@ -1,0 +1,181 @@
+"""The source column: which data set each record of a mixture is from.
+
+Small-source rules, budgets and metrics of the training side all read this column. It holds text,
+and never nothing.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import ClassLabel, Dataset, List, Value
+
+from colm.data.formats import AnyDataset, Row
+
+#: Column that holds the source where nothing else is asked for.
+SOURCE_COLUMN = "source"
+
+
+class Split(NamedTuple):
+    """Records to train on and records to evaluate on."""
+
+    train: Dataset
+    held_out: Dataset
+
+
+def add_source(
+    dataset: AnyDataset,
+    column: str,
+    name: str,
+    *,
+    required: bool = False,
+    replace: bool = False,
+) -> AnyDataset:
+    """Return the data set with a source column of text.
+
+    Args:
+        dataset: Records of one source, or of several that the column tells apart already.
+        column: Name of the source column.
+        name: Source of every record, where there is no such column.
+        required: Whether the column must be there already.
+        replace: Whether ``name`` goes before a column that is there.
+
+    Returns:
+        The data set with the column.
+
+    Raises:
+        ValueError: The column is required but missing, is not flat, or lacks values.
+
+    Example:
+        >>> add_source(Dataset.from_dict({"text": ["a", "b"]}), "source", "letters")[0]
+        {'text': 'a', 'source': 'letters'}
+    """
+    columns = dataset.column_names or list(next(iter(dataset)))
+    if column in columns and not replace:
+        return _as_text(dataset, column)
+    if required:
+        raise ValueError(f"no source column '{column}'; the columns are {', '.join(columns)}")
+    dataset = dataset.remove_columns(column) if column in columns else dataset
+    if isinstance(dataset, Dataset):
+        return dataset.add_column(column, [name] * len(dataset), feature=Value("string"))
+    return dataset.map(lambda _: {column: name}, features=_with_text(dataset.features, column))
+
+
+def source_counts(dataset: Dataset, column: str = SOURCE_COLUMN) -> dict[str, int]:
+    """Count the records of each source.
+
+    Args:
+        dataset: Data set with a source column.
+        column: Name of the column.
+
+    Returns:
+        Counts by source, the largest first, equal ones by name.
+
+    Raises:
+        ValueError: There is no such column.
+
+    Example:
+        >>> source_counts(Dataset.from_dict({"source": ["logic", "algebra", "logic"]}))
+        {'logic': 2, 'algebra': 1}
+    """
+    counts = Counter(_values(dataset, column))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def split_held_out(
+    dataset: Dataset, column: str = SOURCE_COLUMN, size: float = 0.1, seed: int = 0
+) -> Split:
+    """Hold records out for evaluation, from every source its share.
+
+    A source of two or more records gives at least one and keeps at least one, even where that holds
+    out more than asked for; a source of one record is trained on.
+
+    Args:
+        dataset: Data set with a source column.
+        column: Name of the column.
+        size: Share of the records below 1, or a number of records from 1 on.
+        seed: Which records they are.
+
+    Returns:
+        Both parts, in the order of the data set.
+
+    Raises:
+        ValueError: There is no such column, or the size leaves nothing for either part.
+
+    Example:
+        >>> rows = Dataset.from_dict({"source": ["a"] * 18 + ["b"] * 2})
+        >>> split = split_held_out(rows, size=0.2)
+        >>> source_counts(split.train), source_counts(split.held_out)
+        ({'a': 15, 'b': 1}, {'a': 3, 'b': 1})
+    """
+    values = _values(dataset, column)
+    records = (round(size * len(dataset)) if size < 1 else int(size)) if size > 0 else len(dataset)
+    rows = defaultdict(list)
+    for row, source in enumerate(values):
+        rows[source].append(row)
+    shares = _held_out_shares({source: len(r) for source, r in rows.items()}, records)
+    if records >= len(dataset) or not any(shares.values()):
+        raise ValueError(f"cannot hold out {size} of {len(dataset)} records")
+    generator = np.random.default_rng(seed)
+    held_out = {
+        int(row)
+        for source in sorted(rows)
+        for row in generator.permutation(rows[source])[: shares[source]]
+    }
+    train = [row for row in range(len(dataset)) if row not in held_out]
+    return Split(dataset.select(train), dataset.select(sorted(held_out)))
+
+
+def _held_out_shares(counts: Mapping[str, int], records: int) -> dict[str, int]:
+    """Split a number of records over sources in proportion; at least 1, and 1 is kept."""
+    total = sum(counts.values())
+    quotas = {source: records * count / total for source, count in counts.items()}
+    shares = {s: min(max(int(quotas[s]), 1), count - 1) for s, count in counts.items()}
+    by_remainder = sorted(counts, key=lambda s: (shares[s] - quotas[s], s))
+    for source in by_remainder:
+        if sum(shares.values()) < records and shares[source] < counts[source] - 1:
+            shares[source] += 1
+    for source in reversed(by_remainder):
+        if sum(shares.values()) > records and shares[source] > 1:
+            shares[source] -= 1
+    return shares
+
+
+def _values(dataset: Dataset, column: str) -> list[str]:
+    if column not in dataset.column_names:
+        raise ValueError(
+            f"no source column '{column}'; the columns are {', '.join(dataset.column_names)}"
+        )
+    tables = dataset.select_columns(column).with_format("arrow").iter(batch_size=10_000)
+    return [value for table in tables for value in table[column].to_pylist()]
+
+
+def _as_text(dataset: AnyDataset, column: str) -> AnyDataset:
+    """The data set with an existing column turned into text."""
+    feature = dataset.features[column] if dataset.features else None
+    if isinstance(feature, List | dict):
+        raise ValueError(f"source column '{column}' must hold one name a record, not {feature}")
+    if isinstance(dataset, Dataset):
+        missing = sum(value is None for value in _values(dataset, column))
+        if missing:
+            raise ValueError(
+                f"source column '{column}' is empty in {missing} of {len(dataset)} records"
+            )
+    if feature == Value("string"):
+        return dataset
+
+    def convert(row: Row) -> Row:
+        value = row[column]
+        return {column: feature.int2str(value) if isinstance(feature, ClassLabel) else str(value)}
+
+    return dataset.map(convert, features=_with_text(dataset.features, column))
+
+
+def _with_text(features: Any, column: str) -> Any:
+    """Column types with one column of text; unknown ones stay unknown."""
+    if features is None:
+        return None
+    features = features.copy()
+    features[column] = Value("string")
+    return features

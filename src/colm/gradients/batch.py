@@ -1,0 +1,102 @@
+"""A batch as the features need it: one example a row, and the positions that predict its labels.
+
+Collators make padded batches (``input_ids [n, t]``) or padding-free ones (``[1, total]``, with
+``position_ids`` that start again at 0 for each example). Only some models keep the examples of a
+padding-free row apart without a special attention kernel, so such a row is taken apart first: a
+feature then never depends on its neighbours. Symbols: n examples, t tokens a row, m label
+positions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+IGNORED_LABEL = -100
+LABEL_KEYS = ("labels", "shift_labels")
+PACKED_KEYS = frozenset(
+    {"position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
+)
+
+
+@dataclass(frozen=True)
+class LabelPositions:
+    """The positions whose next token is a label, in row order.
+
+    Attributes:
+        position: ``[m]`` int64 index into the flattened ``[n * t]`` tokens.
+        target: ``[m]`` int64 token to be predicted there.
+        example: ``[m]`` int64 row that it belongs to.
+        counts: ``[n]`` int64 label tokens of each example.
+    """
+
+    position: Tensor
+    target: Tensor
+    example: Tensor
+    counts: Tensor
+
+
+def label_positions(labels: Tensor) -> LabelPositions:
+    """Find the positions of ``labels [n, t]`` (ignored: -100) that predict one, shifted by one."""
+    targets = labels[:, 1:]
+    row, column = (targets != IGNORED_LABEL).nonzero(as_tuple=True)
+    return LabelPositions(
+        position=row * labels.shape[1] + column,
+        target=targets[row, column],
+        example=row,
+        counts=torch.bincount(row, minlength=labels.shape[0]),
+    )
+
+
+def one_example_a_row(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``batch`` padded: as it is, or taken apart where it is padding-free.
+
+    Args:
+        batch: ``input_ids`` and ``labels``; ``cu_seq_lens_q``, or ``position_ids`` without
+            ``attention_mask``, mark a single row as padding-free.
+
+    Returns:
+        ``input_ids [n, t]``, ``labels [n, t]``, ``attention_mask [n, t]`` and other inputs.
+
+    Raises:
+        ValueError: ``input_ids`` or ``labels`` is missing.
+    """
+    for key in ("input_ids", "labels"):
+        if key not in batch:
+            raise ValueError(f"A batch needs '{key}'; it has {', '.join(map(repr, batch))}.")
+    starts = _packed_starts(batch)
+    if starts is None:
+        return dict(batch)
+    total = batch["input_ids"].shape[1]
+    lengths = [stop - start for start, stop in zip(starts, [*starts[1:], total], strict=True)]
+    rows = {
+        key: _rows(value, lengths, IGNORED_LABEL if key in LABEL_KEYS else 0)
+        for key, value in batch.items()
+        if key not in PACKED_KEYS and isinstance(value, Tensor) and value.shape[:2] == (1, total)
+    }
+    rows["attention_mask"] = _rows(torch.ones_like(batch["input_ids"]), lengths, 0)
+    return rows
+
+
+def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy ``batch`` without labels, so that a model computes no loss of its own."""
+    return {key: value for key, value in batch.items() if key not in LABEL_KEYS}
+
+
+def _rows(packed: Tensor, lengths: list[int], padding: int) -> Tensor:
+    parts = list(packed[0].split(lengths))
+    return pad_sequence(parts, batch_first=True, padding_value=float(padding))
+
+
+def _packed_starts(batch: Mapping[str, Any]) -> list[int] | None:
+    """Where the examples of a padding-free row begin; ``None`` for a padded batch."""
+    if batch["input_ids"].shape[0] != 1:
+        return None
+    if "cu_seq_lens_q" in batch:
+        return [int(start) for start in batch["cu_seq_lens_q"][:-1]]
+    if "position_ids" in batch and batch.get("attention_mask") is None:
+        return [int(start) for start in (batch["position_ids"][0] == 0).nonzero().flatten()]
+    return None

@@ -1,0 +1,141 @@
+"""Adam's view of gradient features: each example's step, had it been trained on alone.
+
+With moments m and v after t updates, example i with gradient g_i would have
+
+    m_i = b1 m + (1 - b1) g_i,    v_i = b2 v + (1 - b2) g_i^2,
+    u_i = (m_i / (1 - b1^(t+1))) / (sqrt(v_i / (1 - b2^(t+1))) + eps),
+
+and u_i is its normalised feature. After selection m and v become the mean of m_i and v_i over what
+was selected. These are not the optimiser's moments: the optimiser sees all that is trained on, they
+only what the selector chose. Symbols: n candidates, k selected, d feature size.
+"""
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+class AdamMoments:
+    """First and second moments of the features of selected examples.
+
+    ``normalise`` the candidates of a step, choose, then ``update`` with the chosen. With plain SGD
+    features need no normalising: do without this class. Kept in float32, or in float64 once
+    features are; it follows the features to their device.  Paper: CoLM v3.
+
+    Args:
+        size: d.
+        beta1: decay of the mean of gradients.
+        beta2: decay of the mean of their squares.
+        eps: added to the root of the latter.
+
+    Example:
+        >>> moments = AdamMoments(2)
+        >>> moments.normalise(torch.tensor([[0.5, -3.0], [0.0, 1.0]]))
+        tensor([[ 1., -1.],
+                [ 0.,  1.]])
+        >>> moments.update(torch.tensor([[0.5, -3.0]]))
+        >>> moments.step
+        1
+    """
+
+    def __init__(
+        self, size: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+    ) -> None:
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+        self.step = 0
+        self.exp_avg = torch.zeros(size)
+        self.exp_avg_sq = torch.zeros(size)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> Self:
+        """Return moments of the size and content that ``state_dict`` returned."""
+        moments = cls(len(state["exp_avg"]))
+        moments.load_state_dict(state)
+        return moments
+
+    @torch.no_grad()
+    def normalise(self, gradients: Tensor) -> Tensor:
+        """Return u_i of each candidate; nothing changes but where the moments are kept.
+
+        Args:
+            gradients: ``[n, d]``.
+
+        Returns:
+            ``[n, d]`` float32, or float64 where gradients or moments are.
+
+        Raises:
+            ValueError: gradients are not ``[n, d]``.
+        """
+        exp_avg, exp_avg_sq = self._after(gradients)
+        exp_avg /= 1 - self.beta1 ** (self.step + 1)
+        exp_avg_sq /= 1 - self.beta2 ** (self.step + 1)
+        return exp_avg.div_(_root(exp_avg_sq).add_(self.eps))
+
+    @torch.no_grad()
+    def update(self, gradients: Tensor) -> None:
+        """Move the moments to the mean of m_i and v_i over what was selected, and count the step.
+
+        With no rows nothing changes, the count included: bias correction counts what the moments
+        have seen.
+
+        Args:
+            gradients: ``[k, d]`` of the selected examples of large sources, before normalisation.
+
+        Raises:
+            ValueError: gradients are not ``[k, d]``.
+        """
+        exp_avg, exp_avg_sq = self._after(gradients)
+        if len(gradients) == 0:
+            return
+        self.exp_avg, self.exp_avg_sq = exp_avg.mean(0), exp_avg_sq.mean(0)
+        self.step += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of step and moments, as tensors."""
+        return {
+            "step": torch.tensor(self.step),
+            "exp_avg": self.exp_avg.clone(),
+            "exp_avg_sq": self.exp_avg_sq.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``state_dict`` returned, bit for bit.
+
+        Raises:
+            ValueError: the state is of another size.
+        """
+        for name in ("exp_avg", "exp_avg_sq"):
+            if state[name].shape != self.exp_avg.shape:
+                raise ValueError(
+                    f"{name} must have {len(self.exp_avg)} entries; got {state[name].numel()}."
+                )
+        self.step = int(state["step"])
+        self.exp_avg = state["exp_avg"].clone()
+        self.exp_avg_sq = state["exp_avg_sq"].clone()
+
+    def _after(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Return m_i and v_i of each row, ``[n, d]`` each."""
+        if gradients.ndim != 2 or gradients.shape[1] != len(self.exp_avg):
+            raise ValueError(
+                f"gradients must be [n, {len(self.exp_avg)}]; got {[*gradients.shape]}."
+            )
+        dtype = torch.promote_types(self.exp_avg.dtype, gradients.dtype)
+        self.exp_avg = self.exp_avg.to(gradients.device, dtype)
+        self.exp_avg_sq = self.exp_avg_sq.to(gradients.device, dtype)
+        gradients = gradients.to(dtype)
+        exp_avg = self.beta1 * self.exp_avg + (1 - self.beta1) * gradients
+        exp_avg_sq = self.beta2 * self.exp_avg_sq + (1 - self.beta2) * gradients.square()
+        return exp_avg, exp_avg_sq
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Return the square root, rounded the same on every machine.
+
+    Some CPUs' float32 root is off by a unit in the last place. Distances turn that into ties broken
+    another way, and so into other selections than those published.
+    """
+    return squares.double().sqrt_().to(squares.dtype)

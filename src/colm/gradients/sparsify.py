@@ -1,0 +1,79 @@
+"""Which dimensions of the gradient features to keep.
+
+Most coordinates of a gradient are noise, and distances in many dimensions tell little apart: each
+source keeps the few that matter most to it. Symbols: n examples of one source, d feature size, h
+kept dimensions.
+"""
+
+import torch
+from torch import Tensor
+
+CRITERIA = ("gradient", "weight", "weight_gradient", "random")
+
+
+def sparsify(
+    normalised: Tensor,
+    kept_dimensions: int,
+    criterion: str = "gradient",
+    *,
+    weight: Tensor | None = None,
+    gradients: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the dimensions to keep for the examples of one source.
+
+    Costs O(nd).  Paper: SSM v1; Tables 3 and 4 compare the criteria and values of h.
+
+    Args:
+        normalised: ``[n, d]`` features u_i, n >= 1.
+        kept_dimensions: h >= 1; all d are kept where there are no more.
+        criterion: what h coordinates must have the most of: ``gradient`` abs(mean_i u_i),
+            ``weight`` abs(w), ``weight_gradient`` abs(w mean_i g_i); or ``random`` ones.
+        weight: ``[d]`` w, the weight that the features are gradients of.
+        gradients: ``[n, d]`` g_i, the features before normalisation.
+        generator: for ``random``.
+
+    Returns:
+        ``[min(h, d)]`` int64 dimensions, the highest score first.
+
+    Raises:
+        ValueError: the criterion is unknown or lacks its input, or h is below 1.
+
+    Example:
+        >>> sparsify(torch.tensor([[1.0, -9.0, 4.0], [1.0, 9.0, 4.0]]), 2)
+        tensor([2, 0])
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(
+            f"dimension_criterion must be one of {', '.join(CRITERIA)}; got {criterion!r}."
+        )
+    if kept_dimensions < 1:
+        raise ValueError(f"kept_dimensions must be at least 1; got {kept_dimensions}.")
+    d = normalised.shape[1]
+    if criterion == "random":
+        if generator is None:
+            raise _lacks(criterion, "a generator")
+        shuffled = torch.randperm(d, generator=generator, device=generator.device)
+        return shuffled[:kept_dimensions].to(normalised.device)
+    score = _score(criterion, normalised, weight, gradients)
+    return score.abs().topk(min(kept_dimensions, d)).indices
+
+
+def _score(
+    criterion: str, normalised: Tensor, weight: Tensor | None, gradients: Tensor | None
+) -> Tensor:
+    """Return ``[d]`` what the criterion takes the absolute value of."""
+    if criterion == "gradient":
+        return normalised.mean(0)
+    if weight is None or weight.numel() != normalised.shape[1]:
+        raise _lacks(criterion, f"a weight of {normalised.shape[1]} entries")
+    weight = weight.detach().flatten().to(normalised.device)
+    if criterion == "weight":
+        return weight
+    if gradients is None:
+        raise _lacks(criterion, "gradients")
+    return weight * gradients.mean(0)
+
+
+def _lacks(criterion: str, what: str) -> ValueError:
+    return ValueError(f"dimension_criterion={criterion!r} needs {what}.")

@@ -1,0 +1,167 @@
+"""One page that tells how a comparison went: no script, no network, nothing outside the file."""
+
+import html
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from colm.reports import plots
+from colm.reports.comparison import Arm, Comparison
+from colm.reports.tables import loss_table, source_table, summary_table
+
+#: Losses closer than this share of each other are called level.
+LEVEL = 0.005
+
+
+def write_report(path: str | Path, comparison: Comparison) -> Path:
+    """Write a comparison as one self-contained HTML page, and its data as JSON beside it.
+
+    Args:
+        path: The page's file; the JSON has the same name with another ending.
+        comparison: What to report.
+
+    Returns:
+        The page's path.
+    """
+    path = Path(path)
+    comparison.save(path.with_suffix(".json"))
+    path.write_text(_page(comparison), "utf-8")
+    return path
+
+
+def headline(comparison: Comparison) -> str:
+    """Return the outcome in one sentence, whichever way it went.
+
+    Args:
+        comparison: Its first arm is held against its second.
+
+    Returns:
+        A sentence without a full stop.
+    """
+    first, *others = comparison.arms
+    after = f"after {_steps(first)} steps"
+    if not others:
+        return f"{first.name}: held-out loss {first.scores.macro:.3f} {after}"
+    other = others[0]
+    change = first.scores.macro / other.scores.macro - 1
+    if abs(change) < LEVEL:
+        return f"{first.name} and {other.name} are level in held-out loss {after}"
+    way = f"{abs(change):.1%} {'lower' if change < 0 else 'higher'}"
+    return f"{first.name} ends {way} in held-out loss than {other.name} {after}"
+
+
+def _steps(arm: Arm) -> int:
+    """How many optimiser steps an arm took."""
+    return max(arm.series("loss")[0], default=0)
+
+
+def _lead(comparison: Comparison) -> str:
+    """What the headline's figure is made of."""
+    losses = [f"{arm.scores.macro:.3f} with {arm.name}" for arm in comparison.arms]
+    return (
+        f"Held-out loss, averaged over {len(comparison.before.loss_by_source)} sources, went from "
+        f"{comparison.before.macro:.3f} to {' and to '.join(losses)}."
+    )
+
+
+def _page(comparison: Comparison) -> str:
+    """The whole document."""
+    title = html.escape(headline(comparison))
+    notes = "".join(f"<p class=soft>{html.escape(note)}</p>" for note in comparison.notes)
+    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    figures = "\n".join(_figures(comparison))
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{style}</style>
+<main>
+<h1>{title}</h1>
+<p class=lead>{html.escape(_lead(comparison))}</p>
+{notes}
+<div class="scroll summary">{summary_table(comparison).to_html()}</div>
+<h2>Plots</h2>
+<div class=plots>
+{figures}
+</div>
+<h2>What was kept of each source</h2>
+<div class=scroll>{source_table(comparison).to_html()}</div>
+<h2>Each source in figures</h2>
+<div class=scroll>{loss_table(comparison).to_html()}</div>
+<h2>Settings</h2>
+{_definitions(comparison.settings)}
+<h2>Versions</h2>
+{_definitions(comparison.versions)}
+</main>
+</html>
+"""
+
+
+def _figures(comparison: Comparison) -> Iterable[str]:
+    """Every plot that there is data for."""
+    yield _figure(
+        plots.plot_held_out,
+        comparison,
+        "Held-out loss by source",
+        "Lower is better. The largest source comes first; those below the line are small.",
+    )
+    if comparison.before.answers_by_source:
+        yield _figure(
+            plots.plot_answers,
+            comparison,
+            "Accuracy by source",
+            "What each source's own scorer says of the answers, partial credit included.",
+        )
+    if any(arm.share_kept() for arm in comparison.arms):
+        yield _figure(
+            plots.plot_share_kept,
+            comparison,
+            "Share of each source kept",
+            "Of the candidates drawn from a source, the part that was trained on.",
+        )
+        yield _figure(
+            plots.plot_small_share,
+            comparison,
+            "Small sources over time",
+            "Share of small sources among the candidates and among what was kept; means of "
+            f"{plots.SMOOTHED_STEPS} steps.",
+        )
+    yield _figure(
+        plots.plot_training_loss,
+        comparison,
+        "Training loss",
+        "Each arm on the examples it trained on, which differ: compare held-out losses instead. "
+        f"Bold: mean of {plots.SMOOTHED_STEPS} steps.",
+    )
+    if any(arm.series("colm/matching_error")[0] for arm in comparison.arms):
+        yield _figure(
+            plots.plot_matching_error,
+            comparison,
+            "Matching error",
+            "Distance of the kept examples' mean feature from that of all they were chosen from.",
+        )
+    if any(arm.mean("colm/training_seconds") for arm in comparison.arms):
+        yield _figure(
+            plots.plot_step_seconds,
+            comparison,
+            "Where the time of a step goes",
+            "Mean wall-clock time of a step on this machine.",
+        )
+
+
+def _figure(
+    draw: Callable[[Comparison], str], comparison: Comparison, title: str, caption: str
+) -> str:
+    """A plot with its title above and its caption below."""
+    svg = draw(comparison).replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
+
+
+def _definitions(pairs: Mapping[str, str]) -> str:
+    """Names and values as a list in columns."""
+    rows = (
+        f"<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd></div>"
+        for name, value in pairs.items()
+    )
+    return f"<dl>{''.join(rows)}</dl>"

@@ -1,0 +1,1 @@
+"""The trainers: the only part of colm that imports ``transformers``, ``trl`` and ``peft``."""

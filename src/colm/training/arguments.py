@@ -1,0 +1,206 @@
+"""The options of ``colm sft``: TRL's, those of CoLM, and recipes in YAML that set any of them.
+
+TRL's parser does the parsing. Around it, what a recipe says is read as if typed on the command
+line (YAML takes ``2e-5`` for text and ``1`` for a whole number), and every mistake is one line that
+names the option.
+"""
+
+import argparse
+import difflib
+import os
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+import yaml
+from transformers.utils import is_torch_xla_available
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
+from trl.scripts.utils import DatasetConfig
+
+from colm.training.config import CoLMConfig
+
+_DATACLASSES = (ScriptArguments, CoLMConfig, ModelConfig, DatasetMixtureConfig)
+
+
+class SFTArguments(NamedTuple):
+    """Everything a run of supervised fine-tuning is told."""
+
+    script: ScriptArguments
+    training: CoLMConfig
+    model: ModelConfig
+    mixture: DatasetMixtureConfig
+
+
+class _Parser(TrlParser):
+    """TRL's parser, raising instead of leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
+    """Parse the arguments of ``colm sft``.
+
+    Args:
+        arguments: What follows ``colm sft`` on the command line. ``--config FILE`` names a recipe
+            in YAML; what else stands there goes before what the recipe says.
+
+    Returns:
+        The options, grouped as in TRL.
+
+    Raises:
+        FileNotFoundError: There is no such recipe.
+        ValueError: An option is unknown, has a value of the wrong kind, or one that cannot be.
+        SystemExit: Help was asked for and printed.
+
+    Example:
+        >>> parsed = parse_arguments(["--dataset_name", "train.jsonl", "--candidate_ratio", "4"])
+        >>> parsed.script.dataset_name, parsed.training.candidate_ratio
+        ('train.jsonl', 4.0)
+    """
+    parser = make_parser()
+    namespace, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _refuse_argument(unknown, parser)
+    if namespace.config is not None:
+        parser.set_defaults_with_config(**_read_recipe(Path(namespace.config), parser))
+    try:
+        parsed = parser.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
+    except (ValueError, ImportError) as error:
+        raise ValueError(str(error)) from error
+    return SFTArguments(*parsed[: len(_DATACLASSES)])
+
+
+def make_parser() -> TrlParser:
+    """Return the parser of ``colm sft``, with every option of TRL's ``sft`` and of CoLM.
+
+    Returns:
+        Parser whose mistakes are ``ValueError``s.
+    """
+    parser = _Parser(
+        _DATACLASSES,
+        prog="colm sft",
+        allow_abbrev=False,
+        description="Fine-tune a causal language model on coresets of its mini-batches.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="Recipe: a YAML file of options.")
+    # Without an accelerator, SFTConfig refuses its own default of bf16 unless told to use the CPU.
+    parser.set_defaults(use_cpu=not (torch.accelerator.is_available() or is_torch_xla_available()))
+    return parser
+
+
+def _read_recipe(path: Path, parser: TrlParser) -> dict[str, Any]:
+    """The options of a recipe, each of the type that the command line would give it."""
+    recipe = _load_yaml(path)
+    try:
+        _set_environment(recipe.pop("env", None))
+        return _read_options(recipe, parser)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else path
+        raise ValueError(f"{place}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
+        raise ValueError(f"{path}: a recipe must be a YAML mapping of options to values")
+    return recipe
+
+
+def _read_options(recipe: Mapping[str, Any], parser: TrlParser) -> dict[str, Any]:
+    """Each value of a recipe with the type of its option."""
+    # An option that is on by default comes twice; the second, --no_x, takes no value.
+    actions = {action.dest: action for action in parser._actions if action.nargs != 0}
+    hints = {name: hint for c in _DATACLASSES for name, hint in typing.get_type_hints(c).items()}
+    options = {}
+    for name, value in recipe.items():
+        if name not in actions or name not in hints:
+            raise ValueError(f"unknown option '{name}'{_suggestion(name, hints)}")
+        options[name] = _read_value(name, value, actions[name], hints[name], parser)
+    return options
+
+
+def _set_environment(variables: Any) -> None:
+    """Set what the recipe lists under ``env``, as TRL does."""
+    if variables is None:
+        return
+    if not isinstance(variables, dict):
+        raise ValueError("env must be a mapping of environment variables to values")
+    os.environ.update({str(name): str(value) for name, value in variables.items()})
+
+
+def _read_value(
+    name: str, value: Any, action: argparse.Action, hint: Any, parser: TrlParser
+) -> Any:
+    """A value of a recipe as the command line would read it, where it can stand there."""
+    kinds = _kinds(hint)
+    if name == "datasets":
+        return [_read_source(entry) for entry in (value if isinstance(value, list) else [value])]
+    if value is None and type(None) in kinds:
+        return None
+    if isinstance(value, dict) and dict in kinds:
+        return value
+    if isinstance(value, list) and action.nargs is None and list in kinds:
+        return value
+    values = value if isinstance(value, list) and action.nargs == "+" else [value]
+    texts = [_as_argument(item, action) for item in values]
+    if not texts or None in texts:
+        raise ValueError(f"option '{name}' cannot be {value!r}")
+    text = typing.cast("list[str]", texts)
+    tokens = [f"--{name}", *text] if action.nargs == "+" else [f"--{name}={text[0]}"]
+    return getattr(parser.parse_known_args(tokens)[0], name)
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The plain types that a type hint allows: ``{list, NoneType}`` for ``list[str] | None``."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    members = typing.get_args(hint) if is_union else (hint,)
+    return {typing.get_origin(member) or member for member in members}
+
+
+def _as_argument(value: Any, action: argparse.Action) -> str | None:
+    """A scalar as text, ``None`` for anything else; YAML reads ``no`` as false."""
+    if isinstance(value, bool):
+        if action.choices is not None and "no" in action.choices:
+            return "yes" if value else "no"
+        return str(value).lower()
+    return str(value) if isinstance(value, str | int | float) else None
+
+
+def _read_source(entry: Any) -> DatasetConfig:
+    """An entry of ``datasets``: a path, or a mapping with the fields of TRL's ``DatasetConfig``."""
+    if isinstance(entry, str):
+        return DatasetConfig(path=entry)
+    known = [field.name for field in fields(DatasetConfig)]
+    if not isinstance(entry, Mapping) or "path" not in entry:
+        raise ValueError(f"an entry of 'datasets' needs a path; got {entry!r}")
+    for name in entry:
+        if name not in known:
+            raise ValueError(f"unknown field '{name}' in datasets{_suggestion(name, known)}")
+    return DatasetConfig(**entry)
+
+
+def _refuse_argument(unknown: Sequence[str], parser: argparse.ArgumentParser) -> NoReturn:
+    """Name the first argument that no option takes, and options like it."""
+    option = next((token for token in unknown if token.startswith("--")), None)
+    if option is None:
+        raise ValueError(f"unexpected argument '{unknown[0]}'; see colm sft --help")
+    option = option.partition("=")[0]
+    known = {string for action in parser._actions for string in action.option_strings}
+    raise ValueError(f"unknown option '{option}'{_suggestion(option, known)}")
+
+
+def _suggestion(name: str, known: Collection[str] | Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else "; see colm sft --help"

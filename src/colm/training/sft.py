@@ -1,0 +1,95 @@
+"""Supervised fine-tuning from options to a saved model: what ``colm sft`` runs."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from trl import get_peft_config, get_quantization_config
+
+from colm.training.arguments import SFTArguments
+from colm.training.examples import Examples, load_examples
+from colm.training.output_folder import find_checkpoint
+from colm.training.trainer import CoLMSFTTrainer
+
+
+def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
+    """Fine-tune a model, evaluate while training if asked, and save it with a model card.
+
+    Args:
+        arguments: Options of the run, from ``colm.training.arguments.parse_arguments``.
+
+    Returns:
+        The trainer after training; ``trainer.state.log_history`` tells what happened.
+
+    Raises:
+        FileNotFoundError: A local file is not there.
+        ValueError: Something the options ask for cannot be; nothing has been written then.
+    """
+    training = arguments.training
+    if not arguments.model.model_name_or_path:
+        raise ValueError("no model: set model_name_or_path to a folder or the name of a hub model")
+    checkpoint = find_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    tokenizer = _load_tokenizer(arguments)
+    conversational = bool(tokenizer.chat_template or training.chat_template_path)
+    trainer = _build_trainer(arguments, tokenizer, load_examples(arguments, conversational))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    _save(trainer, arguments)
+    return trainer
+
+
+def _load_tokenizer(arguments: SFTArguments) -> PreTrainedTokenizerBase:
+    name = arguments.model.model_name_or_path
+    try:
+        return AutoTokenizer.from_pretrained(
+            name,
+            revision=arguments.model.model_revision,
+            trust_remote_code=arguments.training.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load the tokenizer of model '{name}': {error}") from error
+
+
+def _build_trainer(
+    arguments: SFTArguments, tokenizer: PreTrainedTokenizerBase, examples: Examples
+) -> CoLMSFTTrainer:
+    """The trainer; what the libraries object to in the options is the user's to mend."""
+    _, training, model, _ = arguments
+    training.model_init_kwargs = _model_init_kwargs(arguments)
+    try:
+        return CoLMSFTTrainer(
+            model=model.model_name_or_path,
+            args=training,
+            train_dataset=examples.train,
+            eval_dataset=examples.test,
+            processing_class=tokenizer,
+            quantization_config=get_quantization_config(model),
+            peft_config=get_peft_config(model),
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _model_init_kwargs(arguments: SFTArguments) -> dict[str, Any]:
+    """How the model is loaded: the options of TRL's ``sft``, then what was spelled out."""
+    _, training, model, _ = arguments
+    return {
+        "revision": model.model_revision,
+        "trust_remote_code": training.trust_remote_code,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(training.model_init_kwargs or {}),
+    }
+
+
+def _save(trainer: CoLMSFTTrainer, arguments: SFTArguments) -> None:
+    """Write model, state and model card, and push them if asked."""
+    name = arguments.script.dataset_name
+    hub_dataset = name if name and not Path(name).exists() else None
+    trainer.save_model()
+    trainer.save_state()
+    trainer.create_model_card(
+        model_name=Path(trainer.args.output_dir).resolve().name, dataset_name=hub_dataset
+    )
+    if arguments.training.push_to_hub:
+        trainer.push_to_hub(dataset_name=hub_dataset)
+    trainer.end()

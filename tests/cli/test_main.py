@@ -1,0 +1,111 @@
+"""The command line itself: what it answers at once, exit codes, and whose errors it tells."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+import colm.cli
+import colm.cli.environment
+from colm.cli import main
+
+
+def test_help_and_version_answer_at_once(capsys) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"colm {colm.__version__}\n"
+    assert main(["--help"]) == 0
+    assert all(word in capsys.readouterr().out for word in ("sft", "env", "--version"))
+
+
+def test_help_takes_well_under_a_second() -> None:
+    command = [sys.executable, "-c", "from colm.cli import main; main(['--help'])"]
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 1
+
+
+def test_no_command_shows_help_and_fails(capsys) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("usage: colm")
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["tune"], "invalid choice: 'tune'"),
+        (["--verbose"], "unexpected argument '--verbose'"),
+        (["env", "--verbose"], "unexpected argument '--verbose'; see colm env --help"),
+        (["env", "more"], "unexpected argument 'more'"),
+    ],
+)
+def test_a_wrong_command_is_one_line(argv: list[str], complaint: str, capsys) -> None:
+    assert main(argv) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("colm: error: ")
+    assert complaint in shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_env_prints_versions_and_hardware(capsys) -> None:
+    import torch
+
+    assert main(["env"]) == 0
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts["colm"] == colm.__version__
+    assert facts["torch"] == torch.__version__
+    assert {"transformers", "trl", "peft", "python", "platform", "accelerator"} <= set(facts)
+
+
+def test_env_tells_what_is_not_installed(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(colm.cli.environment, "PACKAGES", ("colm", "no-such-package"))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["env"]) == 0
+    shown = capsys.readouterr().out
+    assert "not installed" in shown
+    assert "unknown" in shown
+
+
+@pytest.fixture
+def env_runs(monkeypatch):
+    """Make ``colm env`` run something else."""
+
+    def replace(function) -> None:
+        monkeypatch.setattr(colm.cli.environment, "run", lambda _: function())
+
+    return replace
+
+
+def test_an_interrupt_is_130(env_runs, capsys) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    env_runs(interrupted)
+    assert main(["env"]) == 130
+    assert capsys.readouterr().err == "colm: interrupted\n"
+
+
+def test_what_colm_raises_is_told_in_one_line(env_runs, capsys) -> None:
+    from colm.data import read_file
+
+    env_runs(lambda: read_file("no such\nfile.jsonl"))
+    assert main(["env"]) == 2
+    assert capsys.readouterr().err == "colm: error: no such file.jsonl: no such file\n"
+
+
+def test_a_bug_keeps_its_traceback(env_runs) -> None:
+    env_runs(lambda: json.loads("{"))
+    with pytest.raises(json.JSONDecodeError):
+        main(["env"])
+
+
+def test_the_exit_code_is_that_of_the_command(env_runs) -> None:
+    env_runs(lambda: 7)
+    assert main(["env"]) == 7

@@ -1,0 +1,259 @@
+"""What the README and the docs name exists, and the project's own files agree with each other."""
+
+import ast
+import contextlib
+import functools
+import inspect
+import io
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import colm
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+INLINE_CODE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)#\s]+)")
+FOLDERS = r"(?:src|tests|docs|benchmarks|recipes|examples|\.ci)"
+REPOSITORY_PATH = re.compile(rf"(?<![\w./-]){FOLDERS}/[\w./-]*")
+PROGRAMS = {"colm", "make", "python", "torchrun"}
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+# Roots of one machine's file system; spelled so that this line does not match itself.
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|tmp/dev)/")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    return [body for language, body in FENCE.findall(page.read_text()) if language in languages]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Commands of a page's bash blocks and inline code, each split into words."""
+    lines = [
+        line.strip().removeprefix("$ ")
+        for body in blocks(page, "bash")
+        for line in body.replace("\\\n", " ").splitlines()
+    ]
+    lines += INLINE_CODE.findall(FENCE.sub("", page.read_text()))
+    wanted = [line for line in lines if line.split(" ")[0] in PROGRAMS]
+    return [shlex.split(line, comments=True) for line in wanted]
+
+
+@functools.cache
+def help_of(*command: str) -> str:
+    """What ``colm <command> --help`` prints, from the real parser in this process."""
+    from colm.cli import main
+
+    printed, argv = io.StringIO(), sys.argv
+    sys.argv = ["colm", *command, "--help"]
+    try:
+        with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
+            main()
+    finally:
+        sys.argv = argv
+    assert not stopped.value.code
+    return printed.getvalue()
+
+
+def options_of(*command: str) -> set[str]:
+    """Options that ``colm <command>`` takes, dashes and underscores being the same."""
+    return {option.replace("_", "-") for option in OPTION.findall(help_of(*command))}
+
+
+def named_options(words: list[str]) -> set[str]:
+    return {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+
+
+@each_page
+def test_colm_commands_and_their_options_exist(page: Path) -> None:
+    for words in commands(page):
+        if words[0] != "colm" or len(words) == 1:
+            continue
+        command = [] if words[1].startswith("-") else [words[1]]
+        unknown = named_options(words[1:]) - options_of(*command)
+        assert not unknown, f"{page.name}: `{shlex.join(words)}` has unknown options {unknown}"
+
+
+@each_page
+def test_options_named_alone_exist(page: Path) -> None:
+    listed = re.search(r"\{([\w,-]+)\}", help_of())[1].split(",")
+    known = options_of().union(*(options_of(command) for command in listed))
+    prose = FENCE.sub("", page.read_text())
+    named = {
+        option.replace("_", "-")
+        for code in INLINE_CODE.findall(prose)
+        if code.startswith("--")
+        for option in OPTION.findall(code)
+    }
+    assert named <= known, f"{page.name}: no command has {named - known}"
+
+
+@each_page
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for words in commands(page):
+        if words[0] == "make":
+            goals = {word for word in words[1:] if "=" not in word}
+            assert goals <= targets, f"{page.name}: no target {goals - targets}"
+
+
+@each_page
+def test_scripts_have_the_options_named(page: Path) -> None:
+    for words in commands(page):
+        scripts = [ROOT / word for word in words if word.endswith(".py")]
+        for script in scripts:
+            missing = [o for o in OPTION.findall(shlex.join(words)) if o not in script.read_text()]
+            assert not missing, f"{page.name}: {script.name} has no option {missing}"
+
+
+@each_page
+def test_paths_of_the_repository_exist(page: Path) -> None:
+    named = set(REPOSITORY_PATH.findall(page.read_text()))
+    missing = [path for path in named if not (ROOT / path.rstrip(".")).exists()]
+    assert not missing, f"{page.name} names {missing}"
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing, f"{page.name} links to {missing}"
+
+
+@each_page
+def test_python_snippets_name_what_exists(page: Path) -> None:
+    for snippet in blocks(page, "python"):
+        tree = ast.parse(snippet)
+        imported = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "colm":
+                module = __import__(node.module, fromlist=["*"])
+                imported |= {alias.name: getattr(module, alias.name) for alias in node.names}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) in imported:
+                signature = inspect.signature(imported[node.func.id])
+                keywords = {keyword.arg: None for keyword in node.keywords if keyword.arg}
+                signature.bind_partial(*node.args, **keywords)
+
+
+@each_recipe
+def test_recipes_name_options_of_sft(recipe: Path) -> None:
+    content = yaml.safe_load(recipe.read_text())
+    unknown = {f"--{key}".replace("_", "-") for key in content} - options_of("sft")
+    assert not unknown, f"{recipe.name}: {unknown}"
+
+
+def test_there_is_a_recipe_to_start_from() -> None:
+    assert ROOT / "recipes" / "quickstart.yaml" in RECIPES
+
+
+def test_api_page_covers_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    public = [name for name in colm.__all__ if not name.startswith("_")]
+    assert public
+    missing = [name for name in public if not re.search(rf"^::: colm\.(.*\.)?{name}$", page, re.M)]
+    assert not missing, f"docs/api.md lacks {missing}"
+
+
+def test_configuration_page_covers_every_option_with_its_default() -> None:
+    from dataclasses import MISSING, fields
+
+    from trl import SFTConfig
+
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^|]*)` \|", page, re.MULTILINE))
+    inherited = {field.name for field in fields(SFTConfig)}
+    defaults = {
+        field.name: field.default if field.default is not MISSING else field.default_factory()
+        for field in fields(colm.CoLMConfig)
+        if field.name not in inherited
+    }
+    assert {name: ast.literal_eval(value) for name, value in rows.items()} == defaults
+
+
+def test_versions_agree() -> None:
+    version = PROJECT["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert colm.__version__ == citation["version"] == version
+    assert re.search(rf"\b{re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text())
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def test_constraints_pin_every_requirement_within_its_bounds() -> None:
+    extras = PROJECT["optional-dependencies"].values()
+    wanted = [Requirement(line) for line in sum(extras, PROJECT["dependencies"])]
+    wanted = [requirement for requirement in wanted if requirement.name != PROJECT["name"]]
+    assert all(requirement.specifier for requirement in wanted)
+    pinned = pins()
+    wrong = [
+        str(requirement)
+        for requirement in wanted
+        if not requirement.specifier.contains(pinned.get(canonicalize_name(requirement.name), "0"))
+    ]
+    assert not wrong
+
+
+def test_every_third_party_import_is_a_declared_dependency() -> None:
+    extras = PROJECT["optional-dependencies"].values()
+    declared = {
+        canonicalize_name(Requirement(line).name) for line in sum(extras, PROJECT["dependencies"])
+    }
+    imported = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
+    third_party = {canonicalize_name(name) for name in imported - sys.stdlib_module_names}
+    assert third_party <= declared
+
+
+def test_make_finds_its_pins() -> None:
+    needed = re.findall(r"\$\(call pinned,([\w-]+)\)", (ROOT / "Makefile").read_text())
+    assert {canonicalize_name(name) for name in needed} <= pins().keys()
+
+
+def test_hooks_run_the_makefiles_commands() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    makefile = (ROOT / "Makefile").read_text()
+    check = re.search(r"^check: (.*?) ##", makefile, re.MULTILINE)[1].split()
+    assert {hook["entry"] for hook in hooks} == {f"make {target}" for target in check[:3]}
+
+
+def test_no_file_holds_a_path_of_one_machine() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert Path(__file__) in files
+    found = []
+    for path in files:
+        content = path.read_bytes() if path.is_file() else b"\0"
+        if b"\0" not in content and MACHINE_PATH.search(content.decode()):
+            found.append(str(path.relative_to(ROOT)))
+    assert not found

@@ -1,0 +1,96 @@
+"""Small prompt-completion data of several sources, and a way to make a trainer on it."""
+
+import random
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from colm import CoLMConfig, CoLMSFTTrainer
+
+SIZES = {"adding": 40, "copying": 40, "rare": 4}
+
+
+def make_records(seed: int = 0) -> list[dict]:
+    """Two large sources and a small one, of different lengths, shuffled."""
+    rng = random.Random(seed)
+    records = []
+    for source, size in SIZES.items():
+        for _ in range(size):
+            a, b = rng.randrange(100), rng.randrange(100)
+            question = {
+                "adding": f"{a}+{b}=",
+                "copying": "copy " + "xyz"[a % 3] * (1 + b % 9),
+                "rare": f"is {a} even?",
+            }[source]
+            answer = {
+                "adding": str(a + b),
+                "copying": "xyz"[a % 3] * (1 + b % 9),
+                "rare": "yes" if a % 2 == 0 else "no",
+            }[source]
+            records.append({"prompt": question, "completion": answer, "source": source})
+    rng.shuffle(records)
+    return records
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return Dataset.from_list(make_records())
+
+
+@pytest.fixture
+def make_trainer(tiny_model_folder, tmp_path):
+    """A trainer on the tiny model; keyword arguments go to the configuration."""
+
+    def make(
+        train_dataset,
+        *,
+        trainer_class=CoLMSFTTrainer,
+        config_class=CoLMConfig,
+        trainer_options=None,
+        **config,
+    ):
+        torch.manual_seed(0)
+        defaults = {
+            "output_dir": str(tmp_path / "run"),
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "max_steps": 4,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "bf16": False,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "gradient_checkpointing": False,
+        }
+        return trainer_class(
+            AutoModelForCausalLM.from_pretrained(tiny_model_folder),
+            args=config_class(**(defaults | config)),
+            train_dataset=train_dataset,
+            processing_class=AutoTokenizer.from_pretrained(tiny_model_folder),
+            **(trainer_options or {}),
+        )
+
+    return make
+
+
+@pytest.fixture
+def record_selections():
+    """Note the token ids of what a trainer keeps, step by step."""
+
+    def record(trainer):
+        kept = []
+        keep = trainer._selection.keep
+
+        def noting(examples, budget, step):
+            chosen = keep(examples, budget, step)
+            kept.append([tuple(example["input_ids"]) for example in chosen])
+            return chosen
+
+        trainer._selection.keep = noting
+        return kept
+
+    return record

@@ -1,0 +1,199 @@
+"""Options and recipes: a recipe means what the command line means, and mistakes are one line."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from colm.training.arguments import make_parser, parse_arguments
+
+
+@pytest.fixture
+def recipe(tmp_path: Path):
+    """Write a recipe; return the arguments that name it."""
+
+    def write(text: str) -> list[str]:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return ["--config", str(path)]
+
+    return write
+
+
+OPTIONS = """
+model_name_or_path: tiny
+learning_rate: 2e-5
+candidate_ratio: 4
+weight_decay: 1
+max_steps: -1
+run_name: 2024
+eval_strategy: no
+bf16: false
+use_peft: yes
+lora_target_modules: [q_proj, v_proj]
+lora_modules_to_save: lm_head
+small_sources: [algebra, 7]
+report_to: none
+model_init_kwargs: {device_map: cpu}
+max_length: null
+datasets:
+  - path: a.jsonl
+    fraction: 0.5
+  - b.jsonl
+"""
+
+
+def test_a_recipe_is_read_as_the_command_line_would(recipe) -> None:
+    script, training, model, mixture = parse_arguments(recipe(OPTIONS))
+    assert model.model_name_or_path == "tiny"
+    assert training.learning_rate == 2e-5
+    assert training.candidate_ratio == 4.0
+    assert type(training.candidate_ratio) is type(training.weight_decay) is float
+    assert training.max_steps == -1
+    assert training.run_name == "2024"
+    assert training.eval_strategy == "no"
+    assert training.bf16 is False
+    assert model.use_peft is True
+    assert model.lora_target_modules == ["q_proj", "v_proj"]
+    assert model.lora_modules_to_save in ("lm_head", ["lm_head"])
+    assert training.small_sources == ["algebra", "7"]
+    assert training.report_to == []
+    assert training.model_init_kwargs == {"device_map": "cpu"}
+    assert training.max_length is None
+    assert [(s.path, s.fraction) for s in mixture.datasets] == [("a.jsonl", 0.5), ("b.jsonl", None)]
+    assert script.dataset_name is None
+
+
+@pytest.mark.parametrize("place", [0, 2, 99])
+def test_the_command_line_goes_before_the_recipe(recipe, place: int) -> None:
+    arguments = recipe("learning_rate: 1\nlora_r: 3\nuse_peft: true\nlora_target_modules: [a, b]\n")
+    overrides = ["--learning_rate=0.5", "--lora_target_modules", "c", "d", "--use_peft", "false"]
+    arguments = (
+        [*overrides[:place], *arguments, *overrides[place:]]
+        if place != 2
+        else [overrides[0], *arguments, *overrides[1:]]
+    )
+    _, training, model, _ = parse_arguments(arguments)
+    assert training.learning_rate == 0.5
+    assert model.lora_r == 3
+    assert model.lora_target_modules == ["c", "d"]
+    assert model.use_peft is False
+
+
+def test_every_option_of_trl_keeps_its_default(tmp_path: Path) -> None:
+    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
+
+    script, training, model, mixture = parse_arguments(["--output_dir", str(tmp_path)])
+    assert (script, model, mixture) == (ScriptArguments(), ModelConfig(), DatasetMixtureConfig())
+    plain = SFTConfig(str(tmp_path), use_cpu=training.use_cpu).to_dict()
+    assert {name: training.to_dict()[name] for name in plain} == plain
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(["learning_rate", "max_steps", "lora_dropout", "seed"]), st.integers(-5, 10**6)
+)
+def test_numbers_mean_the_same_in_both_places(tmp_path_factory, name: str, value: int) -> None:
+    path = tmp_path_factory.mktemp("recipe") / "r.yaml"
+    path.write_text(f"{name}: {value}\n")
+    by_recipe, by_line = (
+        parse_arguments(arguments) for arguments in (["--config", str(path)], [f"--{name}={value}"])
+    )
+    values = [getattr(p.training, name, getattr(p.model, name, None)) for p in (by_recipe, by_line)]
+    assert values[0] == values[1] == value
+    assert type(values[0]) is type(values[1])
+
+
+def test_a_recipe_can_set_the_environment(recipe, monkeypatch) -> None:
+    monkeypatch.setenv("COLM_TEST", "before")
+    parse_arguments(recipe("env: {COLM_TEST: 1}\nseed: 3"))
+    assert os.environ["COLM_TEST"] == "1"
+    with pytest.raises(ValueError, match="env must be a mapping"):
+        parse_arguments(recipe("env: [A]"))
+
+
+BAD_RECIPES = {
+    "learning_rat: 1": "unknown option 'learning_rat'; did you mean learning_rate",
+    "zzzzzz: 1": "unknown option 'zzzzzz'; see colm sft --help",
+    "config: other.yaml": "unknown option 'config'",
+    "help: true": "unknown option 'help'",
+    "learning_rate: fast": "--learning_rate.*invalid float value: 'fast'",
+    "learning_rate: [1, 2]": r"option 'learning_rate' cannot be \[1, 2\]",
+    "learning_rate: {a: 1}": "option 'learning_rate' cannot be {'a': 1}",
+    "learning_rate:": "option 'learning_rate' cannot be None",
+    "max_steps: 1.5": "--max_steps.*invalid int value: '1.5'",
+    "max_steps: true": "--max_steps.*invalid int value: 'true'",
+    "use_peft: maybe": "--use_peft.*Truthy value expected: got maybe",
+    "dtype: bf16": "--dtype.*invalid choice: 'bf16'",
+    "eval_strategy: sometimes": "--eval_strategy.*invalid choice: 'sometimes'",
+    "lora_target_modules: []": "option 'lora_target_modules' cannot be",
+    "lora_target_modules: [[a]]": "option 'lora_target_modules' cannot be",
+    "datasets: [{pth: a}]": "an entry of 'datasets' needs a path; got {'pth': 'a'}",
+    "datasets: [{path: a, weight: 1}]": "unknown field 'weight' in datasets",
+    "datasets: [{path: a, fractoin: 1}]": "unknown field 'fractoin'.*; did you mean fraction",
+    "datasets: 3": "an entry of 'datasets' needs a path; got 3",
+    "[1, 2]": "must be a YAML mapping",
+    "": "must be a YAML mapping",
+    "1: 2": "must be a YAML mapping",
+    "a: b: c": "1: not valid YAML: mapping values are not allowed",
+    "a: 1\nb: [": "2: not valid YAML",
+    "a: \x00": "not valid YAML",
+}
+
+
+@pytest.mark.parametrize("text", BAD_RECIPES)
+def test_a_mistake_in_a_recipe_names_file_and_option(recipe, text: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s)recipe.yaml:.*{BAD_RECIPES[text]}"):
+        parse_arguments(recipe(text))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--learning_rat", "1"], "unknown option '--learning_rat'; did you mean --learning_rate"),
+        (["--learning_rat=1"], "unknown option '--learning_rat'; did you mean --learning_rate"),
+        (["--candidate_rati", "2"], "unknown option '--candidate_rati'; did you mean"),
+        (["--zzzzzz"], "unknown option '--zzzzzz'; see colm sft --help"),
+        (["train.jsonl"], "unexpected argument 'train.jsonl'"),
+        (["--learning_rate", "fast"], "invalid float value: 'fast'"),
+        (["--learning_rate"], "expected one argument"),
+        (["--dtype", "bf16"], "invalid choice: 'bf16'"),
+        (["--config"], "expected one argument"),
+        (["--candidate_ratio", "0.5"], "candidate_ratio must be .* at least 1; got 0.5"),
+        (["--selector", "magic"], "selector.*colm.*magic"),
+        (["--eval_strategy", "steps", "--eval_steps", "0", "--logging_steps", "0"], "eval"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(arguments: list[str], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as raised:
+        parse_arguments(arguments)
+    assert raised.traceback[-1].frame.f_globals["__name__"].startswith("colm.")
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.yaml: no such file"):
+        parse_arguments(["--config", str(tmp_path / "nothing.yaml")])
+
+
+def test_help_lists_every_option(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(["--help"])
+    assert not stop.value.code
+    shown = capsys.readouterr().out
+    assert all(o in shown for o in ("--config", "--candidate_ratio", "--lora_r", "--max_length"))
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")))
+def test_the_recipes_are_read(path: Path) -> None:
+    _, training, model, _ = parse_arguments(["--config", str(path)])
+    assert training.learning_rate == 4e-4
+    assert training.candidate_ratio == 2
+    assert model.use_peft
+
+
+def test_there_are_recipes() -> None:
+    names = {path.stem for path in Path(__file__).parents[2].glob("recipes/*.yaml")}
+    assert names >= {"quickstart", "mixture"}
+    assert "quickstart" not in {action.dest for action in make_parser()._actions}
