@@ -79,6 +79,7 @@ def build_trainer(options: argparse.Namespace, folder: str) -> CoLMSFTTrainer:
         selector=options.selector,
         max_length=options.max_length,
         gradient_checkpointing=False,
+        use_cpu=not torch.accelerator.is_available(),
         seed=options.seed,
         report_to="none",
     )

@@ -16,7 +16,8 @@ def test_help_and_version_answer_at_once(capsys) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"colm {colm.__version__}\n"
     assert main(["--help"]) == 0
-    assert all(word in capsys.readouterr().out for word in ("sft", "env", "--version"))
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("sft", "env", "--version"))
 
 
 def test_help_takes_well_under_a_second() -> None:
@@ -27,6 +28,14 @@ def test_help_takes_well_under_a_second() -> None:
         subprocess.run(command, check=True, capture_output=True)
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 1
+
+
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "colm.cli", "--version"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == f"colm {colm.__version__}\n"
+    failed = subprocess.run([*command[:-1], "tune"], check=False, capture_output=True)
+    assert failed.returncode == 2
 
 
 def test_no_command_shows_help_and_fails(capsys) -> None:

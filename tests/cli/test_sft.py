@@ -226,12 +226,19 @@ def test_a_folder_with_a_test_split_is_evaluated_on_it(sft, tmp_path) -> None:
     assert [e["step"] for e in log_of(tmp_path / "out") if "eval_loss" in e] == [2]
 
 
-def test_a_model_card_is_written(sft, tmp_path) -> None:
-    code, err = sft()
+def test_a_model_card_is_written(sft, tmp_path, tiny_model_folder) -> None:
+    code, err = sft("--candidate_ratio=3", "--gradient_accumulation_steps=2")
     assert code == 0, err
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "colm" in card
+    assert card.startswith("---\n")
+    assert "- colm\n" in card
     assert "Mini-batch Coresets" in card
+    assert "Each step drew 12 examples and trained on 4 of them." in card
+    assert "| `candidate_ratio` | `3.0` |" in card
+    assert "| algebra | 12 |\n| logic | 8 |\n| rare | 2 |" in card
+    assert f"fine-tuned version of `{tiny_model_folder}`" in card
+    assert f'model="{tmp_path / "out"}"' in card
+    assert "None" not in card
 
 
 def test_a_stream_is_trained_on(sft, data) -> None:
@@ -242,9 +249,9 @@ def test_a_stream_is_trained_on(sft, data) -> None:
     assert "nothing can be held out of a stream" in err
 
 
-def tree(folder: Path) -> dict[str, bytes | None]:
+def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content."""
-    return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 BAD = {

@@ -300,3 +300,43 @@ def test_worker_processes_pass_pools_on(make_trainer, dataset, workers):
     pool = next(iter(trainer.get_train_dataloader()))
     assert len(pool) == 8
     assert {"input_ids", "labels", "source"} <= set(next(iter(pool)))
+
+
+def test_selection_sees_the_model_under_the_autocast_of_training(make_trainer, dataset):
+    trainer = make_trainer(dataset, bf16=True, max_steps=1)
+    seen = set()
+
+    def note(module, args, output):
+        seen.add((module.training, output.dtype))
+
+    trainer.model.model.layers[-1].self_attn.o_proj.register_forward_hook(note)
+    trainer.train()
+    assert seen == {(False, torch.bfloat16), (True, torch.bfloat16)}
+
+
+def test_gradient_checkpointing_changes_no_selection(make_trainer, dataset, record_selections):
+    runs = []
+    for checkpointing in (False, True):
+        lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        trainer = make_trainer(
+            dataset,
+            gradient_checkpointing=checkpointing,
+            trainer_options={"peft_config": lora},
+        )
+        runs.append((record_selections(trainer), weights(trainer)))
+        trainer.train()
+    assert runs[0][0] == runs[1][0]
+    assert_same_weights(runs[0][1], runs[1][1])
+
+
+@pytest.mark.parametrize("gradient", ["exact", "directional", "zeroth_order"])
+@pytest.mark.parametrize("criterion", ["gradient", "weight", "weight_gradient", "random"])
+def test_every_gradient_with_every_criterion_of_dimensions(
+    make_trainer, dataset, gradient, criterion
+):
+    trainer = make_trainer(
+        dataset, gradient=gradient, dimension_criterion=criterion, max_steps=2, num_directions=2
+    )
+    trainer.train()
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["colm/kept"] for entry in steps] == [8, 8]

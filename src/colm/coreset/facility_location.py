@@ -94,11 +94,12 @@ def _lazy_greedy(representatives: Tensor, budget: int) -> tuple[list[int], list[
         return covered.sub_(cover).clamp_(min=0).sum(1)
 
     n = len(representatives)
-    bounds = torch.cat([gains_of(rows) for rows in torch.arange(n).split(1024)])
+    block = max(2, _ENTRIES_AT_ONCE // n)
+    bounds = torch.cat([gains_of(rows) for rows in torch.arange(n).split(block)])
     indices: list[int] = []
     gains: list[float] = []
     while len(indices) < budget:
-        pick, gain = _largest_gain(bounds, gains_of)
+        pick, gain = _largest_gain(bounds, gains_of, block)
         if gain == 0:
             break
         indices.append(pick)
@@ -110,9 +111,16 @@ def _lazy_greedy(representatives: Tensor, budget: int) -> tuple[list[int], list[
     return indices + rest, gains + [0.0] * len(rest)
 
 
-def _largest_gain(bounds: Tensor, gains_of: Callable[[Tensor], Tensor]) -> tuple[int, float]:
-    """Return the next pick and its gain; tighten the ``bounds [n]`` of those looked at."""
-    size = max(2, _ENTRIES_AT_ONCE // len(bounds))
+def _largest_gain(
+    bounds: Tensor, gains_of: Callable[[Tensor], Tensor], size: int
+) -> tuple[int, float]:
+    """Return the next pick and its gain; tighten the ``bounds [n]`` of those looked at.
+
+    Args:
+        bounds: of the gain of each example, from above; of those picked, ``_PICKED``.
+        gains_of: rows to their gains.
+        size: examples to look at first; more while a tie or a larger gain may be among the others.
+    """
     while True:
         bound, rows = bounds.topk(min(size, len(bounds)))
         gain = torch.where(bound == _PICKED, bound, gains_of(rows))

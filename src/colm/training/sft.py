@@ -8,6 +8,7 @@ from trl import get_peft_config, get_quantization_config
 
 from colm.training.arguments import SFTArguments
 from colm.training.examples import Examples, load_examples
+from colm.training.model_card import write_model_card
 from colm.training.output_folder import find_checkpoint
 from colm.training.trainer import CoLMSFTTrainer
 
@@ -31,7 +32,9 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
     checkpoint = find_checkpoint(training.output_dir, training.resume_from_checkpoint)
     tokenizer = _load_tokenizer(arguments)
     conversational = bool(tokenizer.chat_template or training.chat_template_path)
-    trainer = _build_trainer(arguments, tokenizer, load_examples(arguments, conversational))
+    with training.main_process_first(desc="loading data"):
+        examples = load_examples(arguments, conversational)
+    trainer = _build_trainer(arguments, tokenizer, examples)
     trainer.train(resume_from_checkpoint=checkpoint)
     _save(trainer, arguments)
     return trainer
@@ -87,9 +90,7 @@ def _save(trainer: CoLMSFTTrainer, arguments: SFTArguments) -> None:
     hub_dataset = name if name and not Path(name).exists() else None
     trainer.save_model()
     trainer.save_state()
-    trainer.create_model_card(
-        model_name=Path(trainer.args.output_dir).resolve().name, dataset_name=hub_dataset
-    )
+    write_model_card(trainer, str(arguments.model.model_name_or_path), hub_dataset)
     if arguments.training.push_to_hub:
         trainer.push_to_hub(dataset_name=hub_dataset)
     trainer.end()

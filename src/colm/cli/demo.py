@@ -1,0 +1,150 @@
+"""``colm demo``: CoLM and random mini-batches, side by side, on a small model and a mixture."""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colm.cli.demo_comparison import ADAPTER_NAME, run_comparison
+
+if TYPE_CHECKING:
+    from colm.reports import Comparison
+
+DEFAULT_FOLDER = Path("runs/demo")
+REPORT_NAME = "report.html"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command and its options.
+
+    Args:
+        subparsers: What ``add_subparsers`` returned.
+    """
+    parser = subparsers.add_parser(
+        "demo",
+        help="fine-tune a small model with CoLM and with random mini-batches, and compare",
+        description="Fine-tune a model with LoRA twice, with CoLM and with random mini-batches of "
+        "the same size, and write a report that compares them. Without options it needs no "
+        "network: the model is from a PyPI wheel, the data are generated problems.",
+    )
+    add = parser.add_argument
+    add(
+        "--model",
+        metavar="NAME_OR_FOLDER",
+        help="model on the hub or in a folder (default: SmolLM2-135M-Instruct from its wheel)",
+    )
+    add(
+        "--data",
+        metavar="FILE",
+        nargs="+",
+        help="your own JSONL, JSON, CSV or Parquet files (default: generated problems)",
+    )
+    add(
+        "--source-column",
+        metavar="NAME",
+        help="column of --data that names the source of a record (default: 'source' where there is "
+        "one, else each file is a source)",
+    )
+    add("--steps", type=int, default=40, help="optimiser steps of each arm (default: 40)")
+    add("--batch-size", type=int, default=8, help="examples trained on each step (default: 8)")
+    add(
+        "--candidate-ratio",
+        type=float,
+        default=2.0,
+        help="examples drawn for each one trained on (default: 2)",
+    )
+    add("--learning-rate", type=float, default=1e-3, help="highest learning rate (default: 1e-3)")
+    add("--held-out", type=int, default=10, help="held-out examples of a source (default: 10)")
+    add("--max-length", type=int, default=512, help="longest example, in tokens (default: 512)")
+    add("--seed", type=int, default=0, help="of data, adapters and selection (default: 0)")
+    add(
+        "--output-dir",
+        metavar="FOLDER",
+        help=f"folder for the report and the adapter, new or empty (default: {DEFAULT_FOLDER}, or "
+        f"where that is taken {DEFAULT_FOLDER}-2 and so on)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Train both arms, evaluate them, print the tables and write the report.
+
+    Args:
+        namespace: The options of ``add_parser``.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        ValueError: An option, the data, the model or the output folder cannot be used.
+        FileNotFoundError: A data file is not there.
+    """
+    began = time.monotonic()
+    for option in ("steps", "batch_size", "held_out", "max_length"):
+        if getattr(namespace, option) < 1:
+            name = option.replace("_", "-")
+            raise ValueError(f"--{name} must be at least 1; got {getattr(namespace, option)}.")
+    folder = choose_folder(namespace.output_dir)
+    _hush_libraries()
+    try:
+        comparison = run_comparison(namespace, folder)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+    _finish(comparison, folder, time.monotonic() - began)
+    return 0
+
+
+def choose_folder(output_dir: str | None) -> Path:
+    """Return the folder to write to, one that holds nothing yet.
+
+    Args:
+        output_dir: What was asked for; ``None`` for the demo's own, numbered where taken.
+
+    Returns:
+        A folder that is empty or not there.
+
+    Raises:
+        ValueError: What was asked for is not a folder, or holds something.
+    """
+    if output_dir is None:
+        folder, number = DEFAULT_FOLDER, 1
+        while _is_taken(folder):
+            number += 1
+            folder = DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}-{number}")
+        return folder
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output-dir {folder} is not a folder.")
+    if _is_taken(folder):
+        raise ValueError(f"--output-dir {folder} holds another run: name a new or empty folder.")
+    return folder
+
+
+def _is_taken(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _hush_libraries() -> None:
+    """Keep progress bars and notes of the libraries out of the demo's own lines."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _finish(comparison: "Comparison", folder: Path, seconds: float) -> None:
+    """Print the tables, write the report and say where it is."""
+    from colm.reports import headline, source_table, summary_table, write_report
+    from colm.training.progress import duration_in_words
+
+    report = write_report(folder / REPORT_NAME, comparison)
+    print(f"\n{headline(comparison)}.\n")
+    print(summary_table(comparison).to_text())
+    print("\nmacro: mean over sources; micro: mean over the examples of the mixture\n")
+    print(source_table(comparison).to_text())
+    for note in comparison.notes:
+        print(f"\n{note}")
+    print(f"\nreport   {report}")
+    print(f"adapter  {folder / ADAPTER_NAME}")
+    print(f"took     {duration_in_words(seconds)}")

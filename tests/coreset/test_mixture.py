@@ -1,0 +1,113 @@
+"""Small sources and shares of the budget: examples by hand, then properties."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colm.coreset.mixture import ALLOCATIONS, allocate, small_sources
+
+counts_and_budget = st.tuples(st.lists(st.integers(0, 40), max_size=8), st.integers(0, 200))
+
+
+@pytest.mark.parametrize(
+    ("counts", "small"),
+    [
+        ({}, set()),
+        ({"one": 5}, set()),
+        ({"a": 3, "b": 3}, set()),
+        ({"a": 3, "b": 4}, {"a"}),
+        ({"a": 1, "b": 2, "c": 3}, {"a"}),
+        ({"a": 50, "b": 1, "c": 0}, {"b", "c"}),
+    ],
+)
+def test_small_is_below_the_average(counts: dict[str, int], small: set[str]) -> None:
+    assert small_sources(counts) == small
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(0, 10**12), min_size=1))
+def test_the_largest_source_is_never_small(counts: dict[str, int]) -> None:
+    assert max(counts, key=counts.__getitem__) not in small_sources(counts)
+
+
+@pytest.mark.parametrize("scale", [2, 10**15])
+def test_small_is_a_matter_of_proportion(scale: int) -> None:
+    counts = {"a": 7, "b": 90, "c": 33, "d": 2}
+    scaled = {name: count * scale for name, count in counts.items()}
+    assert small_sources(scaled) == small_sources(counts) == {"a", "d"}
+
+
+@pytest.mark.parametrize(
+    ("counts", "budget", "shares"),
+    [
+        ([6, 8, 6, 6, 6], 22, [5, 5, 4, 4, 4]),
+        ([16, 22, 17, 12, 14], 44, [9, 11, 9, 7, 8]),
+        ([16, 18, 15, 21], 20, [5, 5, 4, 6]),
+        ([5, 4, 3, 2], 4, [1, 1, 1, 1]),
+        ([0, 3, 1], 3, [0, 2, 1]),
+        ([100, 1], 100, [99, 1]),
+        ([2, 2], 9, [2, 2]),
+        ([0, 0], 3, [0, 0]),
+        ([], 3, []),
+    ],
+)
+def test_proportional_by_hand(counts: list[int], budget: int, shares: list[int]) -> None:
+    assert allocate(counts, budget) == allocate(counts, budget, "proportional") == shares
+
+
+@pytest.mark.parametrize(
+    ("counts", "budget", "shares"),
+    [
+        ([9, 9, 9], 9, [3, 3, 3]),
+        ([9, 9, 9], 10, [3, 3, 4]),
+        ([9, 1, 9], 10, [4, 1, 5]),
+        ([30, 2, 10, 0], 20, [9, 2, 9, 0]),
+        ([2, 2], 9, [2, 2]),
+        ([], 3, []),
+    ],
+)
+def test_balanced_by_hand(counts: list[int], budget: int, shares: list[int]) -> None:
+    assert allocate(counts, budget, "balanced") == shares
+
+
+@given(counts_and_budget, st.sampled_from(["proportional", "balanced"]))
+def test_shares_use_the_budget_up_and_no_source_is_overdrawn(drawn, allocation: str) -> None:
+    counts, budget = drawn
+    shares = allocate(counts, budget, allocation)
+    assert sum(shares) == min(budget, sum(counts))
+    assert all(0 <= share <= count for share, count in zip(shares, counts, strict=True))
+
+
+@given(counts_and_budget)
+def test_proportional_is_within_one_of_the_exact_share(drawn) -> None:
+    counts, budget = drawn
+    total = sum(counts)
+    for share, count in zip(allocate(counts, budget), counts, strict=True):
+        exact = min(budget, total) * count / total if total else 0
+        assert exact - 1 < share <= exact + 1
+
+
+@given(counts_and_budget)
+def test_balanced_differs_by_more_than_one_only_from_an_exhausted_source(drawn) -> None:
+    counts, budget = drawn
+    shares = allocate(counts, budget, "balanced")
+    most = max(shares, default=0)
+    for share, count in zip(shares, counts, strict=True):
+        assert share == count or share >= most - 1
+
+
+@given(counts_and_budget)
+def test_none_pools_the_sources(drawn) -> None:
+    counts, budget = drawn
+    assert allocate(counts, budget, "none") == [min(budget, sum(counts))]
+
+
+def test_an_unknown_allocation_is_refused_with_the_choices() -> None:
+    message = rf"^allocation must be one of {', '.join(ALLOCATIONS)}; got 'equal'\.$"
+    with pytest.raises(ValueError, match=message):
+        allocate([1], 1, "equal")
+
+
+@pytest.mark.parametrize(("counts", "budget"), [([1, -1], 1), ([1, 1], -1)])
+def test_negative_numbers_are_refused(counts: list[int], budget: int) -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        allocate(counts, budget)

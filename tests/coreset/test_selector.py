@@ -1,0 +1,265 @@
+"""The whole selection step: small sources, moments, what is left out, what is restored."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colm import CoresetSelector, available_selectors, register_selector
+from colm.coreset import registry
+from colm.coreset.matching import matching_error
+from colm.coreset.medoids import source_medoids
+from colm.coreset.randomness import keyed_generator
+from colm.gradients.moments import AdamMoments
+
+SIZES = {"large": 900, "wide": 700, "tiny": 30}
+
+
+def candidates(n=24, d=10, seed=0):
+    """Features that do not start at zero, and sources of which one is small."""
+    generator = torch.Generator().manual_seed(seed)
+    features = 3 + torch.randn(n, d, generator=generator)
+    names = ["large", "wide", "tiny", "large", "wide", "large"]
+    return features, [names[i % 6] for i in range(n)]
+
+
+def test_small_sources_are_kept_and_the_rest_are_medoids_of_large_ones():
+    features, sources = candidates()
+    selection = CoresetSelector("colm", source_sizes=SIZES, kept_dimensions=4).select(
+        features, 12, sources=sources
+    )
+    whole = [row for row, name in enumerate(sources) if name == "tiny"]
+    others = torch.tensor([row for row, name in enumerate(sources) if name != "tiny"])
+    codes = torch.tensor([["large", "wide"].index(sources[row]) for row in others])
+    normalised = AdamMoments(10).normalise(features[others])
+    medoids = source_medoids(normalised, codes, 8, kept_dimensions=4)
+    assert selection.kept_whole == 4
+    assert selection.indices.tolist() == whole + others[medoids.indices].tolist()
+    assert selection.weights.tolist() == [1.0] * 4 + medoids.weights.tolist()
+    assert selection.matching_error == matching_error(normalised, medoids.indices)
+
+
+def test_moments_follow_what_was_selected_from_large_sources():
+    features, sources = candidates()
+    selector = CoresetSelector("colm", source_sizes=SIZES)
+    selection = selector.select(features, 12, sources=sources)
+    expected = AdamMoments(10)
+    expected.update(features[selection.indices[selection.kept_whole :]])
+    state = selector.state_dict()
+    torch.testing.assert_close(state["moments.exp_avg"], expected.exp_avg)
+    torch.testing.assert_close(state["moments.exp_avg_sq"], expected.exp_avg_sq)
+    again, _ = candidates(seed=1)
+    first = selector.select(again, 12, sources=sources).indices
+    fresh = CoresetSelector("colm", source_sizes=SIZES).select(again, 12, sources=sources).indices
+    assert first.tolist() != fresh.tolist()
+
+
+def test_without_sizes_small_sources_go_by_what_was_seen():
+    features, _ = candidates(20)
+    sources = ["common"] * 17 + ["rare"] * 3
+    selection = CoresetSelector("colm").select(features, 10, sources=sources)
+    assert selection.indices[:3].tolist() == [17, 18, 19]
+    assert selection.kept_whole == 3
+
+
+@pytest.mark.parametrize(
+    ("small_sources", "kept_whole"),
+    [("auto", 4), ("none", 0), (["wide"], 8), (["tiny", "wide"], 12), ([], 0)],
+)
+def test_which_sources_are_kept_whole(small_sources, kept_whole):
+    features, sources = candidates()
+    selector = CoresetSelector("colm", source_sizes=SIZES, small_sources=small_sources)
+    assert selector.select(features, 16, sources=sources).kept_whole == kept_whole
+
+
+def test_too_many_of_small_sources_go_through_the_selection_with_one_warning():
+    features, sources = candidates()
+    selector = CoresetSelector("colm", source_sizes=SIZES, small_sources=["large"])
+    with pytest.warns(UserWarning, match="12 candidates of small sources.*budget of 6") as caught:
+        first, _again = (selector.select(features, 6, sources=sources) for _ in range(2))
+    assert len(caught) == 1
+    assert len(first.indices) == 6
+    assert first.kept_whole == 0
+    assert {sources[row] for row in first.indices} == {"large"}
+    # The moments are of large sources, and none was selected from.
+    assert selector.state_dict()["moments.step"] == 0
+
+
+def test_features_are_asked_for_once_and_only_where_there_is_a_choice():
+    features, sources = candidates()
+    asked = []
+
+    def compute(rows):
+        asked.append(rows.tolist())
+        return features[rows]
+
+    selection = CoresetSelector("colm", source_sizes=SIZES).select(compute, 12, sources=sources)
+    large = [row for row, name in enumerate(sources) if name != "tiny"]
+    assert asked == [large]
+    known = CoresetSelector("colm", source_sizes=SIZES).select(features, 12, sources=sources)
+    assert selection.indices.tolist() == known.indices.tolist()
+    # Nothing to choose: the budget is that of the small sources, or of all candidates.
+    for budget in (4, 24, 99):
+        CoresetSelector("colm", source_sizes=SIZES).select(compute, budget, sources=sources)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("name", ["colm", "mean_matching"])
+def test_rows_that_are_not_finite_are_left_out(name):
+    features, sources = candidates()
+    features[3, 2] = math.nan
+    features[7, 0] = math.inf
+    selector = CoresetSelector(name, small_sources="none", normalisation="none")
+    with pytest.warns(UserWarning, match="2 candidates have NaN") as caught:
+        selection, _again = (selector.select(features, 12, sources=sources) for _ in range(2))
+    assert len(caught) == 1
+    assert selection.non_finite.tolist() == [3, 7]
+    finite = [row for row in range(24) if row not in (3, 7)]
+    alone = CoresetSelector(name, small_sources="none", normalisation="none").select(
+        features[finite], 12, sources=[sources[row] for row in finite]
+    )
+    assert selection.indices.tolist() == [finite[row] for row in alone.indices]
+
+
+def test_fewer_finite_rows_than_the_budget_are_all_kept():
+    features = torch.full((6, 2), math.nan)
+    features[4] = 1.0
+    with pytest.warns(UserWarning, match="5 candidates"):
+        selection = CoresetSelector("mean_matching").select(features, 3)
+    assert selection.indices.tolist() == [4]
+
+
+@pytest.mark.parametrize("name", ["colm", "mean_matching", "random"])
+def test_the_first_r_are_not_what_is_kept(name):
+    features, sources = candidates()
+    selection = CoresetSelector(name, small_sources="none").select(features, 12, sources=sources)
+    assert sorted(selection.indices.tolist()) != list(range(12))
+    assert len(set(selection.indices.tolist())) == 12
+
+
+def test_none_keeps_everything():
+    features, sources = candidates()
+    selection = CoresetSelector("none").select(features, 3, sources=sources)
+    assert selection.indices.tolist() == list(range(24))
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(["colm", "mean_matching", "random"]))
+def test_any_budget_gives_distinct_candidates(n, budget, name):
+    features = keyed_features(n)
+    selection = CoresetSelector(name).select(features, budget)
+    assert len(set(selection.indices.tolist())) == len(selection.indices) == min(n, budget)
+    assert selection.indices.max() < n
+
+
+def keyed_features(n):
+    return 1 + torch.randn(n, 3, generator=torch.Generator().manual_seed(n))
+
+
+def test_the_order_of_the_candidates_plays_no_part():
+    """Mean matching; medoids have ties (two nearest neighbours), and the last row wins those."""
+    features, sources = candidates()
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(5))
+
+    def kept(rows):
+        selector = CoresetSelector("mean_matching", source_sizes=SIZES, normalisation="none")
+        selection = selector.select(features[rows], 12, sources=[sources[row] for row in rows])
+        return sorted(rows[selection.indices].tolist())
+
+    assert kept(order) == kept(torch.arange(24))
+
+
+def test_state_survives_a_round_trip():
+    features, sources = candidates()
+    selector = CoresetSelector("colm")
+    selector.select(features, 12, sources=sources)
+    restored = CoresetSelector("colm")
+    restored.load_state_dict(selector.state_dict())
+    assert restored.state_dict().keys() == selector.state_dict().keys()
+    for seed in (1, 2):
+        features, sources = candidates(seed=seed)
+        expected = selector.select(features, 12, sources=sources).indices
+        assert restored.select(features, 12, sources=sources).indices.tolist() == expected.tolist()
+
+
+def test_a_random_choice_depends_on_seed_and_step_alone():
+    features, _ = candidates()
+
+    def kept(seed, step):
+        torch.rand(1)  # global random state plays no part
+        return CoresetSelector("random", seed=seed).select(features, 12, step=step).indices.tolist()
+
+    assert kept(0, 5) == kept(0, 5)
+    assert len({tuple(kept(seed, step)) for seed in range(3) for step in range(3)}) == 9
+
+
+def test_random_keeps_each_candidate_equally_often():
+    """900 draws of 4 of 8: each count is within 5 standard deviations of its mean of 450."""
+    counts = Counter()
+    for step in range(900):
+        rows = CoresetSelector("random").select(torch.zeros(8, 1), 4, step=step).indices
+        counts.update(rows.tolist())
+    assert len(counts) == 8
+    assert all(abs(count - 450) < 5 * 15 for count in counts.values())
+
+
+def test_a_selector_of_ones_own():
+    @register_selector("longest_for_this_test", needs_features=False)
+    def longest(candidates, budget, generator):
+        return candidates.label_tokens.argsort(descending=True)[:budget]
+
+    try:
+        assert "longest_for_this_test" in available_selectors()
+        selection = CoresetSelector("longest_for_this_test").select(
+            None, 2, sources=["a"] * 4, label_tokens=torch.tensor([3, 9, 1, 5])
+        )
+        assert selection.indices.tolist() == [1, 3]
+        with pytest.raises(ValueError, match="exists already"):
+            register_selector("longest_for_this_test")(longest)
+    finally:
+        del registry._SELECTORS["longest_for_this_test"]
+
+
+def test_matching_error_is_one_for_a_random_choice_on_average():
+    """Its square has mean 1; of 400 draws the mean is within 5 standard errors of it."""
+    features = keyed_features(16)
+    squares = []
+    for step in range(400):
+        rows = torch.randperm(16, generator=keyed_generator(step))[:6]
+        squares.append(matching_error(features, rows) ** 2)
+    mean = sum(squares) / 400
+    spread = (sum((square - mean) ** 2 for square in squares) / 399) ** 0.5
+    assert abs(mean - 1) < 5 * spread / 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"selector": "best"}, "selector must be one of colm, mean_matching, random, none"),
+        ({"distance": "l7"}, "distance must be one of l1, l2, cosine; got 'l7'"),
+        ({"allocation": "fair"}, "allocation must be one of"),
+        ({"normalisation": "sgd"}, "normalisation must be one of adam, none"),
+        ({"dimension_criterion": "luck"}, "dimension_criterion must be one of gradient"),
+    ],
+)
+def test_unknown_options_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CoresetSelector(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ((torch.zeros(3, 2), 0, None), "budget must be at least 1; got 0"),
+        ((torch.zeros(3, 2), 2, ["a"]), "1 sources were passed for 3 rows"),
+        ((None, 2, None), "Pass sources"),
+        ((None, 1, ["a", "b"]), "'colm' needs features"),
+        ((None, 1, []), "no candidates"),
+    ],
+)
+def test_bad_calls_are_refused(call, message):
+    features, budget, sources = call
+    with pytest.raises(ValueError, match=message):
+        CoresetSelector("colm").select(features, budget, sources=sources)
