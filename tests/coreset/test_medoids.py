@@ -136,6 +136,28 @@ def test_weight_and_gradients_reach_the_criterion() -> None:
     assert choose("weight_gradient", [4.0, 1.0]) == first
 
 
+def test_each_source_goes_by_its_own_gradients() -> None:
+    rows = torch.tensor([[0.0, 8.0], [4.0, 4.0], [5.0, 0.0], [9.0, 5.0]]).repeat(2, 1)
+    gradients = torch.tensor([[3.0, 0.0]] * 4 + [[0.0, 2.0]] * 4)
+    found = source_medoids(
+        rows,
+        torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]),
+        2,
+        kept_dimensions=1,
+        criterion="weight_gradient",
+        weight=torch.ones(2),
+        gradients=gradients,
+    )
+    assert found.indices.tolist() == [2, 7]
+
+
+def test_a_source_without_a_share_is_left_out() -> None:
+    sources = torch.tensor([0] * 9 + [1, 2])
+    found = source_medoids(whole_numbers(7, 11, 3), sources, 2, allocation="balanced")
+    assert 0 in sources[found.indices]
+    assert len(found.indices) == 2
+
+
 @pytest.mark.parametrize("budget", [-1, 4])
 def test_a_budget_out_of_range_is_refused(budget: int) -> None:
     with pytest.raises(ValueError, match=rf"^budget must be between 0 and .* 3; got {budget}\.$"):

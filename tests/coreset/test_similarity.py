@@ -88,6 +88,14 @@ def test_computes_in_float32_or_wider(
     assert torch.equal(found, similarity(rows.to(computed), metric))
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_autocast_does_not_narrow_it(metric: str) -> None:
+    rows = random_rows(8, 30, 5).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = similarity(rows, metric)
+    assert torch.equal(found, similarity(rows, metric))
+
+
 @pytest.mark.parametrize("compare", [pairwise_distances, similarity])
 def test_an_unknown_metric_is_refused_with_the_choices(compare) -> None:
     with pytest.raises(ValueError, match=r"^distance must be one of l1, l2, cosine; got 'l3'\.$"):

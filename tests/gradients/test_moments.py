@@ -122,11 +122,14 @@ def test_a_saved_state_restores_every_bit(dtype: torch.dtype) -> None:
 def test_a_state_is_a_copy() -> None:
     moments = after_three_steps()
     state = moments.state_dict()
-    moments.update(random_rows(5, 2, 4))
-    assert not torch.equal(state["exp_avg"], moments.exp_avg)
+    for key in ("exp_avg", "exp_avg_sq"):
+        getattr(moments, key).add_(1)
+        assert not torch.equal(state[key], getattr(moments, key))
     moments.load_state_dict(state)
-    moments.exp_avg += 1
-    assert not torch.equal(state["exp_avg"], moments.exp_avg)
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(state[key], getattr(moments, key))
+        getattr(moments, key).add_(1)
+        assert not torch.equal(state[key], getattr(moments, key))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,7 +53,10 @@ def _notes_on_stderr() -> Iterator[None]:
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logger.addHandler(handler)
     try:
-        yield
+        with warnings.catch_warnings():
+            # TRL and PEFT still say what transformers deprecates; users can do nothing about it.
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated")
+            yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

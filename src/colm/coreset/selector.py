@@ -74,10 +74,10 @@ class CoresetSelector:
         ValueError: an unknown choice.
 
     Example:
-        >>> features = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+        >>> features = torch.tensor([[0.0], [4.0], [9.0]])
         >>> selector = CoresetSelector("mean_matching", normalisation="none")
-        >>> sorted(selector.select(features, 2).indices.tolist())
-        [0, 3]
+        >>> selector.select(features, 1).indices
+        tensor([1])
     """
 
     def __init__(
@@ -183,13 +183,12 @@ class CoresetSelector:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.step = int(state["step"])
-        prefix = "moments."
-        moments = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        moments, seen = (
+            {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}
+            for part in ("moments.", "seen.")
+        )
         self._moments = AdamMoments.from_state_dict(moments) if moments else None
-        prefix = "seen."
-        self._seen = {
-            k.removeprefix(prefix): int(v) for k, v in state.items() if k.startswith(prefix)
-        }
+        self._seen = {name: int(count) for name, count in seen.items()}
 
     def _source_names(
         self, features: Tensor | FeatureFunction | None, sources: Sequence[str] | None
@@ -250,10 +249,8 @@ class CoresetSelector:
         self, candidates: Candidates, budget: int, generator: torch.Generator, *, keep_moments: bool
     ) -> tuple[Choice, float]:
         """Normalise, choose, and let the moments follow what was chosen."""
-        if len(candidates) == 0:
-            return Choice(torch.arange(0)), math.nan
         gradients = candidates.gradients
-        if gradients is None:
+        if gradients is None or len(candidates) == 0:
             return self._call(candidates, budget, generator), math.nan
         moments = self._moments_for(gradients)
         features = gradients if moments is None else moments.normalise(gradients)

@@ -40,7 +40,8 @@ def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     if metric == "cosine":
         directions = normalize(features, dim=1)
-        return 1 - directions @ directions.T
+        with torch.autocast(features.device.type, enabled=False):
+            return 1 - directions @ directions.T
     return torch.cdist(features, features, p=_ORDERS[metric])
 
 

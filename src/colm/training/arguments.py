@@ -10,7 +10,6 @@ import difflib
 import os
 import types
 import typing
-import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -70,10 +69,7 @@ def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
     if namespace.config is not None:
         parser.set_defaults_with_config(**_read_recipe(Path(namespace.config), parser))
     try:
-        with warnings.catch_warnings():
-            # TRL sets by default what transformers deprecates; users can do nothing about it.
-            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated")
-            parsed = parser.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
+        parsed = parser.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
     except (ValueError, ImportError) as error:
         raise ValueError(str(error)) from error
     return SFTArguments(*parsed[: len(_DATACLASSES)])

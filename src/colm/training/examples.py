@@ -1,6 +1,5 @@
 """The examples of a run: loaded, formatted for the model, and split for evaluation."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ from datasets import Dataset
 from colm.data import (
     SOURCE_COLUMN,
     Source,
+    Split,
     add_source,
     format_dataset,
     load_mixture,
@@ -19,8 +19,6 @@ from colm.data import (
 )
 from colm.training.arguments import SFTArguments
 
-logger = logging.getLogger(__name__)
-
 #: What is held out where evaluation is asked for and there is nothing to evaluate on.
 HELD_OUT_SHARE = 0.05
 MOST_HELD_OUT = 1000
@@ -28,10 +26,11 @@ _SHOWN_SOURCES = 20
 
 
 class Examples(NamedTuple):
-    """What to train on, and what to evaluate on, if anything."""
+    """What to train on, what to evaluate on, if anything, and what is worth knowing about both."""
 
     train: Any
     test: Any | None
+    notes: tuple[str, ...]
 
 
 def load_examples(arguments: SFTArguments, conversational: bool) -> Examples:
@@ -51,11 +50,12 @@ def load_examples(arguments: SFTArguments, conversational: bool) -> Examples:
         ValueError: The data cannot be read, or lacks a column or a split.
     """
     script, training, _, mixture = arguments
-    prepare = _preparation(arguments, conversational)
+    notes: list[str] = []
+    prepare = _preparation(arguments, conversational, notes)
     test = None
     if mixture.datasets:
         if script.dataset_name:
-            logger.warning("dataset_name %s is not used: datasets is set", script.dataset_name)
+            notes.append(f"dataset_name {script.dataset_name} is not used: datasets is set")
         train = load_mixture(
             mixture.datasets,
             source_column=training.source_column,
@@ -68,17 +68,19 @@ def load_examples(arguments: SFTArguments, conversational: bool) -> Examples:
         raise ValueError("no data: set dataset_name, or datasets for several sources")
     column = training.source_column or SOURCE_COLUMN
     if isinstance(train, Dataset):
-        _log_sources(train, column)
+        notes.append(_describe_sources(train, column))
     if test is None and (_evaluates(arguments) or mixture.test_split_size is not None):
-        return _hold_out(train, column, mixture.test_split_size, training.seed)
-    return Examples(train, test)
+        train, test = _hold_out(train, column, mixture.test_split_size, training.seed, notes)
+    return Examples(train, test, tuple(notes))
 
 
 def _evaluates(arguments: SFTArguments) -> bool:
     return bool(arguments.training.eval_strategy != "no" or arguments.training.eval_on_start)
 
 
-def _preparation(arguments: SFTArguments, conversational: bool) -> Callable[[Any, str], Any]:
+def _preparation(
+    arguments: SFTArguments, conversational: bool, notes: list[str]
+) -> Callable[[Any, str], Any]:
     """What is done with each data set before it joins the others."""
     training = arguments.training
 
@@ -90,19 +92,18 @@ def _preparation(arguments: SFTArguments, conversational: bool) -> Callable[[Any
             text_column=training.dataset_text_field,
         )
         if formatted.skipped:
-            logger.warning(
-                "%s: left out %d of %d records: empty in %s",
-                name,
-                formatted.skipped,
-                len(dataset),
-                formatted.layout.name,
+            notes.append(
+                f"{name}: left out {formatted.skipped} of {len(dataset)} records: "
+                f"empty in {formatted.layout.name}"
             )
         return formatted.dataset
 
     return prepare
 
 
-def _load_splits(arguments: SFTArguments, prepare: Callable[[Any, str], Any]) -> Examples:
+def _load_splits(
+    arguments: SFTArguments, prepare: Callable[[Any, str], Any]
+) -> tuple[Any, Any | None]:
     """The training split of one data set, and its test split where one is needed and there."""
     script, training = arguments.script, arguments.training
     path = script.dataset_name
@@ -122,28 +123,27 @@ def _load_splits(arguments: SFTArguments, prepare: Callable[[Any, str], Any]) ->
 
     train = finish(script.dataset_train_split, required=training.source_column is not None)
     has_test = _evaluates(arguments) and script.dataset_test_split in splits
-    return Examples(train, finish(script.dataset_test_split, required=False) if has_test else None)
+    return train, finish(script.dataset_test_split, required=False) if has_test else None
 
 
-def _hold_out(train: Any, column: str, size: float | None, seed: int) -> Examples:
+def _hold_out(train: Any, column: str, size: float | None, seed: int, notes: list[str]) -> Split:
     """Part of the training data to evaluate on, from every source its share."""
     if not isinstance(train, Dataset):
         raise ValueError("nothing can be held out of a stream: it needs a dataset_test_split")
-    note = "" if size else " (no test split; test_split_size sets how many)"
-    size = size or min(HELD_OUT_SHARE, MOST_HELD_OUT / len(train))
-    split = split_held_out(train, column, size, seed)
-    logger.info(
-        "held out %d of %d examples for evaluation, from every source its share%s",
-        len(split.held_out),
-        len(train),
-        note,
+    why = "" if size else " (no test split; test_split_size sets how many)"
+    split = split_held_out(
+        train, column, size or min(HELD_OUT_SHARE, MOST_HELD_OUT / len(train)), seed
     )
-    return Examples(split.train, split.held_out)
+    notes.append(
+        f"held out {len(split.held_out)} of {len(train)} examples for evaluation, from every "
+        f"source its share{why}"
+    )
+    return split
 
 
-def _log_sources(train: Dataset, column: str) -> None:
+def _describe_sources(train: Dataset, column: str) -> str:
     counts = source_counts(train, column)
     shown = [f"{source} {count}" for source, count in counts.items()][:_SHOWN_SOURCES]
     more = ", ..." if len(counts) > _SHOWN_SOURCES else ""
     sources = "1 source" if len(counts) == 1 else f"{len(counts)} sources"
-    logger.info("%d examples of %s: %s%s", len(train), sources, ", ".join(shown), more)
+    return f"{len(train)} examples of {sources}: {', '.join(shown)}{more}"

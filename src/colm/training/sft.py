@@ -1,8 +1,11 @@
 """Supervised fine-tuning from options to a saved model: what ``colm sft`` runs."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import get_peft_config, get_quantization_config
 
@@ -11,6 +14,8 @@ from colm.training.examples import Examples, load_examples
 from colm.training.model_card import write_model_card
 from colm.training.output_folder import find_checkpoint
 from colm.training.trainer import CoLMSFTTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
@@ -35,13 +40,17 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
     with training.main_process_first(desc="loading data"):
         examples = load_examples(arguments, conversational)
     trainer = _build_trainer(arguments, tokenizer, examples)
+    for note in (*examples.notes, *_unlabelled(trainer, examples)):
+        logger.info(note)
     trainer.train(resume_from_checkpoint=checkpoint)
     _save(trainer, arguments)
     return trainer
 
 
 def _load_tokenizer(arguments: SFTArguments) -> PreTrainedTokenizerBase:
-    name = arguments.model.model_name_or_path
+    name = str(arguments.model.model_name_or_path)
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise ValueError(f"model_name_or_path: there is no folder {name}")
     try:
         return AutoTokenizer.from_pretrained(
             name,
@@ -70,6 +79,10 @@ def _build_trainer(
         )
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(str(error)) from error
+    except RuntimeError as error:
+        if "to be installed" not in str(error):  # what report_to names
+            raise
+        raise ValueError(str(error)) from error
 
 
 def _model_init_kwargs(arguments: SFTArguments) -> dict[str, Any]:
@@ -82,6 +95,23 @@ def _model_init_kwargs(arguments: SFTArguments) -> dict[str, Any]:
         "dtype": model.dtype,
         **(training.model_init_kwargs or {}),
     }
+
+
+def _unlabelled(trainer: CoLMSFTTrainer, examples: Examples) -> Iterator[str]:
+    """Notes on examples that TRL leaves out: cut to ``max_length``, they have no label tokens."""
+    length = trainer.args.max_length
+    parts = {"training": (examples.train, trainer.train_dataset)}
+    if examples.test is not None:
+        parts["evaluation"] = (examples.test, trainer.eval_dataset)
+    for name, (given, left) in parts.items():
+        if trainer.args.packing or not isinstance(left, Dataset):
+            continue
+        if not len(left):
+            problem = f"none of the {len(given)} {name} examples has label tokens"
+            raise ValueError(f"{problem} within max_length {length}")
+        if len(left) < len(given):
+            skipped = f"left out {len(given) - len(left)} of {len(given)} {name} examples"
+            yield f"{skipped}: no label tokens within max_length {length}"
 
 
 def _save(trainer: CoLMSFTTrainer, arguments: SFTArguments) -> None:
