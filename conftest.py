@@ -1,11 +1,14 @@
 """The environment of every test and docstring example, set before a heavy library reads it."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
-_CACHE = tempfile.TemporaryDirectory(prefix="colm-tests-")
+_CACHE = tempfile.mkdtemp(prefix="colm-tests-")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
-os.environ["HF_HOME"] = _CACHE.name
+os.environ["HF_HOME"] = _CACHE
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"

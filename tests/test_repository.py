@@ -21,6 +21,8 @@ import colm
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Modules whose distribution has another name.
+DISTRIBUTIONS = {"yaml": "pyyaml"}
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -225,7 +227,10 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             if isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.partition(".")[0])
-    third_party = {canonicalize_name(name) for name in imported - sys.stdlib_module_names}
+    third_party = {
+        canonicalize_name(DISTRIBUTIONS.get(name, name))
+        for name in imported - sys.stdlib_module_names
+    }
     assert third_party <= declared
 
 

@@ -13,9 +13,13 @@ from colm.cli import main
 
 
 def test_help_and_version_answer_at_once(capsys) -> None:
-    assert main(["--version"]) == 0
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert not stop.value.code
     assert capsys.readouterr().out == f"colm {colm.__version__}\n"
-    assert main(["--help"]) == 0
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert not stop.value.code
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("sft", "env", "--version"))
 

@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 for success, 2 for bad input (told in one line on stderr), 130 when interrupted.
+
+    Raises:
+        SystemExit: Help or the version was asked for and printed.
     """
     try:
         parser = make_parser()
@@ -54,8 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("colm: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return code
 
 
@@ -69,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     parser = _Parser(prog="colm", description="Train language models on mini-batch coresets.")
     parser.add_argument("--version", action="version", version=f"colm {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    subparsers = parser.add_subparsers(dest="command", title="commands")
     for command in COMMANDS:
         importlib.import_module(f"colm.cli.{command}").add_parser(subparsers)
     return parser

@@ -86,7 +86,7 @@ def run(namespace: argparse.Namespace) -> int:
             name = option.replace("_", "-")
             raise ValueError(f"--{name} must be at least 1; got {getattr(namespace, option)}.")
     folder = choose_folder(namespace.output_dir)
-    _hush_libraries()
+    _set_environment()
     try:
         comparison = run_comparison(namespace, folder)
     except ModuleNotFoundError as error:
@@ -125,8 +125,11 @@ def _is_taken(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
-def _hush_libraries() -> None:
-    """Keep progress bars and notes of the libraries out of the demo's own lines."""
+def _set_environment() -> None:
+    """Set what the libraries read when they are first imported, unless the user has."""
+    # Threads that wait by spinning make training many times slower on a machine that is busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Their progress bars and notes would break into the demo's own lines.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,7 +1,10 @@
 """What selection cannot work with, refused before anything is trained, in one clear line each."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from datasets import Dataset
 
 from colm.coreset.registry import get_selector
 from colm.coreset.selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
@@ -9,6 +12,8 @@ from colm.training.config import SelectionArguments
 
 DEFAULT_SOURCE_COLUMN = "source"
 SHOWN_NAMES = 20
+
+logger = logging.getLogger(__name__)
 
 
 def check_arguments(args: SelectionArguments) -> None:
@@ -99,6 +104,36 @@ def check_small_sources(names: Sequence[str], sizes: Mapping[str, int] | None) -
             f"small_sources names {', '.join(map(repr, unknown))}, which the training data does "
             f"not have; its sources are {', '.join(known[:SHOWN_NAMES])}{more}."
         )
+
+
+def report_unlabelled(name: str, given: Any, left: Any, args: Any) -> None:
+    """Say how many examples the trainer left out: cut to ``max_length``, they have no labels.
+
+    Args:
+        name: of the data set.
+        given: the data set as it was passed.
+        left: what the trainer made of it.
+        args: the options.
+
+    Raises:
+        ValueError: none is left.
+    """
+    if not isinstance(given, Dataset) or not isinstance(left, Dataset):
+        return
+    if getattr(args, "packing", False) or len(given) == len(left):
+        return
+    length = getattr(args, "max_length", None)
+    if len(left) == 0:
+        raise ValueError(
+            f"none of the {len(given)} {name} examples has label tokens within max_length {length}"
+        )
+    logger.warning(
+        "left out %d of %d %s examples: no label tokens within max_length %s",
+        len(given) - len(left),
+        len(given),
+        name,
+        length,
+    )
 
 
 def _column_names(dataset: Any) -> list[str]:

@@ -1,16 +1,15 @@
 """Supervised fine-tuning from options to a saved model: what ``colm sft`` runs."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import get_peft_config, get_quantization_config
 
 from colm.training.arguments import SFTArguments
 from colm.training.examples import Examples, load_examples
+from colm.training.limits import report_unlabelled
 from colm.training.model_card import write_model_card
 from colm.training.output_folder import find_checkpoint
 from colm.training.trainer import CoLMSFTTrainer
@@ -40,7 +39,8 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
     with training.main_process_first(desc="loading data"):
         examples = load_examples(arguments, conversational)
     trainer = _build_trainer(arguments, tokenizer, examples)
-    for note in (*examples.notes, *_unlabelled(trainer, examples)):
+    report_unlabelled("evaluation", examples.test, trainer.eval_dataset, training)
+    for note in examples.notes:
         logger.info(note)
     trainer.train(resume_from_checkpoint=checkpoint)
     _save(trainer, arguments)
@@ -95,23 +95,6 @@ def _model_init_kwargs(arguments: SFTArguments) -> dict[str, Any]:
         "dtype": model.dtype,
         **(training.model_init_kwargs or {}),
     }
-
-
-def _unlabelled(trainer: CoLMSFTTrainer, examples: Examples) -> Iterator[str]:
-    """Notes on examples that TRL leaves out: cut to ``max_length``, they have no label tokens."""
-    length = trainer.args.max_length
-    parts = {"training": (examples.train, trainer.train_dataset)}
-    if examples.test is not None:
-        parts["evaluation"] = (examples.test, trainer.eval_dataset)
-    for name, (given, left) in parts.items():
-        if trainer.args.packing or not isinstance(left, Dataset):
-            continue
-        if not len(left):
-            problem = f"none of the {len(given)} {name} examples has label tokens"
-            raise ValueError(f"{problem} within max_length {length}")
-        if len(left) < len(given):
-            skipped = f"left out {len(given) - len(left)} of {len(given)} {name} examples"
-            yield f"{skipped}: no label tokens within max_length {length}"
 
 
 def _save(trainer: CoLMSFTTrainer, arguments: SFTArguments) -> None:

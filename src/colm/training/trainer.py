@@ -26,6 +26,7 @@ from colm.training.limits import (
     check_arguments,
     check_parallelism,
     check_small_sources,
+    report_unlabelled,
     resolve_source_column,
 )
 from colm.training.pool import Pool, even_parts
@@ -52,23 +53,26 @@ class CoresetTrainerMixin(_Base):
         """
         args = _with_selection_arguments(args, self._arguments_class)
         self._selects = args.candidate_ratio > 1
-        train_dataset = options.get("train_dataset")
+        train_dataset = options.get("train_dataset", rest[1] if len(rest) > 1 else None)
         if self._selects:
             check_arguments(args)
         source_column = None
         if not getattr(args, "packing", False):  # packing leaves no sources to tell apart
             source_column = resolve_source_column(args.source_column, train_dataset)
+        sizes = _source_sizes(train_dataset, source_column)
+        check_small_sources(args.small_sources, sizes)
         super().__init__(model, args, *rest, **options)
+        report_unlabelled("training", train_dataset, self.train_dataset, self.args)
         self._training_since: float | None = None
         if self._selects:
             check_parallelism(self.accelerator, args)
-        self._selection = self._build_selection(source_column)
+        self._selection = self._build_selection(source_column, sizes)
 
-    def _build_selection(self, source_column: str | None) -> ExampleSelection:
+    def _build_selection(
+        self, source_column: str | None, sizes: dict[str, int] | None
+    ) -> ExampleSelection:
         """Put selector, model and collator together."""
         args = self.args
-        sizes = _source_sizes(self.train_dataset, source_column)
-        check_small_sources(args.small_sources, sizes)
         config = self.model.config.get_text_config(decoder=True)
         selector = CoresetSelector(
             args.selector,
