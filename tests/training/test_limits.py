@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from colm import CoLMConfig
+from colm import CoLMConfig, CoLMTrainer, CoLMTrainingArguments
 from tests.training.conftest import make_records
 
 
@@ -56,6 +56,12 @@ def test_combinations_that_cannot_work_are_refused(make_trainer, options, messag
     with pytest.raises(ValueError, match=message) as caught:
         make_trainer(Dataset.from_list(make_records()), **options)
     assert "\n" not in str(caught.value)
+
+
+def test_data_that_is_not_tokenised_is_refused(make_trainer):
+    options = {"trainer_class": CoLMTrainer, "config_class": CoLMTrainingArguments}
+    with pytest.raises(ValueError, match=r"no column 'input_ids'.*prompt, completion, source"):
+        make_trainer(Dataset.from_list(make_records()), **options)
 
 
 def test_packing_is_allowed_where_nothing_goes_by_example(make_trainer):

@@ -246,6 +246,34 @@ def test_an_example_with_nan_is_left_out_counted_and_warned_about_once(make_trai
     assert all(math.isfinite(entry["loss"]) for entry in steps)
 
 
+def test_a_micro_batch_that_nothing_is_left_for_adds_nothing(make_trainer):
+    """One finite example of eight, two micro-batches: the second must not lack, nor weigh."""
+    poison = 9
+    rows = [{"input_ids": [poison if i else 10, 6, 7, 8]} for i in range(8)]
+    trainer = make_trainer(
+        Dataset.from_list(rows), per_device_train_batch_size=2, max_steps=1, max_length=None
+    )
+    with torch.no_grad():
+        trainer.model.get_input_embeddings().weight[poison] = float("nan")
+    pools = list(trainer.get_train_dataloader())
+    with pytest.warns(UserWarning, match="NaN or infinite"):
+        batches, items = trainer.get_batch_samples(iter(pools), 2, trainer.args.device)
+    assert [batch["input_ids"].tolist() for batch in batches] == [[[10, 6, 7, 8]]] * 2
+    assert [(batch["labels"] != -100).sum().item() for batch in batches] == [4, 0]
+    assert items == 3
+
+
+@pytest.mark.parametrize("ratio", [1.3, 1.5, 3.0])
+def test_any_ratio_keeps_the_batch_size(make_trainer, dataset, ratio):
+    trainer = make_trainer(
+        dataset, candidate_ratio=ratio, per_device_train_batch_size=3, max_steps=2
+    )
+    trainer.train()
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["colm/kept"] for entry in steps] == [6, 6]
+    assert [entry["colm/candidates"] for entry in steps] == [2 * round(3 * ratio)] * 2
+
+
 def test_a_diverged_model_stops_with_a_clear_error(make_trainer, dataset):
     trainer = make_trainer(dataset, small_sources="none")
     with torch.no_grad():

@@ -71,6 +71,20 @@ def check_parallelism(accelerator: Any, args: SelectionArguments) -> None:
             )
 
 
+def check_examples(dataset: Any) -> None:
+    """Refuse training data that is not tokenised text.
+
+    Raises:
+        ValueError: there are no token ids; the message says which columns there are.
+    """
+    columns = _column_names(dataset)
+    if columns and "input_ids" not in columns:
+        raise ValueError(
+            "selection needs tokenised text, and the training data has no column 'input_ids'; its "
+            f"columns are {', '.join(columns)}."
+        )
+
+
 def resolve_source_column(name: str | None, dataset: Any) -> str | None:
     """Return the column that names the source: the one asked for, or 'source' where there is one.
 

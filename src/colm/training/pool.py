@@ -40,6 +40,11 @@ def label_token_count(example: Example) -> int:
     return sum(int(label) != IGNORED_LABEL for label in labels[1:])
 
 
+def without_labels(example: Example) -> Example:
+    """Return an example that adds nothing to the loss: it fills a micro-batch left empty."""
+    return {**example, "labels": [IGNORED_LABEL] * token_count(example)}
+
+
 def length_sorted_chunks(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
     """Group examples of similar length so that a padded chunk has at most ``most_tokens`` tokens.
 

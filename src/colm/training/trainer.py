@@ -24,12 +24,13 @@ from colm.training.checkpoint import load_state, save_state, state_file
 from colm.training.config import CoLMConfig, CoLMTrainingArguments, SelectionArguments
 from colm.training.limits import (
     check_arguments,
+    check_examples,
     check_parallelism,
     check_small_sources,
     report_unlabelled,
     resolve_source_column,
 )
-from colm.training.pool import Pool, even_parts
+from colm.training.pool import Pool, even_parts, without_labels
 from colm.training.selection import ExampleSelection, ModelAccess
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
@@ -66,6 +67,7 @@ class CoresetTrainerMixin(_Base):
         self._training_since: float | None = None
         if self._selects:
             check_parallelism(self.accelerator, args)
+            check_examples(self.train_dataset)
         self._selection = self._build_selection(source_column, sizes)
 
     def _build_selection(
@@ -109,7 +111,7 @@ class CoresetTrainerMixin(_Base):
             loader: DataLoader[Any] = self._get_dataloader(
                 dataset=self.train_dataset,
                 description="Training",
-                batch_size=round(self._train_batch_size * self.args.candidate_ratio),
+                batch_size=self._candidates_per_batch,
                 sampler_fn=self._get_train_sampler,
                 is_training=True,
             )
@@ -136,11 +138,18 @@ class CoresetTrainerMixin(_Base):
         """Collate what is kept of ``pools`` into one micro-batch each."""
         examples = [example for pool in pools for example in pool]
         # The last pools of an epoch are smaller; each micro-batch still needs an example.
-        budget = max(len(pools), round(len(examples) / self.args.candidate_ratio))
-        step = self.state.global_step
-        kept = self._selection.keep(examples, budget, step)
-        parts = even_parts(kept, min(len(pools), len(kept)))
-        return [self.data_collator(part) for part in parts]
+        share = self._train_batch_size / self._candidates_per_batch
+        budget = max(len(pools), round(len(examples) * share))
+        kept = self._selection.keep(examples, budget, self.state.global_step)
+        while len(kept) < len(pools):
+            kept.append(without_labels(kept[0]))
+        return [self.data_collator(part) for part in even_parts(kept, len(pools))]
+
+    @property
+    def _candidates_per_batch(self) -> int:
+        """Candidates drawn for a micro-batch."""
+        batch_size: int = self._train_batch_size
+        return round(batch_size * float(self.args.candidate_ratio))
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Log the averages of selection with those of the training step."""
