@@ -43,7 +43,10 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         bench = StepBench(build_trainer(options, folder), options)
         bench.run(bench.draw())  # warms up allocators, caches and the optimiser's state
-        repeats = [bench.run(bench.draw(), turn) for turn in range(options.repeats)]
+        repeats = []
+        for turn in range(options.repeats):
+            repeats.append(bench.run(bench.draw(), turn))
+            print({name: round(value, 3) for name, value in repeats[-1].items()}, flush=True)
     summary = summarise(repeats)
     for name, value in summary.items():
         print(f"{name:40s} {value:.3f}")
@@ -105,7 +108,7 @@ def load(options: argparse.Namespace) -> Dataset:
 
 @dataclass(frozen=True)
 class Draw:
-    """The pools of one step and, once colm has chosen, its micro-batches."""
+    """The pools of one step."""
 
     pools: list[Pool]
 
