@@ -4,7 +4,9 @@ import argparse
 import importlib.metadata
 import platform
 import sys
+import textwrap
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -65,7 +67,10 @@ def run_comparison(namespace: argparse.Namespace, folder: Path) -> "Comparison":
         print(f"\n{arm.name}", flush=True)
         return StepProgress(_show, small)
 
-    result = compare(_arms(), setting, make_callback)
+    with warnings.catch_warnings():
+        # What the libraries will change one day is not for who watches a demo.
+        warnings.simplefilter("ignore", FutureWarning)
+        result = compare(_arms(), setting, make_callback)
     return _report(result, sizes, small, settings, _notes(material))
 
 
@@ -79,6 +84,8 @@ def _packaged_model() -> str:
 def _load_material(namespace: argparse.Namespace, conversational: bool) -> Material:
     """The mixture that the options ask for."""
     if namespace.data is None:
+        if namespace.source_column is not None:
+            raise ValueError("--source-column is for --data; the generated problems have theirs.")
         return generate_material(namespace.seed, namespace.held_out, conversational)
     return read_material(
         namespace.data, namespace.source_column, namespace.seed, namespace.held_out, conversational
@@ -143,15 +150,15 @@ def _introduce(settings: Mapping[str, str], sizes: Mapping[str, int], small: Seq
     large = [source for source in sizes if source not in small]
     print(f"model    {settings['model']}, {settings['adapter']}")
     print(f"data     {settings['training examples']} {settings['data']}, {len(sizes)} sources")
-    print(f"  large  {', '.join(f'{source} {sizes[source]}' for source in large)}")
-    if small:
-        print(f"  small  {', '.join(f'{source} {sizes[source]}' for source in small)}")
+    for kind, sources in (("large", large), ("small", small)):
+        listed = ", ".join(f"{source} {sizes[source]}" for source in sources) or "none"
+        print(textwrap.fill(f"  {kind}  {listed}", 90, subsequent_indent=" " * 9))
     print(
         f"arms     CoLM and random mini-batches, {settings['steps of each arm']} steps each: both "
         f"draw {settings['drawn each step']}\n         and train on "
-        f"{settings['trained on each step'].split()[0]}, chosen by their gradients or at random\n",
-        flush=True,
+        f"{settings['trained on each step'].split()[0]}, chosen by their gradients or at random"
     )
+    print(f"\nuntouched {settings['model']}", flush=True)
 
 
 def _evaluate(

@@ -98,7 +98,7 @@ def read_material(
     )
     train, held_out = split_evenly(records, held_out_per_source, column, seed)
     names = ", ".join(Path(path).name for path in files)
-    return Material(names, train, _numbered(held_out), column)
+    return Material(f"records of {names}", train, _numbered(held_out), column)
 
 
 def _numbered(held_out: "Dataset") -> "Dataset":

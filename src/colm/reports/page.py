@@ -139,7 +139,8 @@ def _figures(comparison: Comparison) -> Iterable[str]:
             plots.plot_matching_error,
             comparison,
             "Matching error",
-            "Distance of the kept examples' mean feature from that of all they were chosen from.",
+            "How far the mean gradient feature of the examples chosen is from that of those they "
+            "were chosen from. 1 is what a random choice gives on average.",
         )
     if any(arm.mean("colm/training_seconds") for arm in comparison.arms):
         yield _figure(

@@ -91,7 +91,9 @@ def plot_small_share(comparison: Comparison) -> str:
 
 
 def plot_matching_error(comparison: Comparison) -> str:
-    """Return how far the kept examples' mean feature is from that of the candidates.
+    """Return how far the kept examples' mean feature is from that of the candidates, step by step.
+
+    The unit is what a random choice gives on average.
 
     Args:
         comparison: At least one arm with ``colm/matching_error`` in its log.
@@ -106,6 +108,7 @@ def plot_matching_error(comparison: Comparison) -> str:
             if steps:
                 axes.plot(steps, errors, color=colour, alpha=0.3, linewidth=0.8)
                 axes.plot(steps, _smooth(errors), color=colour, linewidth=1.8, label=arm.name)
+        axes.axhline(1, color=INK, linewidth=1, linestyle="--", label="a random choice")
         _finish_steps(axes, "matching error")
         return _svg(figure, "matching-error")
 

@@ -42,7 +42,7 @@ def demo_model_folder(cache_dir: str | Path | None = None) -> Path:
     """
     cache = Path(cache_dir) if cache_dir is not None else cache_folder()
     source = _gguf_file()
-    folder = cache / f"{source.name.split('.')[0]}-{metadata.version(PACKAGE)}"
+    folder = cache / f"{PACKAGE}-{metadata.version(PACKAGE)}" / source.name.split(".")[0]
     if not folder.is_dir():
         convert_gguf(source, folder)
     return folder
