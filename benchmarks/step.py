@@ -6,10 +6,11 @@ For each pool of n candidates, one after the other on the same data and weights:
 - ``ideal``: a forward without gradients of all n through the training loss, in micro-batches as
   drawn, then forward, backward and optimiser step of the r examples that colm kept, in colm's own
   micro-batches: what a selection that costs nothing but the forward would take;
-- ``plain_r`` and ``plain_n``: plain steps on the first r and on all n.
+- ``plain_r`` and ``plain_n``, with ``--plain``: plain steps on the first r and on all n.
 
 ``python -m benchmarks.step`` runs on the generated mixture; ``--data FILE`` on one's own. Ratios
-are of times within a repeat; the order of the four turns from repeat to repeat.
+are of times within a repeat. colm runs before and after the others, and its mean counts: a machine
+that slows down or speeds up over a repeat favours neither side.
 """
 
 import argparse
@@ -33,8 +34,6 @@ from colm.data.generated import generate_mixture
 from colm.training.pool import Pool
 from colm.training.pretrained import demo_model_folder
 
-ARMS = ("colm", "ideal", "plain_r", "plain_n")
-
 
 def main() -> None:
     """Measure, print the ratios, and write the result."""
@@ -44,8 +43,8 @@ def main() -> None:
         bench = StepBench(build_trainer(options, folder), options)
         bench.run(bench.draw())  # warms up allocators, caches and the optimiser's state
         repeats = []
-        for turn in range(options.repeats):
-            repeats.append(bench.run(bench.draw(), turn))
+        for _ in range(options.repeats):
+            repeats.append(bench.run(bench.draw()))
             print({name: round(value, 3) for name, value in repeats[-1].items()}, flush=True)
     summary = summarise(repeats)
     for name, value in summary.items():
@@ -65,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
     parser.add_argument("--selector", default="colm")
+    parser.add_argument("--plain", action="store_true", help="time plain steps on r and n, too")
     parser.add_argument("--full", action="store_true", help="fine-tune all weights, not LoRA")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -129,6 +129,7 @@ class StepBench:
         self.trainer = trainer
         self.size = options.micro_batch
         self.kept = options.r
+        self.plain_too = options.plain
         trainer.create_optimizer()
         self.model, self.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
         trainer.model_wrapped = self.model
@@ -139,26 +140,23 @@ class StepBench:
         """Draw the candidates of one step."""
         return Draw([next(self.loader) for _ in range(self.kept // self.size)])
 
-    def run(self, draw: Draw, turn: int = 0) -> dict[str, float]:
-        """Time each kind of step once; colm's first, so that the ideal knows what was kept."""
-        kinds: dict[str, Callable[[Draw], None]] = {
-            "ideal": self.ideal,
-            "plain_r": self.plain_r,
-            "plain_n": self.plain_n,
-        }
-        names = list(kinds)
-        names = names[turn % 3 :] + names[: turn % 3]
-        seconds = {"colm": timed(self.colm, draw)}
-        seconds |= {name: timed(kinds[name], draw) for name in names}
-        again = timed(self.colm, draw)
-        # colm runs first and last: its mean is free of a drift over the repeat.
-        times = {"colm": (seconds["colm"] + again) / 2} | {k: seconds[k] for k in kinds}
+    def run(self, draw: Draw) -> dict[str, float]:
+        """Time each kind of step on one draw."""
+        kinds = {"ideal": self.ideal}
+        if self.plain_too:
+            kinds |= {"plain_r": self.plain_r, "plain_n": self.plain_n}
+        before = timed(self.colm, draw)
+        row = {f"{name}_seconds": timed(step, draw) for name, step in kinds.items()}
+        after = timed(self.colm, draw)
         self.trainer.state.global_step += 1
         metrics = self.trainer._selection.metrics.drain()
-        row = {f"{name}_seconds": value for name, value in times.items()}
-        row["selection_seconds"] = metrics["colm/selection_seconds"]
-        row["label_token_share"] = metrics["colm/label_token_share"]
-        return row
+        return row | {
+            "colm_seconds": (before + after) / 2,
+            "colm_before_seconds": before,
+            "colm_after_seconds": after,
+            "selection_seconds": metrics["colm/selection_seconds"],
+            "label_token_share": metrics["colm/label_token_share"],
+        }
 
     def colm(self, draw: Draw) -> None:
         """A step as training does it."""
@@ -220,21 +218,18 @@ def synchronise() -> None:
 
 
 def summarise(repeats: list[dict[str, float]]) -> dict[str, float]:
-    """Median over repeats of the ratio within each, and its quartiles for the ideal."""
-
-    def ratios(name: str) -> list[float]:
-        return [row["colm_seconds"] / row[f"{name}_seconds"] for row in repeats]
-
-    low, median, high = statistics.quantiles(ratios("ideal"), n=4)
-    return {
-        "colm_over_ideal_median": median,
-        "colm_over_ideal_first_quartile": low,
-        "colm_over_ideal_third_quartile": high,
-        "colm_over_plain_r_median": statistics.median(ratios("plain_r")),
-        "colm_over_plain_n_median": statistics.median(ratios("plain_n")),
-        "selection_share_median": statistics.median(
-            row["selection_seconds"] / row["colm_seconds"] for row in repeats
-        ),
+    """Median over repeats of the ratio within each, and the range of that to the ideal."""
+    ratios = {
+        name: [row["colm_seconds"] / row[f"{name}_seconds"] for row in repeats]
+        for name in ("ideal", "plain_r", "plain_n")
+        if f"{name}_seconds" in repeats[0]
+    }
+    medians = {f"colm_over_{name}": statistics.median(values) for name, values in ratios.items()}
+    shares = [row["selection_seconds"] / row["colm_seconds"] for row in repeats]
+    return medians | {
+        "colm_over_ideal_least": min(ratios["ideal"]),
+        "colm_over_ideal_most": max(ratios["ideal"]),
+        "selection_share": statistics.median(shares),
     }
 
 

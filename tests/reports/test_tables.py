@@ -63,14 +63,14 @@ def test_without_scores_there_is_no_row_for_them(unscored) -> None:
 
 def test_shares_kept_are_of_what_was_drawn(comparison) -> None:
     rows = {row[0]: list(row[1:]) for row in source_table(comparison).rows}
-    assert list(rows) == ["sums", "dates *"]
+    assert list(rows) == ["sums", "dates*"]
     assert rows["sums"] == ["900", "40 %", "50 %"]
-    assert rows["dates *"] == ["100", "100 %", "50 %"]
+    assert rows["dates*"] == ["100", "100 %", "50 %"]
 
 
 def test_losses_and_accuracies_stand_side_by_side(comparison) -> None:
     table = loss_table(comparison)
-    assert list(table.rows[1]) == ["dates *", "3.100", "1.300", "1.600", "0 %", "50 %", "20 %"]
+    assert list(table.rows[1]) == ["dates*", "3.100", "1.300", "1.600", "0 %", "50 %", "20 %"]
     assert len(table.head) == len(table.rows[0])
 
 

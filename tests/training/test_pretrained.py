@@ -126,4 +126,4 @@ def test_the_real_package_becomes_a_model(tmp_path: Path) -> None:
     with torch.no_grad():
         following = model(**tokens).logits[0, -1].argmax()
     assert tokenizer.decode(following).strip() == "Paris"
-    assert [path for path in folder.parent.iterdir()] == [folder]
+    assert list(folder.parent.iterdir()) == [folder]

@@ -3,6 +3,7 @@
 import argparse
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,61 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path("runs/demo")
 REPORT_NAME = "report.html"
+
+
+#: Every option, and what ``add_argument`` takes for it.
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "--model": {
+        "metavar": "NAME_OR_FOLDER",
+        "help": "model on the hub or in a folder (default: SmolLM2-135M-Instruct from its wheel)",
+    },
+    "--data": {
+        "metavar": "FILE",
+        "nargs": "+",
+        "help": "your own JSONL, JSON, CSV or Parquet files (default: generated problems)",
+    },
+    "--source-column": {
+        "metavar": "NAME",
+        "help": "column of --data that names the source of a record (default: 'source' where there "
+        "is one, else each file is a source)",
+    },
+    "--steps": {"type": int, "default": 40, "help": "optimiser steps of each arm (default: 40)"},
+    "--batch-size": {
+        "type": int,
+        "default": 8,
+        "help": "examples trained on each step (default: 8)",
+    },
+    "--candidate-ratio": {
+        "type": float,
+        "default": 2.0,
+        "help": "examples drawn for each one trained on (default: 2)",
+    },
+    "--learning-rate": {
+        "type": float,
+        "default": 1e-3,
+        "help": "highest learning rate (default: 1e-3)",
+    },
+    "--held-out": {
+        "type": int,
+        "default": 10,
+        "help": "held-out examples of each source (default: 10)",
+    },
+    "--max-length": {
+        "type": int,
+        "default": 512,
+        "help": "longest example, in tokens (default: 512)",
+    },
+    "--seed": {
+        "type": int,
+        "default": 0,
+        "help": "of data, adapters and selection (default: 0)",
+    },
+    "--output-dir": {
+        "metavar": "FOLDER",
+        "help": "folder for the report and the adapter, new or empty (default: "
+        f"{DEFAULT_FOLDER}, or where that is taken {DEFAULT_FOLDER}-2 and so on)",
+    },
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -28,42 +84,8 @@ def add_parser(subparsers: Any) -> None:
         "the same size, and write a report that compares them. Without options it needs no "
         "network: the model is from a PyPI wheel, the data are generated problems.",
     )
-    add = parser.add_argument
-    add(
-        "--model",
-        metavar="NAME_OR_FOLDER",
-        help="model on the hub or in a folder (default: SmolLM2-135M-Instruct from its wheel)",
-    )
-    add(
-        "--data",
-        metavar="FILE",
-        nargs="+",
-        help="your own JSONL, JSON, CSV or Parquet files (default: generated problems)",
-    )
-    add(
-        "--source-column",
-        metavar="NAME",
-        help="column of --data that names the source of a record (default: 'source' where there is "
-        "one, else each file is a source)",
-    )
-    add("--steps", type=int, default=40, help="optimiser steps of each arm (default: 40)")
-    add("--batch-size", type=int, default=8, help="examples trained on each step (default: 8)")
-    add(
-        "--candidate-ratio",
-        type=float,
-        default=2.0,
-        help="examples drawn for each one trained on (default: 2)",
-    )
-    add("--learning-rate", type=float, default=1e-3, help="highest learning rate (default: 1e-3)")
-    add("--held-out", type=int, default=10, help="held-out examples of a source (default: 10)")
-    add("--max-length", type=int, default=512, help="longest example, in tokens (default: 512)")
-    add("--seed", type=int, default=0, help="of data, adapters and selection (default: 0)")
-    add(
-        "--output-dir",
-        metavar="FOLDER",
-        help=f"folder for the report and the adapter, new or empty (default: {DEFAULT_FOLDER}, or "
-        f"where that is taken {DEFAULT_FOLDER}-2 and so on)",
-    )
+    for name, properties in OPTIONS.items():
+        parser.add_argument(name, **properties)
     parser.set_defaults(run=run)
 
 

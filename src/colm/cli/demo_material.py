@@ -42,19 +42,15 @@ def generate_material(seed: int, held_out_per_source: int, conversational: bool)
     Returns:
         The material.
     """
-    from datasets import Dataset
-
-    from colm.data import generated
+    from colm.data import SOURCE_COLUMN, generated
 
     mixture = generated.generate_mixture(seed, held_out_per_source, conversational=conversational)
-    held_out = Dataset.from_list(
-        [{key: value for key, value in r.items() if key != "entry"} for r in mixture.held_out]
-    )
+    split = mixture.to_split()
     return Material(
         name="generated problems",
-        train=Dataset.from_list(mixture.train),
-        held_out=_numbered(held_out),
-        source_column="source",
+        train=split.train,
+        held_out=_numbered(split.held_out),
+        source_column=SOURCE_COLUMN,
         score=lambda answer, number: generated.score(answer, mixture.held_out[number]),
     )
 

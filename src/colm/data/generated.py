@@ -12,7 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from datasets import Dataset
+
 from colm.data.prompts import chat_prompt, plain_prompt
+from colm.data.sources import SOURCE_COLUMN, Split
 
 Record: TypeAlias = dict[str, Any]
 
@@ -30,18 +33,20 @@ class GeneratedSource:
 
 #: The mixture, of problems easy enough for a model of 135 million parameters to make progress.
 SOURCES: Mapping[str, GeneratedSource] = {
-    "chain_sum": GeneratedSource(2400, {"max_terms": 4, "max_digits": 2}),
-    "simple_equations": GeneratedSource(1500, {"max_terms": 3, "max_value": 50}),
-    "gcd": GeneratedSource(1100, {"max_value": 200}),
+    "chain_sum": GeneratedSource(2400, {"max_terms": 2, "max_digits": 2}),
+    "simple_equations": GeneratedSource(1500, {"max_terms": 2, "max_value": 10}),
+    "gcd": GeneratedSource(1100, {"max_value": 100}),
     "decimal_chain_sum": GeneratedSource(
-        900, {"max_terms": 3, "max_digits": 2, "max_decimal_places": 2}
+        900, {"max_terms": 2, "max_digits": 1, "max_decimal_places": 1}
     ),
-    "complex_arithmetic": GeneratedSource(300, {"operations_weights": [0.45, 0.45, 0.1, 0.0]}),
-    "spell_backward": GeneratedSource(260, {"max_word_len": 6}),
+    "complex_arithmetic": GeneratedSource(
+        300, {"min_real": 1, "min_imag": 1, "operations_weights": [0.5, 0.5, 0.0, 0.0]}
+    ),
+    "spell_backward": GeneratedSource(260, {"max_word_len": 5}),
     "time_intervals": GeneratedSource(220, {"task_types": ["time", "time_seconds"]}),
-    "word_sequence_reversal": GeneratedSource(190, {"max_words": 5}),
+    "word_sequence_reversal": GeneratedSource(190, {"max_words": 4}),
     "number_filtering": GeneratedSource(160, {"max_numbers": 4, "max_decimals": 1}),
-    "prime_factorization": GeneratedSource(130, {"max_value": 500}),
+    "prime_factorization": GeneratedSource(130, {"max_value": 200}),
     "calendar_arithmetic": GeneratedSource(90),
     "coin_flip": GeneratedSource(48, {"max_trials": 10}),
 }
@@ -52,6 +57,15 @@ class GeneratedMixture(NamedTuple):
 
     train: list[Record]
     held_out: list[Record]
+
+    def to_split(self) -> Split:
+        """Return both parts as data sets, without the entries, which only scorers need.
+
+        Returns:
+            Data sets with the columns ``prompt``, ``completion`` and ``source``.
+        """
+        bare = [{key: r[key] for key in self.train[0]} for r in self.held_out]
+        return Split(Dataset.from_list(self.train), Dataset.from_list(bare))
 
 
 def generate_mixture(
@@ -155,9 +169,9 @@ def _record(name: str, entry: Mapping[str, Any], conversational: bool) -> Record
     question, answer = entry["question"].strip(), entry["answer"]
     if not conversational:
         prompt = plain_prompt(question, system=SYSTEM_MESSAGE)
-        return {"prompt": prompt, "completion": answer, "source": name}
+        return {"prompt": prompt, "completion": answer, SOURCE_COLUMN: name}
     return {
         "prompt": chat_prompt(question, system=SYSTEM_MESSAGE),
         "completion": [{"role": "assistant", "content": answer}],
-        "source": name,
+        SOURCE_COLUMN: name,
     }

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from colm.reports import plots
 from colm.reports.comparison import Arm, Comparison
@@ -10,6 +11,70 @@ from colm.reports.tables import loss_table, source_table, summary_table
 
 #: Losses closer than this share of each other are called level.
 LEVEL = 0.005
+
+
+class Plot(NamedTuple):
+    """A plot of the page: what draws it, what is said of it, and whether there is anything to."""
+
+    draw: Callable[[Comparison], str]
+    title: str
+    caption: str
+    has_data: Callable[[Comparison], bool]
+
+
+def _has_logged(key: str) -> Callable[[Comparison], bool]:
+    """Whether any arm logged something under a key."""
+    return lambda comparison: any(arm.series(key)[0] for arm in comparison.arms)
+
+
+#: In the order of the page, which balances its two columns.
+PLOTS = (
+    Plot(
+        plots.plot_held_out,
+        "Held-out loss by source",
+        "Lower is better. The largest source comes first; those below the line are small.",
+        lambda _: True,
+    ),
+    Plot(
+        plots.plot_answers,
+        "Accuracy by source",
+        "What each source's own scorer says of the answers, partial credit included.",
+        lambda comparison: bool(comparison.before.answers_by_source),
+    ),
+    Plot(
+        plots.plot_small_share,
+        "Small sources over time",
+        "Share of small sources among the candidates and among what was kept; means of "
+        f"{plots.SMOOTHED_STEPS} steps.",
+        lambda comparison: bool(comparison.small_sources) and _has_logged("colm/kept")(comparison),
+    ),
+    Plot(
+        plots.plot_share_kept,
+        "Share of each source kept",
+        "Of the candidates drawn from a source, the part that was trained on.",
+        _has_logged("colm/kept"),
+    ),
+    Plot(
+        plots.plot_training_loss,
+        "Training loss",
+        "Each arm on the examples it trained on, which differ: compare held-out losses instead. "
+        f"Bold: mean of {plots.SMOOTHED_STEPS} steps.",
+        _has_logged("loss"),
+    ),
+    Plot(
+        plots.plot_matching_error,
+        "Matching error",
+        "How far the mean gradient feature of the examples chosen is from that of those they were "
+        "chosen from. 1 is what a random choice gives on average.",
+        _has_logged("colm/matching_error"),
+    ),
+    Plot(
+        plots.plot_step_seconds,
+        "Where the time of a step goes",
+        "Mean wall-clock time of a step on this machine.",
+        _has_logged("colm/training_seconds"),
+    ),
+)
 
 
 def write_report(path: str | Path, comparison: Comparison) -> Path:
@@ -99,64 +164,13 @@ def _page(comparison: Comparison) -> str:
 
 
 def _figures(comparison: Comparison) -> Iterable[str]:
-    """Every plot that there is data for."""
-    yield _figure(
-        plots.plot_held_out,
-        comparison,
-        "Held-out loss by source",
-        "Lower is better. The largest source comes first; those below the line are small.",
-    )
-    if comparison.before.answers_by_source:
-        yield _figure(
-            plots.plot_answers,
-            comparison,
-            "Accuracy by source",
-            "What each source's own scorer says of the answers, partial credit included.",
-        )
-    if any(arm.share_kept() for arm in comparison.arms):
-        yield _figure(
-            plots.plot_share_kept,
-            comparison,
-            "Share of each source kept",
-            "Of the candidates drawn from a source, the part that was trained on.",
-        )
-        yield _figure(
-            plots.plot_small_share,
-            comparison,
-            "Small sources over time",
-            "Share of small sources among the candidates and among what was kept; means of "
-            f"{plots.SMOOTHED_STEPS} steps.",
-        )
-    yield _figure(
-        plots.plot_training_loss,
-        comparison,
-        "Training loss",
-        "Each arm on the examples it trained on, which differ: compare held-out losses instead. "
-        f"Bold: mean of {plots.SMOOTHED_STEPS} steps.",
-    )
-    if any(arm.series("colm/matching_error")[0] for arm in comparison.arms):
-        yield _figure(
-            plots.plot_matching_error,
-            comparison,
-            "Matching error",
-            "How far the mean gradient feature of the examples chosen is from that of those they "
-            "were chosen from. 1 is what a random choice gives on average.",
-        )
-    if any(arm.mean("colm/training_seconds") for arm in comparison.arms):
-        yield _figure(
-            plots.plot_step_seconds,
-            comparison,
-            "Where the time of a step goes",
-            "Mean wall-clock time of a step on this machine.",
-        )
-
-
-def _figure(
-    draw: Callable[[Comparison], str], comparison: Comparison, title: str, caption: str
-) -> str:
-    """A plot with its title above and its caption below."""
-    svg = draw(comparison).replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
-    return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
+    """Every plot that there is data for, with its title above and its caption below."""
+    for plot in PLOTS:
+        if plot.has_data(comparison):
+            svg = plot.draw(comparison)
+            svg = svg.replace("<svg", f'<svg role="img" aria-label="{plot.title}"', 1)
+            caption = f"<figcaption>{plot.caption}</figcaption>"
+            yield f"<figure><h3>{plot.title}</h3>{svg}{caption}</figure>"
 
 
 def _definitions(pairs: Mapping[str, str]) -> str:

@@ -108,13 +108,13 @@ def source_table(comparison: Comparison) -> Table:
     shares = [arm.share_kept() for arm in arms]
     rows = [
         [
-            source + (" *" if source in comparison.small_sources else ""),
+            source + "*" * (source in comparison.small_sources),
             f"{comparison.source_sizes[source]:,}",
             *(_percent(share.get(source)) for share in shares),
         ]
         for source in comparison.sources()
     ]
-    return Table(["source (* small)", "examples", *(f"kept, {arm.name}" for arm in arms)], rows)
+    return Table(["source (*small)", "examples", *(f"kept, {arm.name}" for arm in arms)], rows)
 
 
 def loss_table(comparison: Comparison) -> Table:
@@ -133,12 +133,12 @@ def loss_table(comparison: Comparison) -> Table:
     for source in comparison.sources():
         losses = [s.loss_by_source.get(source) for s in scores]
         answers = [s.answers_by_source.get(source) for s in scored]
-        star = " *" if source in comparison.small_sources else ""
+        star = "*" * (source in comparison.small_sources)
         rows.append([source + star, *map(_number, losses), *map(_percent, answers)])
         strong.append(_best(losses, min))
     head = [f"loss, {name}" for name in names]
     head += [f"accuracy, {name}" for name in names] if scored else []
-    return Table(["source (* small)", *head], rows, strong)
+    return Table(["source (*small)", *head], rows, strong)
 
 
 def _text_line(cells: Sequence[str], widths: Sequence[int]) -> str:
