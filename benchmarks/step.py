@@ -29,7 +29,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.record import machine, write_result
 from colm import CoLMConfig, CoLMSFTTrainer
-from colm.data import format_dataset, read_file
+from colm.coreset.mixture import small_sources
+from colm.data import format_dataset, read_file, source_counts
 from colm.data.generated import generate_mixture
 from colm.training.pool import Pool
 from colm.training.pretrained import demo_model_folder
@@ -41,7 +42,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     with TemporaryDirectory() as folder:
         bench = StepBench(build_trainer(options, folder), options)
-        bench.run(bench.draw())  # warms up allocators, caches and the optimiser's state
+        bench.colm(bench.draw())  # warms up allocators, caches and the optimiser's state
         repeats = []
         for _ in range(options.repeats):
             repeats.append(bench.run(bench.draw()))
@@ -73,6 +74,7 @@ def parse() -> argparse.Namespace:
 def build_trainer(options: argparse.Namespace, folder: str) -> CoLMSFTTrainer:
     """Return the trainer that a user would have."""
     model_name = options.model or str(demo_model_folder())
+    dataset, small = load(options)
     model = AutoModelForCausalLM.from_pretrained(model_name, dtype=getattr(torch, options.dtype))
     args = CoLMConfig(
         output_dir=folder,
@@ -80,6 +82,7 @@ def build_trainer(options: argparse.Namespace, folder: str) -> CoLMSFTTrainer:
         gradient_accumulation_steps=options.r // options.micro_batch,
         candidate_ratio=options.n / options.r,
         selector=options.selector,
+        small_sources=small,
         max_length=options.max_length,
         gradient_checkpointing=False,
         use_cpu=not torch.accelerator.is_available(),
@@ -90,20 +93,23 @@ def build_trainer(options: argparse.Namespace, folder: str) -> CoLMSFTTrainer:
     return CoLMSFTTrainer(
         model,
         args=args,
-        train_dataset=load(options),
+        train_dataset=dataset,
         processing_class=AutoTokenizer.from_pretrained(model_name),
         peft_config=None if options.full else lora,
     )
 
 
-def load(options: argparse.Namespace) -> Dataset:
-    """Read as many examples as the repeats draw."""
+def load(options: argparse.Namespace) -> tuple[Dataset, list[str]]:
+    """Read as many examples as the repeats draw, and which sources of the whole are small."""
     if options.data is None:
         dataset = Dataset.from_list(generate_mixture(seed=options.seed).train)
     else:
         raw = read_file(Path(options.data))
         dataset = format_dataset(raw, conversational=True, kept_columns=["source"]).dataset
-    return dataset.shuffle(seed=options.seed)
+    small = sorted(small_sources(source_counts(dataset)))
+    # A few more, for examples without label tokens within the length are left out.
+    drawn = min(len(dataset), (options.repeats + 2) * options.n)
+    return dataset.shuffle(seed=options.seed).select(range(drawn)), small
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """``colm demo`` on a tiny model: what it prints, what it writes, and what it refuses."""
 
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -19,13 +20,7 @@ SIZES = {"chain_sum": 60, "gcd": 40, "coin_flip": 4}
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run where ``runs/demo`` is free, and let no environment variable outlive a test."""
     monkeypatch.chdir(tmp_path)
-    for name in (
-        "HF_DATASETS_DISABLE_PROGRESS_BARS",
-        "HF_HUB_DISABLE_PROGRESS_BARS",
-        "OMP_WAIT_POLICY",
-        "TRANSFORMERS_VERBOSITY",
-    ):
-        monkeypatch.setenv(name, "1" if name.endswith("BARS") else "error")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     few = {n: generated.GeneratedSource(s, generated.SOURCES[n].options) for n, s in SIZES.items()}
     monkeypatch.setattr(generated, "SOURCES", few)
 

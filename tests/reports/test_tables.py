@@ -1,5 +1,6 @@
 """Tables: aligned text, escaped HTML, and the best figure set off."""
 
+import dataclasses
 import re
 
 from colm.reports import Table, loss_table, source_table, summary_table
@@ -54,6 +55,14 @@ def test_the_best_of_each_row_is_bold(comparison) -> None:
         "held-out loss, small sources": "1.300",
         "accuracy (sources&#x27; scorers)": "40 %",
     }
+
+
+def test_what_looks_the_same_is_not_set_off(comparison) -> None:
+    first, second = comparison.arms
+    near = dataclasses.replace(second.scores, macro=1.2504, answers=0.398)
+    arms = [first, dataclasses.replace(second, scores=near)]
+    strong = summary_table(dataclasses.replace(comparison, arms=arms)).strong
+    assert strong[:4] == [None, 2, 1, None]
 
 
 def test_without_scores_there_is_no_row_for_them(unscored) -> None:

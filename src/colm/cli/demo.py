@@ -32,7 +32,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "column of --data that names the source of a record (default: 'source' where there "
         "is one, else each file is a source)",
     },
-    "--steps": {"type": int, "default": 40, "help": "optimiser steps of each arm (default: 40)"},
+    "--steps": {"type": int, "default": 32, "help": "optimiser steps of each arm (default: 32)"},
     "--batch-size": {
         "type": int,
         "default": 8,
@@ -50,8 +50,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "--held-out": {
         "type": int,
-        "default": 10,
-        "help": "held-out examples of each source (default: 10)",
+        "default": 8,
+        "help": "held-out examples of each source (default: 8)",
     },
     "--max-length": {
         "type": int,
@@ -108,7 +108,7 @@ def run(namespace: argparse.Namespace) -> int:
             name = option.replace("_", "-")
             raise ValueError(f"--{name} must be at least 1; got {getattr(namespace, option)}.")
     folder = choose_folder(namespace.output_dir)
-    _set_environment()
+    _set_environment(downloads=namespace.model is not None)
     try:
         comparison = run_comparison(namespace, folder)
     except ModuleNotFoundError as error:
@@ -147,15 +147,20 @@ def _is_taken(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
-def _set_environment() -> None:
+def _set_environment(downloads: bool) -> None:
     """Set what the libraries read when they are first imported, unless the user has."""
-    # Threads that wait by spinning make training many times slower on a machine that is busy.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Their progress bars and notes would break into the demo's own lines.
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    variables = {
+        # Threads that wait by spinning make training many times slower on a machine that is busy.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Their notes and bars would break into the demo's own lines.
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
+    if not downloads:
+        variables |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def _finish(comparison: "Comparison", folder: Path, seconds: float) -> None:

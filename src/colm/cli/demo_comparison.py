@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ADAPTER_NAME = "adapter"
 PACKAGES = ("colm", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 MOST_ANSWER_TOKENS = 64
+ANSWERS_AT_A_TIME = 64
 WARMUP_SHARE = 0.1
 
 
@@ -39,7 +40,7 @@ def run_comparison(namespace: argparse.Namespace, folder: Path) -> "Comparison":
         FileNotFoundError: A data file is not there.
         ModuleNotFoundError: A package of the demo is not installed.
     """
-    print("Loading libraries, model and data ...", flush=True)
+    print("Loading libraries, model and data (the first time, half a minute more) ...", flush=True)
     from colm.coreset.mixture import small_sources
     from colm.data import source_counts
     from colm.training.comparison import Setting, compare
@@ -211,6 +212,7 @@ def _score_answers(tokenizer: Any, material: Material, model: Any, rows: list[An
         partial(tokenizer.decode, skip_special_tokens=True),
         end_token=tokenizer.eos_token_id,
         max_new_tokens=min(longest, MOST_ANSWER_TOKENS),
+        batch_size=ANSWERS_AT_A_TIME,
     )
     return score_answers(answers, rows, lambda answer, row: score(answer, row[RECORD_COLUMN]))
 

@@ -34,7 +34,7 @@ class GeneratedSource:
 #: The mixture, of problems easy enough for a model of 135 million parameters to make progress.
 SOURCES: Mapping[str, GeneratedSource] = {
     "chain_sum": GeneratedSource(2400, {"max_terms": 2, "max_digits": 2}),
-    "simple_equations": GeneratedSource(1500, {"max_terms": 2, "max_value": 10}),
+    "letter_counting": GeneratedSource(1500, {"max_words": 7}),
     "gcd": GeneratedSource(1100, {"max_value": 100}),
     "decimal_chain_sum": GeneratedSource(
         900, {"max_terms": 2, "max_digits": 1, "max_decimal_places": 1}

@@ -80,11 +80,11 @@ def summary_table(comparison: Comparison) -> Table:
         "held-out loss, small sources": [s.small_sources for s in scores],
     }
     rows = [[name, *(_number(v) for v in values)] for name, values in losses.items()]
-    strong = [_best(values, min) for values in losses.values()]
+    strong = [_best(values, min, _number) for values in losses.values()]
     answers = [s.answers for s in scores]
     if any(answer is not None for answer in answers):
         rows.append(["accuracy (sources' scorers)", *map(_percent, answers)])
-        strong.append(_best(answers, max))
+        strong.append(_best(answers, max, _percent))
     rows += [
         ["seconds a step", ABSENT, *(_number(_total(both), 2) for both in seconds)],
         ["selecting", ABSENT, *(_number(select, 2) for select, _ in seconds)],
@@ -135,7 +135,7 @@ def loss_table(comparison: Comparison) -> Table:
         answers = [s.answers_by_source.get(source) for s in scored]
         star = "*" * (source in comparison.small_sources)
         rows.append([source + star, *map(_number, losses), *map(_percent, answers)])
-        strong.append(_best(losses, min))
+        strong.append(_best(losses, min, _number))
     head = [f"loss, {name}" for name in names]
     head += [f"accuracy, {name}" for name in names] if scored else []
     return Table(["source (*small)", *head], rows, strong)
@@ -161,12 +161,16 @@ def _html_row(cells: Sequence[str], best: int | None, indented: bool) -> str:
     return f'<tr{style}><th scope="row">{name}</th>{columns}</tr>'
 
 
-def _best(values: Sequence[float | None], choose: Callable[[Iterable[float]], float]) -> int | None:
-    """The column of the best value, ``None`` where no other is worse."""
+def _best(
+    values: Sequence[float | None],
+    choose: Callable[[Iterable[float]], float],
+    show: Callable[[float | None], str],
+) -> int | None:
+    """The column of the best value, ``None`` where another looks the same."""
     known = [value for value in values if value is not None]
-    if len(set(known)) < 2:
-        return None
-    return values.index(choose(known))
+    best = choose(known) if known else None
+    alike = [value for value in values if show(value) == show(best)]
+    return values.index(best) if known and len(alike) == 1 else None
 
 
 def _total(parts: Sequence[float | None]) -> float | None:

