@@ -106,10 +106,11 @@ def load(options: argparse.Namespace) -> tuple[Dataset, list[str]]:
     else:
         raw = read_file(Path(options.data))
         dataset = format_dataset(raw, conversational=True, kept_columns=["source"]).dataset
-    small = sorted(small_sources(source_counts(dataset)))
+    small = small_sources(source_counts(dataset))
     # A few more, for examples without label tokens within the length are left out.
     drawn = min(len(dataset), (options.repeats + 2) * options.n)
-    return dataset.shuffle(seed=options.seed).select(range(drawn)), small
+    part = dataset.shuffle(seed=options.seed).select(range(drawn))
+    return part, sorted(small.intersection(source_counts(part)))
 
 
 @dataclass(frozen=True)
