@@ -93,6 +93,7 @@ def test_what_is_not_there_is_left_out(unscored, tmp_path) -> None:
     page = write_report(tmp_path / "bare.html", bare).read_text("utf-8")
     titles = outline(page).titles
     assert "Training loss" in titles
+    assert "A step took" not in page
     assert not {"Accuracy by source", "Matching error", "Share of each source kept"} & set(titles)
 
 
@@ -100,7 +101,9 @@ def test_texts_are_escaped_and_shown(page: str) -> None:
     text = " ".join(outline(page).text)
     assert "tiny <model>" in text
     assert "One run & one seed." in text
-    assert "from 3.000 to 1.250 with CoLM and to 1.500 with random" in text
+    assert "over 2 sources, went from 3.000 to 1.250 with CoLM and 1.500 with random." in text
+    assert "it went from 2.900 to 1.200 with CoLM and 1.100 with random." in text
+    assert "A step took 3.0 s with CoLM and 2.0 s with random." in text
 
 
 def test_data_lies_beside_the_page(comparison, tmp_path) -> None:

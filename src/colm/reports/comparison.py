@@ -117,6 +117,15 @@ class Arm:
         """
         return self.mean("colm/selection_seconds"), self.mean("colm/training_seconds")
 
+    def whole_step_seconds(self) -> float | None:
+        """Return the mean seconds of a step, selecting and training together.
+
+        Returns:
+            The sum of what was logged; ``None`` where nothing was.
+        """
+        known = [seconds for seconds in self.step_seconds() if seconds is not None]
+        return sum(known) if known else None
+
     def _steps(self) -> list[LogEntry]:
         """The entries of training steps, without those of evaluation and of the end."""
         return [entry for entry in self.log_history if "loss" in entry and "step" in entry]

@@ -120,12 +120,22 @@ def _steps(arm: Arm) -> int:
 
 
 def _lead(comparison: Comparison) -> str:
-    """What the headline's figure is made of."""
-    losses = [f"{arm.scores.macro:.3f} with {arm.name}" for arm in comparison.arms]
-    return (
-        f"Held-out loss, averaged over {len(comparison.before.loss_by_source)} sources, went from "
-        f"{comparison.before.macro:.3f} to {' and to '.join(losses)}."
+    """What the headline's figure is made of, and what else must be known with it."""
+    arms = comparison.arms
+    macro, micro = (
+        " and ".join(f"{getattr(arm.scores, name):.3f} with {arm.name}" for arm in arms)
+        for name in ("macro", "micro")
     )
+    times = [(arm.name, arm.whole_step_seconds()) for arm in arms]
+    seconds = [f"{time:.1f} s with {name}" for name, time in times if time is not None]
+    sentences = [
+        f"Held-out loss, averaged over {len(comparison.before.loss_by_source)} sources, went from "
+        f"{comparison.before.macro:.3f} to {macro}.",
+        f"Averaged over the examples of the mixture, it went from {comparison.before.micro:.3f} to "
+        f"{micro}.",
+        f"A step took {' and '.join(seconds)}." if seconds else "",
+    ]
+    return " ".join(sentences).strip()
 
 
 def _page(comparison: Comparison) -> str:

@@ -86,7 +86,7 @@ def summary_table(comparison: Comparison) -> Table:
         rows.append(["accuracy (sources' scorers)", *map(_percent, answers)])
         strong.append(_best(answers, max, _percent))
     rows += [
-        ["seconds a step", ABSENT, *(_number(_total(both), 2) for both in seconds)],
+        ["seconds a step", ABSENT, *(_number(arm.whole_step_seconds(), 2) for arm in arms)],
         ["selecting", ABSENT, *(_number(select, 2) for select, _ in seconds)],
         ["training", ABSENT, *(_number(train, 2) for _, train in seconds)],
     ]
@@ -171,12 +171,6 @@ def _best(
     best = choose(known) if known else None
     alike = [value for value in values if show(value) == show(best)]
     return values.index(best) if known and len(alike) == 1 else None
-
-
-def _total(parts: Sequence[float | None]) -> float | None:
-    """The sum of what was measured, ``None`` where nothing was."""
-    known = [part for part in parts if part is not None]
-    return sum(known) if known else None
 
 
 def _number(value: float | None, digits: int = 3) -> str:
