@@ -31,5 +31,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
+        # .train() first: DoRA drops there what it cached for evaluation. Then the exceptions.
+        model.train(modes[0][1])
         for module, mode in modes:
             module.training = mode
