@@ -22,7 +22,7 @@ import colm
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Modules whose distribution has another name.
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -172,20 +172,41 @@ def test_api_page_covers_every_public_name() -> None:
     assert not missing, f"docs/api.md lacks {missing}"
 
 
-def test_configuration_page_covers_every_option_with_its_default() -> None:
-    from dataclasses import MISSING, fields
+def test_configuration_page_covers_every_option_with_its_default(tmp_path: Path) -> None:
+    from dataclasses import fields
 
     from trl import SFTConfig
 
     page = (ROOT / "docs" / "configuration.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| `([^|]*)` \|", page, re.MULTILINE))
     inherited = {field.name for field in fields(SFTConfig)}
+    # What presets govern has its default once a configuration is made.
+    config = colm.CoLMConfig(str(tmp_path), use_cpu=True, bf16=False)
     defaults = {
-        field.name: field.default if field.default is not MISSING else field.default_factory()
+        field.name: getattr(config, field.name)
         for field in fields(colm.CoLMConfig)
         if field.name not in inherited
     }
     assert {name: ast.literal_eval(value) for name, value in rows.items()} == defaults
+
+
+def test_configuration_page_says_what_presets_change() -> None:
+    from colm.training.presets import DEFAULTS, PRESETS
+
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    rows = dict(re.findall(r'^\| `preset="(\w+)"` \| ([^|]*) \|', page, re.MULTILINE))
+    said = {
+        name: {
+            option: ast.literal_eval(value)
+            for option, _, value in (code.partition("=") for code in INLINE_CODE.findall(row))
+        }
+        for name, row in rows.items()
+    }
+    changes = {
+        name: {option: value for option, value in preset.items() if value != DEFAULTS[option]}
+        for name, preset in PRESETS.items()
+    }
+    assert said == changes
 
 
 def test_versions_agree() -> None:

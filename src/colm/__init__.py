@@ -7,22 +7,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from colm.coreset.candidates import Candidates, Choice
     from colm.coreset.facility_location import FacilityLocation, facility_location
     from colm.coreset.mean_matching import MeanMatching, mean_matching
-    from colm.coreset.registry import Candidates, Choice, available_selectors, register_selector
-    from colm.coreset.selector import CoresetSelector, Selection
+    from colm.coreset.registry import available_selectors, register_selector
+    from colm.coreset.selection import Selection
+    from colm.coreset.selector import CoresetSelector
     from colm.gradients.features import ValueGradients, last_value_gradients
+    from colm.gradients.observation import Observed
     from colm.training.config import CoLMConfig, CoLMTrainingArguments
     from colm.training.trainer import CoLMSFTTrainer, CoLMTrainer
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "colm.coreset.candidates": ("Candidates", "Choice"),
     "colm.coreset.facility_location": ("FacilityLocation", "facility_location"),
     "colm.coreset.mean_matching": ("MeanMatching", "mean_matching"),
-    "colm.coreset.registry": ("Candidates", "Choice", "available_selectors", "register_selector"),
-    "colm.coreset.selector": ("CoresetSelector", "Selection"),
+    "colm.coreset.registry": ("available_selectors", "register_selector"),
+    "colm.coreset.selection": ("Selection",),
+    "colm.coreset.selector": ("CoresetSelector",),
     "colm.gradients.features": ("ValueGradients", "last_value_gradients"),
+    "colm.gradients.observation": ("Observed",),
     "colm.training.config": ("CoLMConfig", "CoLMTrainingArguments"),
     "colm.training.trainer": ("CoLMSFTTrainer", "CoLMTrainer"),
 }
@@ -38,6 +44,7 @@ __all__ = [
     "CoresetSelector",
     "FacilityLocation",
     "MeanMatching",
+    "Observed",
     "Selection",
     "ValueGradients",
     "available_selectors",

@@ -41,6 +41,19 @@ def greedy_by_gains(matrix: Tensor, budget: int) -> list[int]:
     return chosen
 
 
+def tolerant_greedy(matrix: Tensor, budget: int, tolerance: float) -> list[int]:
+    """The same, but of all gains within the tolerance of the largest keep the first."""
+    columns = matrix.T.double().contiguous()
+    cover = columns.amin(0).clamp(max=0)
+    chosen: list[int] = []
+    for _ in range(budget):
+        gains = (columns - cover).clamp(min=0).sum(1)
+        gains[chosen] = -torch.inf
+        chosen.append(int((gains >= gains.max() - tolerance).nonzero()[0]))
+        cover = torch.maximum(cover, columns[chosen[-1]])
+    return chosen
+
+
 def random_similarity(seed: int, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(n, 3, generator=generator, dtype=torch.float64)
@@ -86,6 +99,26 @@ def test_ties_among_many_go_to_the_first(n: int) -> None:
     matrix = whole_numbers(n, n, 0, 2)
     assert facility_location(matrix, 60).indices.tolist() == greedy_by_gains(matrix, 60)
     assert facility_location(torch.ones(n, n), 5).indices.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.3, 20.0, 1e9])
+@pytest.mark.parametrize(("n", "budget"), [(1, 1), (40, 40), (300, 120)])
+def test_a_tolerance_ties_gains_and_the_first_is_picked(n, budget, tolerance) -> None:
+    matrix = random_similarity(n, n)
+    found = facility_location(matrix, budget, tie_tolerance=tolerance)
+    assert found.indices.tolist() == tolerant_greedy(matrix, budget, tolerance)
+    assert found.weights.sum() == n
+
+
+@given(seed=st.integers(0, 10**6), shape=shapes, low=st.integers(-3, 0))
+@settings(max_examples=60, deadline=None)
+def test_with_a_tolerance_noise_changes_no_pick(seed, shape, low) -> None:
+    n, budget = shape
+    matrix = whole_numbers(seed, n, low, 3)
+    noise = torch.rand(n, n, generator=torch.Generator().manual_seed(seed)) - 0.5
+    exact = facility_location(matrix, budget)
+    noisy = facility_location(matrix + 1e-3 * noise, budget, tie_tolerance=0.5)
+    assert noisy.indices.tolist() == exact.indices.tolist()
 
 
 @given(

@@ -67,6 +67,30 @@ def test_herding_stays_in_its_order_where_no_swap_improves() -> None:
     assert stayed >= 5
 
 
+@given(seed=st.integers(0, 10**6), shape=shapes)
+@settings(max_examples=60, deadline=None)
+def test_with_a_tolerance_noise_changes_no_row(seed, shape) -> None:
+    """Whole numbers, which tie often; the mirrored half makes the mean exact."""
+    n, budget = shape
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randint(-2, 3, (n, 2), generator=generator).double()
+    rows = torch.cat([half, -half])
+    noisy = rows + 1e-7 * (torch.rand(2 * n, 2, generator=generator) - 0.5)
+    exact = mean_matching(rows, budget, tie_tolerance=1e-5)
+    again = mean_matching(noisy, budget, tie_tolerance=1e-5)
+    assert again.indices.tolist() == exact.indices.tolist()
+    assert exact.error <= error_of(rows, herding(rows, budget)) + 0.05
+
+
+def test_of_tied_swaps_the_first_is_made() -> None:
+    """Herding picks 0, then 1; with -1 for 0 the mean is exact, and row 2 is the first of those."""
+    rows = torch.tensor([[0.0], [1.0], [-1.0], [1.0], [-1.0]])
+    assert mean_matching(rows, 2).indices.tolist() == [2, 1]
+    rows[2] -= 1e-7
+    assert sorted(mean_matching(rows, 2).indices.tolist()) == [1, 4]
+    assert mean_matching(rows, 2, tie_tolerance=1e-5).indices.tolist() == [2, 1]
+
+
 @pytest.mark.parametrize("budget", [1, 2, 3, 4])
 def test_is_close_to_the_best_set_and_far_from_the_first_rows(budget: int) -> None:
     ours, best, first = 0.0, 0.0, 0.0

@@ -10,8 +10,10 @@ from colm.coreset.medoids import source_medoids
 from colm.coreset.mixture import allocate
 
 
-def medoids_by_hand(rows: list[list[float]], budget: int, kept_dimensions: int) -> list[int]:
-    """Sparsify, compare by l1, and choose greedily; of ties, take the last."""
+def medoids_by_hand(
+    rows: list[list[float]], budget: int, kept_dimensions: int, *, last: bool = True
+) -> list[int]:
+    """Sparsify, compare by l1, and choose greedily; of ties, take the last, or the first."""
     n, d = len(rows), len(rows[0])
     score = [abs(sum(row[k] for row in rows)) for k in range(d)]
     kept = sorted(range(d), key=lambda k: -score[k])[:kept_dimensions]
@@ -24,7 +26,7 @@ def medoids_by_hand(rows: list[list[float]], budget: int, kept_dimensions: int) 
             j: math.fsum(largest - min(line[s] for s in [*chosen, j]) for line in distance)
             for j in others
         }
-        chosen.append(max(others, key=lambda j: (cost[j], j)))
+        chosen.append(max(others, key=lambda j: (cost[j], j if last else -j)))
     return chosen
 
 
@@ -38,9 +40,10 @@ def random_sources(seed: int, n: int) -> Tensor:
     return torch.randint(0, 3, (n,), generator=torch.Generator().manual_seed(seed)) * 5 - 2
 
 
+@pytest.mark.parametrize("tie_tolerance", [None, 0.0, 1e-7])
 @pytest.mark.parametrize("allocation", ["proportional", "balanced", "none"])
 @pytest.mark.parametrize("seed", range(8))
-def test_equals_the_steps_by_hand(seed: int, allocation: str) -> None:
+def test_equals_the_steps_by_hand(seed: int, allocation: str, tie_tolerance: float | None) -> None:
     rows, sources = whole_numbers(seed, 24, 7), random_sources(seed, 24)
     if allocation == "none":
         groups = [list(range(24))]
@@ -50,10 +53,35 @@ def test_equals_the_steps_by_hand(seed: int, allocation: str) -> None:
     shares = allocate([len(group) for group in groups], 11, allocation)
     expected = []
     for group, share in zip(groups, shares, strict=True):
-        expected += [group[j] for j in medoids_by_hand(rows[group].tolist(), share, 3)]
-    found = source_medoids(rows, sources, 11, allocation=allocation, kept_dimensions=3)
+        medoids = medoids_by_hand(rows[group].tolist(), share, 3, last=tie_tolerance is None)
+        expected += [group[j] for j in medoids]
+    found = source_medoids(
+        rows,
+        sources,
+        11,
+        allocation=allocation,
+        kept_dimensions=3,
+        tie_tolerance=tie_tolerance,
+    )
     assert found.indices.tolist() == expected
     assert len(found.gains) == len(found.weights) == 11
+
+
+def test_mutual_neighbours_are_tied_and_either_convention_picks_one() -> None:
+    rows = torch.tensor([[0.0], [1.0], [100.0], [101.0]])
+    sources = torch.zeros(4, dtype=torch.int64)
+    assert source_medoids(rows, sources, 2).indices.tolist() == [2, 1]
+    assert source_medoids(rows, sources, 2, tie_tolerance=1e-5).indices.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("error", [1 - 1e-6, 1 + 1e-6])
+def test_dimensions_that_are_equally_large_up_to_rounding_are_tied(error: float) -> None:
+    rows = torch.tensor([[1.0, 2.0 * error], [2.0, 9.0 * error], [9.0, 1.0 * error]])
+    sources = torch.zeros(3, dtype=torch.int64)
+    exact = source_medoids(rows, sources, 1, kept_dimensions=1, tie_tolerance=0.0)
+    assert exact.indices.tolist() == ([0] if error > 1 else [1])
+    tied = source_medoids(rows, sources, 1, kept_dimensions=1, tie_tolerance=1e-5)
+    assert tied.indices.tolist() == [1]
 
 
 def test_each_source_keeps_its_own_dimensions() -> None:

@@ -1,10 +1,20 @@
 """Small sources and shares of the budget: examples by hand, then properties."""
 
+import math
+from collections import Counter
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colm.coreset.mixture import ALLOCATIONS, allocate, small_sources
+from colm.coreset.mixture import (
+    ALLOCATIONS,
+    allocate,
+    inverse_size_weights,
+    small_sources,
+    source_codes,
+)
 
 counts_and_budget = st.tuples(st.lists(st.integers(0, 40), max_size=8), st.integers(0, 200))
 
@@ -111,3 +121,41 @@ def test_an_unknown_allocation_is_refused_with_the_choices() -> None:
 def test_negative_numbers_are_refused(counts: list[int], budget: int) -> None:
     with pytest.raises(ValueError, match="must not be negative"):
         allocate(counts, budget)
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=30))
+def test_every_source_is_as_likely_and_each_of_its_examples(sources) -> None:
+    weights = inverse_size_weights(sources)
+    assert weights.dtype == torch.float64
+    for name in set(sources):
+        mine = weights[[row for row, source in enumerate(sources) if source == name]]
+        assert mine.sum().item() == pytest.approx(1 / len(set(sources)))
+        assert len(set(mine.tolist())) == 1
+    assert torch.equal(inverse_size_weights(torch.tensor([ord(s) for s in sources])), weights)
+
+
+def test_sources_are_drawn_equally_often() -> None:
+    """12,000 draws from sources of 1, 10, 100 and 1,000: within 5 standard deviations of 3,000."""
+    sources = [
+        name for name, size in zip("abcd", (1, 10, 100, 1000), strict=True) for _ in range(size)
+    ]
+    drawn = torch.multinomial(
+        inverse_size_weights(sources),
+        12_000,
+        replacement=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    counts = Counter(sources[row] for row in drawn.tolist())
+    assert all(abs(counts[name] - 3000) < 5 * math.sqrt(12_000 / 4 * 3 / 4) for name in "abcd")
+
+
+def test_no_examples_have_no_weights() -> None:
+    assert inverse_size_weights([]).tolist() == []
+
+
+@given(st.lists(st.text(max_size=2), max_size=9), st.randoms())
+def test_codes_follow_the_alphabet_wherever_a_source_stands(names, random) -> None:
+    codes = dict(zip(names, source_codes(names).tolist(), strict=True))
+    assert [codes[name] for name in sorted(codes)] == list(range(len(codes)))
+    shuffled = random.sample(names, len(names))
+    assert source_codes(shuffled).tolist() == [codes[name] for name in shuffled]

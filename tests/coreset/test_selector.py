@@ -12,8 +12,8 @@ from colm import CoresetSelector, available_selectors, register_selector
 from colm.coreset import registry
 from colm.coreset.matching import matching_error
 from colm.coreset.medoids import source_medoids
-from colm.coreset.randomness import keyed_generator
 from colm.gradients.moments import AdamMoments
+from colm.gradients.observation import Observed
 
 SIZES = {"large": 900, "wide": 700, "tiny": 30}
 
@@ -26,19 +26,24 @@ def candidates(n=24, d=10, seed=0):
     return features, [names[i % 6] for i in range(n)]
 
 
+def observed(features):
+    return Observed(gradients=features, losses=features.square().sum(1))
+
+
 def test_small_sources_are_kept_and_the_rest_are_medoids_of_large_ones():
     features, sources = candidates()
     selection = CoresetSelector("colm", source_sizes=SIZES, kept_dimensions=4).select(
-        features, 12, sources=sources
+        features, 12, sources=sources, keys=range(24)
     )
     whole = [row for row, name in enumerate(sources) if name == "tiny"]
     others = torch.tensor([row for row, name in enumerate(sources) if name != "tiny"])
     codes = torch.tensor([["large", "wide"].index(sources[row]) for row in others])
     normalised = AdamMoments(10).normalise(features[others])
-    medoids = source_medoids(normalised, codes, 8, kept_dimensions=4)
+    medoids = source_medoids(normalised, codes, 8, kept_dimensions=4, tie_tolerance=1e-4)
     assert selection.kept_whole == 4
     assert selection.indices.tolist() == whole + others[medoids.indices].tolist()
     assert selection.weights.tolist() == [1.0] * 4 + medoids.weights.tolist()
+    assert selection.weights.sum() == 24
     assert selection.matching_error == matching_error(normalised, medoids.indices)
 
 
@@ -158,30 +163,65 @@ def keyed_features(n):
     return 1 + torch.randn(n, 3, generator=torch.Generator().manual_seed(n))
 
 
-def test_the_order_of_the_candidates_plays_no_part():
-    """Mean matching; medoids have ties (two nearest neighbours), and the last row wins those."""
+def test_with_keys_even_what_is_kept_whole_comes_in_their_order():
     features, sources = candidates()
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(5))
+    keys = [f"{(7 * row) % 24:02d}" for row in range(24)]
+    by_key = sorted(range(24), key=keys.__getitem__)
+    selector = CoresetSelector("colm", source_sizes=SIZES)
+    selection = selector.select(features, 12, sources=sources, keys=keys)
+    small = [row for row in by_key if sources[row] == "tiny"]
+    assert selection.indices[:4].tolist() == small != sorted(small)
+    everyone = selector.select(features, 24, sources=sources, keys=keys)
+    assert everyone.indices.tolist() == by_key
+    plain = CoresetSelector("colm", source_sizes=SIZES, reference_behaviour=True)
+    selection = plain.select(features, 12, sources=sources, keys=keys)
+    assert selection.indices[:4].tolist() == sorted(small)
 
-    def kept(rows):
-        selector = CoresetSelector("mean_matching", source_sizes=SIZES, normalisation="none")
-        selection = selector.select(features[rows], 12, sources=[sources[row] for row in rows])
-        return sorted(rows[selection.indices].tolist())
 
-    assert kept(order) == kept(torch.arange(24))
-
-
-def test_state_survives_a_round_trip():
+def test_what_was_observed_may_come_in_parts_or_from_a_function():
     features, sources = candidates()
-    selector = CoresetSelector("colm")
-    selector.select(features, 12, sources=sources)
-    restored = CoresetSelector("colm")
+    losses = features.square().sum(1)
+    losses[5] = math.inf
+
+    def select(observed, name="colm"):
+        selector = CoresetSelector(name, small_sources="none")
+        return selector.select(observed, 12, sources=sources)
+
+    with pytest.warns(UserWarning, match="1 candidates have NaN or infinite gradients"):
+        seen = select(Observed(gradients=features, losses=losses))
+    assert seen.non_finite.tolist() == [5]
+    with pytest.warns(UserWarning, match="1 candidates"):
+        asked = select(lambda rows: Observed(gradients=features[rows], losses=losses[rows]))
+    assert asked.indices.tolist() == seen.indices.tolist()
+    # What a selector does not need is no reason to leave a candidate out where nothing is needed.
+    assert select(Observed(losses=losses), "random").non_finite.tolist() == []
+    assert select(features).indices.tolist() == select(lambda rows: features[rows]).indices.tolist()
+
+
+def test_moments_and_matching_error_are_of_gradients_that_were_needed():
+    features, sources = candidates()
+    selector = CoresetSelector("top_loss", small_sources="none")
+    selection = selector.select(
+        Observed(gradients=features, losses=features.sum(1)), 12, sources=sources
+    )
+    assert math.isnan(selection.matching_error)
+    assert "moments.step" not in selector.state_dict()
+
+
+@pytest.mark.parametrize("name", ["colm", "mean_matching", "small_random", "selective_backprop"])
+def test_state_survives_a_round_trip(name):
+    features, sources = candidates()
+    selector = CoresetSelector(name)
+    selector.select(observed(features), 12, sources=sources)
+    restored = CoresetSelector(name)
     restored.load_state_dict(selector.state_dict())
     assert restored.state_dict().keys() == selector.state_dict().keys()
     for seed in (1, 2):
         features, sources = candidates(seed=seed)
-        expected = selector.select(features, 12, sources=sources).indices
-        assert restored.select(features, 12, sources=sources).indices.tolist() == expected.tolist()
+        expected = selector.select(observed(features), 12, sources=sources).indices
+        found = restored.select(observed(features), 12, sources=sources).indices
+        fresh = CoresetSelector(name).select(observed(features), 12, sources=sources).indices
+        assert found.tolist() == expected.tolist() != fresh.tolist()
 
 
 def test_a_random_choice_depends_on_seed_and_step_alone():
@@ -206,7 +246,7 @@ def test_random_keeps_each_candidate_equally_often():
 
 
 def test_a_selector_of_ones_own():
-    @register_selector("longest_for_this_test", needs_features=False)
+    @register_selector("longest_for_this_test", needs=())
     def longest(candidates, budget, generator):
         return candidates.label_tokens.argsort(descending=True)[:budget]
 
@@ -222,22 +262,13 @@ def test_a_selector_of_ones_own():
         del registry._SELECTORS["longest_for_this_test"]
 
 
-def test_matching_error_is_one_for_a_random_choice_on_average():
-    """Its square has mean 1; of 400 draws the mean is within 5 standard errors of it."""
-    features = keyed_features(16)
-    squares = []
-    for step in range(400):
-        rows = torch.randperm(16, generator=keyed_generator(step))[:6]
-        squares.append(matching_error(features, rows) ** 2)
-    mean = sum(squares) / 400
-    spread = (sum((square - mean) ** 2 for square in squares) / 399) ** 0.5
-    assert abs(mean - 1) < 5 * spread / 20
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"selector": "best"}, "selector must be one of colm, mean_matching, random, none"),
+        (
+            {"selector": "best"},
+            "selector must be one of colm, ssm, mean_matching, .*, none; got 'best'",
+        ),
         ({"distance": "l7"}, "distance must be one of l1, l2, cosine; got 'l7'"),
         ({"allocation": "fair"}, "allocation must be one of"),
         ({"normalisation": "sgd"}, "normalisation must be one of adam, none"),
@@ -255,11 +286,18 @@ def test_unknown_options_are_named(arguments, message):
         ((torch.zeros(3, 2), 0, None), "budget must be at least 1; got 0"),
         ((torch.zeros(3, 2), 2, ["a"]), "1 sources were passed for 3 rows"),
         ((None, 2, None), "Pass sources"),
-        ((None, 1, ["a", "b"]), "'colm' needs features"),
+        ((None, 1, ["a", "b"]), "'colm' needs gradients"),
         ((None, 1, []), "no candidates"),
+        ((lambda rows: torch.zeros(3, 2), 1, ["a"] * 4), "3 were observed of 4 candidates"),
+        ((Observed(torch.zeros(3, 2), torch.zeros(2)), 1, None), "3 of gradients, 2 of losses"),
     ],
 )
 def test_bad_calls_are_refused(call, message):
     features, budget, sources = call
     with pytest.raises(ValueError, match=message):
         CoresetSelector("colm").select(features, budget, sources=sources)
+
+
+def test_unknown_needs_are_refused():
+    with pytest.raises(ValueError, match=r"needs must be of gradients, losses, .*; got 'features'"):
+        register_selector("curious_for_this_test", needs=("losses", "features"))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.coreset.similarity import METRICS, pairwise_distances, similarity
+from colm.coreset.similarity import METRICS, pairwise_distances, similarity, sizes
 
 
 def l1(x: list[float], y: list[float]) -> float:
@@ -104,3 +104,15 @@ def test_an_unknown_metric_is_refused_with_the_choices(compare) -> None:
 
 def test_no_rows_have_no_similarities() -> None:
     assert similarity(torch.ones(0, 3)).shape == (0, 0)
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2"])
+def test_a_size_is_the_distance_from_zero(metric: str) -> None:
+    rows = random_rows(3, 7, 5)
+    expected = [ORACLES[metric](row, [0.0] * 5) for row in rows.tolist()]
+    assert sizes(rows, metric).tolist() == pytest.approx(expected, rel=1e-6)
+    assert sizes(rows.bfloat16(), metric).dtype == torch.float32
+
+
+def test_to_the_cosine_all_are_of_one_size() -> None:
+    assert sizes(random_rows(4, 3, 5), "cosine").tolist() == [1.0, 1.0, 1.0]

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from colm import CoLMConfig, CoLMSFTTrainer
 
@@ -39,42 +39,73 @@ def dataset() -> Dataset:
     return Dataset.from_list(make_records())
 
 
+def build_trainer(
+    model_folder,
+    train_dataset,
+    *,
+    trainer_class=CoLMSFTTrainer,
+    config_class=CoLMConfig,
+    trainer_options=None,
+    **config,
+):
+    """A trainer on the model of a folder; keyword arguments go to the configuration."""
+    torch.manual_seed(0)
+    defaults = {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 4,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "bf16": False,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+    }
+    return trainer_class(
+        AutoModelForCausalLM.from_pretrained(model_folder),
+        args=config_class(**(defaults | config)),
+        train_dataset=train_dataset,
+        processing_class=AutoTokenizer.from_pretrained(model_folder),
+        **(trainer_options or {}),
+    )
+
+
 @pytest.fixture
 def make_trainer(tiny_model_folder, tmp_path):
     """A trainer on the tiny model; keyword arguments go to the configuration."""
 
-    def make(
-        train_dataset,
-        *,
-        trainer_class=CoLMSFTTrainer,
-        config_class=CoLMConfig,
-        trainer_options=None,
-        **config,
-    ):
-        torch.manual_seed(0)
-        defaults = {
-            "output_dir": str(tmp_path / "run"),
-            "per_device_train_batch_size": 4,
-            "gradient_accumulation_steps": 2,
-            "max_steps": 4,
-            "learning_rate": 1e-3,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "bf16": False,
-            "use_cpu": True,
-            "disable_tqdm": True,
-            "gradient_checkpointing": False,
-        }
-        return trainer_class(
-            AutoModelForCausalLM.from_pretrained(tiny_model_folder),
-            args=config_class(**(defaults | config)),
-            train_dataset=train_dataset,
-            processing_class=AutoTokenizer.from_pretrained(tiny_model_folder),
-            **(trainer_options or {}),
-        )
+    def make(train_dataset, **options):
+        options = {"output_dir": str(tmp_path / "run")} | options
+        return build_trainer(tiny_model_folder, train_dataset, **options)
 
     return make
+
+
+def note_candidates(trainer):
+    """Note the token ids of the candidates that a trainer draws, step by step."""
+    drawn = []
+    keep = trainer._selection.keep
+
+    def noting(examples, budget, step):
+        drawn.append([tuple(example["input_ids"]) for example in examples])
+        return keep(examples, budget, step)
+
+    trainer._selection.keep = noting
+    return drawn
+
+
+class StopAt(TrainerCallback):
+    """End training after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_training_stop = True
+        return control
 
 
 @pytest.fixture

@@ -188,12 +188,14 @@ def test_help_lists_every_option(capsys) -> None:
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")))
 def test_the_recipes_are_read(path: Path) -> None:
     _, training, model, _ = parse_arguments(["--config", str(path)])
-    assert training.learning_rate == 4e-4
+    is_of_a_paper = path.stem.endswith("_paper")
+    assert training.learning_rate == (2e-5 if is_of_a_paper else 4e-4)
+    assert training.preset == (path.stem.removesuffix("_paper") if is_of_a_paper else None)
     assert training.candidate_ratio == 2
     assert model.use_peft
 
 
 def test_there_are_recipes() -> None:
     names = {path.stem for path in Path(__file__).parents[2].glob("recipes/*.yaml")}
-    assert names >= {"quickstart", "mixture"}
+    assert names >= {"quickstart", "mixture", "colm_paper", "ssm_paper"}
     assert "quickstart" not in {action.dest for action in make_parser()._actions}

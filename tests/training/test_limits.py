@@ -15,7 +15,7 @@ from tests.training.conftest import make_records
     [
         ({"candidate_ratio": 0.5}, "candidate_ratio must be a number at least 1; got 0.5"),
         ({"candidate_ratio": float("nan")}, "candidate_ratio must be a number at least 1; got nan"),
-        ({"selector": "best"}, "selector must be one of colm, mean_matching, random, none"),
+        ({"selector": "best"}, "selector must be one of colm, ssm, mean_matching, random"),
         ({"gradient": "second_order"}, "gradient must be one of exact, directional, zeroth_order"),
         ({"gradient_reduction": "max"}, "gradient_reduction must be one of mean, sum"),
         ({"normalisation": "sgd"}, "normalisation must be one of adam, none"),

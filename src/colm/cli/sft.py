@@ -50,6 +50,8 @@ def _notes_on_stderr() -> Iterator[None]:
     logger, handler = logging.getLogger("colm"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("colm: %(message)s"))
     level = logger.level
+    # Says on import what this machine's processor cannot do, which nobody asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logger.addHandler(handler)
     try:

@@ -15,7 +15,7 @@ from torch import Tensor
 # As much as torch does on one thread: for so little work, starting more costs more than it saves.
 _ENTRIES_AT_ONCE = 32_000
 _BLOCK_GROWTH = 4
-_PICKED = -1.0
+_PICKED = -torch.inf
 
 
 class FacilityLocation(NamedTuple):
@@ -33,7 +33,9 @@ class FacilityLocation(NamedTuple):
 
 
 @torch.no_grad()
-def facility_location(similarity: Tensor, budget: int) -> FacilityLocation:
+def facility_location(
+    similarity: Tensor, budget: int, *, tie_tolerance: float = 0.0
+) -> FacilityLocation:
     """Choose the examples that stand for all, by greedy maximisation of facility location.
 
     The lazy greedy: gains only ever fall, so old ones bound new ones from above, and an example is
@@ -49,6 +51,9 @@ def facility_location(similarity: Tensor, budget: int) -> FacilityLocation:
             start from: adding a constant to the matrix never changes what is picked.
         budget: ``1 <= budget <= n`` examples; with n = 0 there is nothing to choose, which is an
             error.
+        tie_tolerance: gains that fall short of the largest by no more than this are tied with it,
+            in the unit of the gains. With a little more than what rounding moves them by, the picks
+            are the same before and after rounding.
 
     Returns:
         Indices, gains and cluster sizes; an example equally similar to several chosen ones counts
@@ -67,7 +72,7 @@ def facility_location(similarity: Tensor, budget: int) -> FacilityLocation:
         raise ValueError(f"budget must be between 1 and the number of examples, {n}; got {budget}.")
     dtype = torch.promote_types(similarity.dtype, torch.float32)
     representatives = similarity.to("cpu", dtype).T.contiguous()
-    indices, gains = _lazy_greedy(representatives, budget)
+    indices, gains = _lazy_greedy(representatives, budget, tie_tolerance)
     clusters = representatives[indices].argmax(0)
     return FacilityLocation(
         indices=torch.tensor(indices, device=similarity.device),
@@ -85,7 +90,9 @@ def _check_square(similarity: Tensor) -> int:
     return len(similarity)
 
 
-def _lazy_greedy(representatives: Tensor, budget: int) -> tuple[list[int], list[float]]:
+def _lazy_greedy(
+    representatives: Tensor, budget: int, tolerance: float
+) -> tuple[list[int], list[float]]:
     """Pick rows of ``representatives [n, n]``; row j is how well j stands for each example."""
     cover = representatives.amin(0).clamp(max=0).double()
 
@@ -99,34 +106,37 @@ def _lazy_greedy(representatives: Tensor, budget: int) -> tuple[list[int], list[
     indices: list[int] = []
     gains: list[float] = []
     while len(indices) < budget:
-        pick, gain = _largest_gain(bounds, gains_of, block)
-        if gain == 0:
+        pick, gain, largest = _largest_gain(bounds, gains_of, block, tolerance)
+        if largest <= tolerance:
             break
         indices.append(pick)
         gains.append(gain)
         torch.maximum(cover, representatives[pick].double(), out=cover)
         bounds[pick] = _PICKED
-    # With nothing left to gain, all that is left is tied.
+    # With nothing left to gain beyond the tolerance, all that is left is tied.
     rest = (bounds != _PICKED).nonzero().flatten()[: budget - len(indices)].tolist()
     return indices + rest, gains + [0.0] * len(rest)
 
 
 def _largest_gain(
-    bounds: Tensor, gains_of: Callable[[Tensor], Tensor], size: int
-) -> tuple[int, float]:
-    """Return the next pick and its gain; tighten the ``bounds [n]`` of those looked at.
+    bounds: Tensor, gains_of: Callable[[Tensor], Tensor], size: int, tolerance: float
+) -> tuple[int, float, float]:
+    """Return the next pick, its gain and the largest; tighten the ``bounds [n]`` looked at.
 
     Args:
         bounds: of the gain of each example, from above; of those picked, ``_PICKED``.
         gains_of: rows to their gains.
         size: examples to look at first; more while a tie or a larger gain may be among the others.
+        tolerance: what the gain of the first of those tied may fall short of the largest by.
     """
     while True:
         bound, rows = bounds.topk(min(size, len(bounds)))
         gain = torch.where(bound == _PICKED, bound, gains_of(rows))
         bounds[rows] = gain
-        largest = gain.max()
-        # Rows not looked at have at most the last bound: an equal one might be a tie.
-        if largest > bound[-1] or len(rows) == len(bounds):
-            return int(rows[gain == largest].min()), float(largest)
+        largest = float(gain.max())
+        # Rows not looked at have at most the last bound: one as large might be a tie.
+        if largest - tolerance > bound[-1] or len(rows) == len(bounds):
+            tied = gain >= largest - tolerance
+            pick = rows[tied].argmin()
+            return int(rows[tied][pick]), float(gain[tied][pick]), largest
         size *= _BLOCK_GROWTH

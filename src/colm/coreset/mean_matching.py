@@ -5,10 +5,13 @@ and G = X X^T their Gram matrix, the squared error of r rows S is ||mean_S x||^2
 G_ij / r^2: once G is known, no step depends on the feature size d.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from colm.coreset.similarity import sizes
 
 _COLUMNS_AT_ONCE = 8192
 # Swaps seldom number more than r; the bound only keeps a hostile input from running for long.
@@ -30,7 +33,7 @@ class MeanMatching(NamedTuple):
 
 
 @torch.no_grad()
-def mean_matching(features: Tensor, budget: int) -> MeanMatching:
+def mean_matching(features: Tensor, budget: int, *, tie_tolerance: float = 0.0) -> MeanMatching:
     """Choose the examples whose mean is closest to the mean of all.
 
     Greedy herding (add the row that leaves the mean of those chosen closest), then the best swap of
@@ -41,6 +44,8 @@ def mean_matching(features: Tensor, budget: int) -> MeanMatching:
     Args:
         features: ``[n, d]`` finite, one row an example.
         budget: ``1 <= budget <= n`` examples.
+        tie_tolerance: relative error of the features that ties are to be seen through: what it may
+            move is tied, and goes to the lowest index.
 
     Returns:
         The rows, in the order picked by herding with swaps in place, and the error left.
@@ -60,7 +65,10 @@ def mean_matching(features: Tensor, budget: int) -> MeanMatching:
     gram = _centred_gram(features)
     if not torch.isfinite(gram).all():
         raise ValueError("features must be finite; got NaN or infinity: leave such examples out.")
-    indices = _swap(gram, _herd(gram, budget))
+    # What a relative error of the rows moves an inner product of centred ones by.
+    mean_square = float(sizes(features, "l2").square().mean())
+    tolerance = tie_tolerance * math.sqrt(mean_square * float(gram.diagonal().mean()))
+    indices = _swap(gram, _herd(gram, budget, tolerance), tolerance)
     error = gram[indices][:, indices].sum().clamp(min=0).sqrt() / budget
     return MeanMatching(indices.to(features.device), float(error))
 
@@ -77,23 +85,24 @@ def _centred_gram(features: Tensor) -> Tensor:
     return gram.cpu()
 
 
-def _herd(gram: Tensor, budget: int) -> Tensor:
-    """Return ``[budget]`` rows, each the one that leaves the sum of those picked closest to 0."""
+def _herd(gram: Tensor, budget: int, tolerance: float) -> Tensor:
+    """Return ``[budget]`` rows, each the first that leaves the sum of those picked closest to 0."""
     cost = gram.diagonal().clone()
     indices = []
     for _ in range(budget):
-        pick = int(cost.argmin())
+        pick = int((cost <= cost.min() + tolerance).nonzero()[0])
         indices.append(pick)
         cost += 2 * gram[pick]
         cost[pick] = torch.inf
     return torch.tensor(indices)
 
 
-def _swap(gram: Tensor, chosen: Tensor) -> Tensor:
+def _swap(gram: Tensor, chosen: Tensor, tolerance: float) -> Tensor:
     """Return ``chosen [r]`` after the best swaps, one after the other, until none improves.
 
     Swapping i for j changes the squared sum by G_ii - 2 p_i + G_jj + 2 p_j - 2 G_ij, where p is the
-    inner product of each row with the sum of those chosen.
+    inner product of each row with the sum of those chosen. Of tied swaps
+    that of the first rows is made.
     """
     n, squares = len(gram), gram.diagonal()
     is_chosen = torch.zeros(n, dtype=torch.bool)
@@ -103,14 +112,17 @@ def _swap(gram: Tensor, chosen: Tensor) -> Tensor:
         return chosen
     products = gram[chosen].sum(0)
     crossed = 2 * gram[chosen][:, others]
-    least = -_ROUNDING * squares.sum()
+    # Beyond the tolerance twice, so that the first of tied swaps improves as well.
+    least = -_ROUNDING * squares.sum() - 2 * tolerance
     for _ in range(_MOST_SWAPS_PER_EXAMPLE * n):
         out = squares[chosen] - 2 * products[chosen]
         into = squares[others] + 2 * products[others]
         change = out[:, None] + into - crossed
-        i, j = divmod(int(change.argmin()), len(others))
-        if change[i, j] >= least:
+        best = change.min()
+        if best >= least:
             break
+        pairs = torch.where(change <= best + tolerance, chosen[:, None] * n + others, n * n)
+        i, j = divmod(int(pairs.argmin()), len(others))
         old, new = chosen[i].clone(), others[j].clone()
         chosen[i], others[j] = new, old
         products += gram[new] - gram[old]

@@ -8,15 +8,19 @@ Three conventions are those of the selections published with CoLM, so that their
 same order: sources come by ascending number, each with its own C in C - distance; kept dimensions
 come by descending score (which decides how float32 sums round); and of tied examples the last is
 picked. Ties are no rarity: of two mutual nearest neighbours that stand for nobody else, either adds
-the same.
+the same. With a tolerance for ties the first of them is picked instead, and ties are seen through
+rounding: distances are computed in float64, and what their inputs' rounding may move is a tie.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
 from colm.coreset.facility_location import FacilityLocation, facility_location
 from colm.coreset.mixture import allocate
-from colm.coreset.similarity import similarity
+from colm.coreset.prompt_features import with_prompt
+from colm.coreset.similarity import similarity, sizes
 from colm.gradients.sparsify import sparsify
 
 
@@ -32,6 +36,8 @@ def source_medoids(
     weight: Tensor | None = None,
     gradients: Tensor | None = None,
     generator: torch.Generator | None = None,
+    prompt: Tensor | None = None,
+    tie_tolerance: float | None = None,
 ) -> FacilityLocation:
     """Choose the medoids of each source among its candidates.
 
@@ -50,6 +56,10 @@ def source_medoids(
         weight: ``[d]`` weight that the features belong to, for the criteria that need it.
         gradients: ``[n, d]`` features before normalisation, for ``weight_gradient``.
         generator: for the criterion ``random``.
+        prompt: ``[n, e]`` hidden state of each candidate's prompt, appended to its features as
+            `with_prompt` does; not appended where ``None``.
+        tie_tolerance: relative error of the features that ties are to be seen through; of those
+            tied the first is picked. ``None``: exact ties alone, and the last of them.
 
     Returns:
         Candidates by source and then in the order picked, their gains, and their cluster sizes
@@ -81,9 +91,12 @@ def source_medoids(
                 weight=weight,
                 gradients=None if gradients is None else gradients[rows],
                 generator=generator,
+                tie_tolerance=tie_tolerance or 0.0,
             )
             features = features[:, kept]
-        medoids = _medoids(features, share, distance)
+        if prompt is not None:
+            features = with_prompt(features, prompt[rows], distance)
+        medoids = medoids_of(features, share, distance, tie_tolerance)
         parts.append(medoids._replace(indices=rows[medoids.indices]))
     return _joined(parts, normalised)
 
@@ -95,10 +108,27 @@ def _groups(sources: Tensor, allocation: str) -> list[Tensor]:
     return [(sources == source).nonzero().flatten() for source in sources.unique()]
 
 
-def _medoids(features: Tensor, budget: int, distance: str) -> FacilityLocation:
-    """Choose by facility location, ties to the last row."""
-    from_the_end = facility_location(similarity(features, distance).flip(0, 1), budget)
-    return from_the_end._replace(indices=len(features) - 1 - from_the_end.indices)
+def medoids_of(
+    features: Tensor, budget: int, distance: str, tie_tolerance: float | None
+) -> FacilityLocation:
+    """Choose the medoids of all rows together; arguments as those of `source_medoids`.
+
+    Args:
+        features: ``[n, d]``.
+        budget: ``1 <= budget <= n``.
+        distance: ``l1``, ``l2`` or ``cosine``.
+        tie_tolerance: relative error of the features, or ``None``.
+    """
+    if tie_tolerance is None:
+        from_the_end = facility_location(similarity(features, distance).flip(0, 1), budget)
+        return from_the_end._replace(indices=len(features) - 1 - from_the_end.indices)
+    # Apple's accelerator has no float64.
+    device = "cpu" if features.device.type == "mps" else features.device
+    exact = features.to(device, torch.float64)
+    # A relative error of the rows moves a distance by that share of their size, and a gain sums n.
+    error = tie_tolerance * float(sizes(exact, distance).mean()) * math.sqrt(len(features))
+    medoids = facility_location(similarity(exact, distance), budget, tie_tolerance=error)
+    return FacilityLocation(*(field.to(features.device) for field in medoids))
 
 
 def _joined(parts: list[FacilityLocation], like: Tensor) -> FacilityLocation:

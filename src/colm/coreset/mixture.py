@@ -4,7 +4,11 @@ Symbols: D the data set, Q its sources, c_q the examples that source q has in th
 b the budget.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
 
 ALLOCATIONS = ("proportional", "balanced", "none")
 
@@ -28,6 +32,43 @@ def small_sources(counts: Mapping[str, int]) -> frozenset[str]:
     """
     total = sum(counts.values())
     return frozenset(name for name, count in counts.items() if count * len(counts) < total)
+
+
+def inverse_size_weights(sources: Sequence[str] | Sequence[int] | Tensor) -> Tensor:
+    """Return the probability to draw each example so that every source is drawn equally often.
+
+    It is inversely proportional to the size of the example's source.  Paper: SSM v1, Alg. 1.
+
+    Args:
+        sources: ``[N]`` source of each example of the data set, by name or number.
+
+    Returns:
+        ``[N]`` float64, summing to 1: 1 / (Q c) for an example of a source of c examples.
+
+    Example:
+        >>> inverse_size_weights(["web", "web", "web", "books"])
+        tensor([0.1667, 0.1667, 0.1667, 0.5000], dtype=torch.float64)
+    """
+    names = sources.tolist() if isinstance(sources, Tensor) else sources
+    sizes = Counter(names)
+    return torch.tensor([1 / (len(sizes) * sizes[name]) for name in names], dtype=torch.float64)
+
+
+def source_codes(names: Sequence[str]) -> Tensor:
+    """Number the sources in alphabetical order, so that the order of the batch plays no part.
+
+    Args:
+        names: ``[n]`` source of each candidate.
+
+    Returns:
+        ``[n]`` int64.
+
+    Example:
+        >>> source_codes(["web", "books", "web"])
+        tensor([1, 0, 1])
+    """
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    return torch.tensor([numbers[name] for name in names], dtype=torch.int64)
 
 
 def allocate(counts: Sequence[int], budget: int, allocation: str = "proportional") -> list[int]:

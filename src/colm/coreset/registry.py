@@ -1,64 +1,15 @@
 """The selectors by name, and how a user adds one.
 
 A selector is a function ``(candidates, budget, generator) -> rows``; what it needs and which rules
-it follows stand beside it. Symbols: n candidates, budget of them to keep, d feature size.
+it follows stand beside it. All that come with the library are registered at the end of this module.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from colm.coreset.mean_matching import mean_matching
-from colm.coreset.medoids import source_medoids
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What a selector chooses from.
-
-    Attributes:
-        sources: ``[n]`` int64 code of each candidate's source.
-        options: the switches of selection.
-        features: ``[n, d]`` features, normalised for Adam where that is on; ``None`` for a selector
-            that needs none.
-        gradients: ``[n, d]`` the same before normalisation.
-        label_tokens: ``[n]`` int64 label tokens, where known.
-        weight: ``[d]`` weight that the features are gradients of, where a criterion needs it.
-    """
-
-    sources: Tensor
-    options: "SelectionOptions"
-    features: Tensor | None = None
-    gradients: Tensor | None = None
-    label_tokens: Tensor | None = None
-    weight: Tensor | None = None
-
-    def __len__(self) -> int:
-        """Return n."""
-        return len(self.sources)
-
-
-@dataclass(frozen=True)
-class SelectionOptions:
-    """Switches that a selector may follow; ``docs/configuration.md`` has each beside the paper."""
-
-    distance: str = "l1"
-    allocation: str = "proportional"
-    kept_dimensions: int | None = None
-    dimension_criterion: str = "gradient"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a selector kept: ``rows [k]`` int64 in pick order, and their cluster sizes ``[k]``."""
-
-    rows: Tensor
-    weights: Tensor | None = None
-
-
-Choose = Callable[[Candidates, int, torch.Generator], Tensor | Choice]
+from colm.coreset import baselines, methods
+from colm.coreset.candidates import Choose
+from colm.gradients.observation import OBSERVATIONS
 
 
 @dataclass(frozen=True)
@@ -68,16 +19,19 @@ class Selector:
     Attributes:
         name: what ``selector=`` takes.
         choose: the function.
-        needs_features: whether candidates go through the model before it chooses.
+        needs: what it must see of each candidate, of ``gradients``, ``losses``, ``hidden`` and
+            ``prompt``; nothing for a selector that spends no forward.
         keeps_small_sources: whether ``small_sources="auto"`` keeps all candidates of small sources.
         keeps_all: whether it keeps every candidate, whatever the budget.
+        weighs: whether its choice is meant to be weighted in the loss.
     """
 
     name: str
     choose: Choose
-    needs_features: bool = True
+    needs: tuple[str, ...] = ("gradients",)
     keeps_small_sources: bool = False
     keeps_all: bool = False
+    weighs: bool = False
 
 
 _SELECTORS: dict[str, Selector] = {}
@@ -86,36 +40,44 @@ _SELECTORS: dict[str, Selector] = {}
 def register_selector(
     name: str,
     *,
-    needs_features: bool = True,
+    needs: Sequence[str] = ("gradients",),
     keeps_small_sources: bool = False,
     keeps_all: bool = False,
+    weighs: bool = False,
 ) -> Callable[[Choose], Choose]:
     """Register a function as a selector, so that ``selector=name`` finds it.
 
     Args:
         name: a new name.
-        needs_features: whether it reads ``candidates.features``; without, no forward is spent.
+        needs: what it reads of `Candidates`: ``gradients`` (with ``features``), ``losses``,
+            ``hidden``, ``prompt``. With nothing to read, no forward is spent.
         keeps_small_sources: whether small sources are kept whole under ``small_sources="auto"``.
         keeps_all: whether it keeps every candidate, whatever the budget.
+        weighs: whether it returns a `Choice` whose weights belong in the loss, so that training
+            weighs kept examples unless told not to.
 
     Returns:
         A decorator that leaves the function as it is.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or a need is unknown.
 
     Example:
-        >>> @register_selector("shortest", needs_features=False)
+        >>> @register_selector("shortest", needs=())
         ... def shortest(candidates, budget, generator):
         ...     return candidates.label_tokens.argsort()[:budget]
         >>> "shortest" in available_selectors()
         True
     """
+    needs = (needs,) if isinstance(needs, str) else tuple(needs)
+    for need in needs:
+        if need not in OBSERVATIONS:
+            raise ValueError(f"needs must be of {', '.join(OBSERVATIONS)}; got {need!r}.")
 
     def register(choose: Choose) -> Choose:
         if name in _SELECTORS:
             raise ValueError(f"A selector named {name!r} exists already.")
-        _SELECTORS[name] = Selector(name, choose, needs_features, keeps_small_sources, keeps_all)
+        _SELECTORS[name] = Selector(name, choose, needs, keeps_small_sources, keeps_all, weighs)
         return choose
 
     return register
@@ -137,39 +99,16 @@ def get_selector(name: str) -> Selector:
     return _SELECTORS[name]
 
 
-@register_selector("colm", keeps_small_sources=True)
-def _colm(candidates: Candidates, budget: int, generator: torch.Generator) -> Choice:
-    """Medoids of the sparsified features, source by source.  Paper: CoLM v3, section 4."""
-    assert candidates.features is not None
-    medoids = source_medoids(
-        candidates.features,
-        candidates.sources,
-        budget,
-        distance=candidates.options.distance,
-        allocation=candidates.options.allocation,
-        kept_dimensions=candidates.options.kept_dimensions,
-        criterion=candidates.options.dimension_criterion,
-        weight=candidates.weight,
-        gradients=candidates.gradients,
-        generator=generator,
-    )
-    return Choice(medoids.indices, medoids.weights)
-
-
-@register_selector("mean_matching", keeps_small_sources=True)
-def _mean_matching(candidates: Candidates, budget: int, _generator: torch.Generator) -> Tensor:
-    """Keep the rows whose plain mean is closest to that of all candidates."""
-    assert candidates.features is not None
-    return mean_matching(candidates.features, budget).indices
-
-
-@register_selector("random", needs_features=False)
-def _random(candidates: Candidates, budget: int, generator: torch.Generator) -> Tensor:
-    """Keep a uniform random subset: plain training on mini-batches of r."""
-    return torch.randperm(len(candidates), generator=generator)[:budget]
-
-
-@register_selector("none", needs_features=False, keeps_all=True)
-def _none(candidates: Candidates, _budget: int, _generator: torch.Generator) -> Tensor:
-    """Keep every candidate: plain training on mini-batches of n, with the memory that takes."""
-    return torch.arange(len(candidates))
+register_selector("colm", keeps_small_sources=True)(methods.medoids_of_sources)
+register_selector("ssm")(methods.medoids_of_sources)
+register_selector("mean_matching", keeps_small_sources=True)(methods.matched_mean)
+register_selector("gradient_matching", weighs=True)(methods.matched_gradient)
+register_selector("random", needs=())(baselines.random_subset)
+register_selector("small_random", needs=(), keeps_small_sources=True)(baselines.random_subset)
+register_selector("top_loss", needs=("losses",))(baselines.top_loss)
+register_selector("selective_backprop", needs=("losses",))(baselines.selective_backprop)
+register_selector("longest", needs=())(baselines.longest)
+register_selector("middle_perplexity", needs=("losses",))(baselines.middle_perplexity)
+register_selector("gradient_norm")(baselines.gradient_norm)
+register_selector("hidden_facility_location", needs=("hidden",))(baselines.hidden_facility_location)
+register_selector("none", needs=(), keeps_all=True)(baselines.everything)

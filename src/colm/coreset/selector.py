@@ -1,55 +1,46 @@
 """``CoresetSelector``: a whole selection step, from candidates to the examples to train on.
 
 The order is that of the papers: small sources are kept whole; of the others, features (normalised
-for Adam) go to the selector; Adam's moments then follow what was selected. It knows no model:
-features come as a tensor, or from a function that is called for the rows in question only.
-Symbols: n candidates, r kept (the budget), d feature size.
+for Adam) go to the selector; Adam's moments then follow what was selected. It knows no model: what
+is to be seen of the candidates comes as tensors, or from a function that is called for the rows in
+question only. Symbols: n candidates, r kept (the budget), d feature size.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from colm.coreset.candidates import TIE_TOLERANCES, Candidates, Choice, SelectionOptions
+from colm.coreset.canonical_order import order_by_content, order_by_key
 from colm.coreset.matching import matching_error
-from colm.coreset.mixture import ALLOCATIONS, small_sources
+from colm.coreset.mixture import ALLOCATIONS, source_codes
 from colm.coreset.randomness import keyed_generator
-from colm.coreset.registry import Candidates, Choice, SelectionOptions, get_selector
+from colm.coreset.registry import get_selector
+from colm.coreset.rows import Observation, as_observed, number_of_rows, source_names, take_rows
+from colm.coreset.selection import Selection, keep_whole
 from colm.coreset.similarity import METRICS
-from colm.gradients.moments import AdamMoments
+from colm.coreset.small_sources import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE, SmallSources
+from colm.gradients.moments import AdamMoments, rms_normalise
+from colm.gradients.observation import OBSERVATIONS, Observed
 from colm.gradients.sparsify import CRITERIA
 
-NORMALISATIONS = ("adam", "none")
-SMALL_SOURCES_AUTO = "auto"
-SMALL_SOURCES_NONE = "none"
+__all__ = [
+    "NORMALISATIONS",
+    "ONE_SOURCE",
+    "SMALL_SOURCES_AUTO",
+    "SMALL_SOURCES_NONE",
+    "CoresetSelector",
+    "Selection",
+]
+
+NORMALISATIONS = ("adam", "rms", "none")
+EXAMPLE_WEIGHTS = ("equal", "label_tokens")
 ONE_SOURCE = "all"
-
-FeatureFunction = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What one step keeps.
-
-    Attributes:
-        indices: ``[k]`` int64 candidates to train on: those of small sources first, then the
-            selected in pick order. k = r, unless too few candidates had finite features.
-        weights: ``[k]`` how many candidates each stands for (cluster sizes), 1 where unweighted.
-        kept_whole: how many were kept because their source is small.
-        non_finite: ``[j]`` int64 candidates left out for NaN or infinite features.
-        matching_error: distance of the selected features' mean from that of all they were selected
-            from, over its expectation for a random choice of as many: 1 is random, 0 is perfect;
-            NaN where nothing was selected by features.
-    """
-
-    indices: Tensor
-    weights: Tensor
-    kept_whole: int
-    non_finite: Tensor
-    matching_error: float
 
 
 class CoresetSelector:
@@ -57,17 +48,27 @@ class CoresetSelector:
 
     Works in any PyTorch loop.  Paper: CoLM v3, Alg. 1.
 
+    The same candidates in another order give the same selection: they are looked at in the order of
+    their keys, or else of their content (source, label tokens, observed values), and of candidates
+    that are tied, up to what rounding moves, the first in that order is picked.
+
     Args:
         selector: a name of `colm.available_selectors`.
         distance: ``l1``, ``l2`` or ``cosine``.
         allocation: how large sources share the budget: ``proportional``, ``balanced``, ``none``.
-        normalisation: ``adam`` or ``none``.
+        normalisation: ``adam``, ``rms`` (see `rms_normalise`) or ``none``.
         kept_dimensions: dimensions kept per source, all where ``None``.
         dimension_criterion: ``gradient``, ``weight``, ``weight_gradient`` or ``random``.
+        prompt_features: whether the prompt's hidden state is appended to the features of selectors
+            that compare features by distance.  Paper: SSM v1.
+        example_weights: what an example counts for in the mean that is matched: ``equal``, or
+            ``label_tokens`` where the loss averages over those.
         small_sources: ``auto`` (sources with fewer examples than the average one, where the
             selector keeps small sources), ``none``, or the names of the sources to keep whole.
         source_sizes: examples of each source in the data set; without it ``auto`` goes by the
             candidates seen so far.
+        reference_behaviour: as the published code does, candidates in the order given, exact ties
+            alone, to the last of them.
         seed: of whatever is random in a selection; with the step it decides it.
 
     Raises:
@@ -89,8 +90,11 @@ class CoresetSelector:
         normalisation: str = "adam",
         kept_dimensions: int | None = None,
         dimension_criterion: str = "gradient",
+        prompt_features: bool = False,
+        example_weights: str = "equal",
         small_sources: str | Iterable[str] = SMALL_SOURCES_AUTO,
         source_sizes: Mapping[str, int] | None = None,
+        reference_behaviour: bool = False,
         seed: int = 0,
     ) -> None:
         for option, value, choices in (
@@ -98,75 +102,103 @@ class CoresetSelector:
             ("allocation", allocation, ALLOCATIONS),
             ("normalisation", normalisation, NORMALISATIONS),
             ("dimension_criterion", dimension_criterion, CRITERIA),
+            ("example_weights", example_weights, EXAMPLE_WEIGHTS),
         ):
             if value not in choices:
                 raise ValueError(f"{option} must be one of {', '.join(choices)}; got {value!r}.")
         self.selector = get_selector(selector)
-        self.options = SelectionOptions(distance, allocation, kept_dimensions, dimension_criterion)
+        self.options = SelectionOptions(
+            distance,
+            allocation,
+            kept_dimensions,
+            dimension_criterion,
+            prompt_features,
+            example_weights,
+            tie_tolerance=None if reference_behaviour else TIE_TOLERANCES[normalisation],
+        )
         self.normalisation = normalisation
-        self.small_sources = _small_source_rule(small_sources)
-        self.source_sizes = dict(source_sizes) if source_sizes is not None else None
+        self.reference_behaviour = reference_behaviour
         self.seed = seed
         self.step = 0
-        self._seen: dict[str, int] = {}
+        self._small_sources = SmallSources(
+            small_sources, source_sizes, keeps_automatically=self.selector.keeps_small_sources
+        )
         self._moments: AdamMoments | None = None
         self._warned: set[str] = set()
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What must be observed of each candidate: what the selector needs, and its options."""
+        needs = self.selector.needs
+        with_prompt = self.options.prompt_features and "gradients" in needs
+        return (*needs, "prompt") if with_prompt and "prompt" not in needs else needs
+
     def select(
         self,
-        features: Tensor | FeatureFunction | None,
+        observed: Observation,
         budget: int,
         *,
         sources: Sequence[str] | None = None,
         label_tokens: Tensor | None = None,
         weight: Tensor | None = None,
+        keys: Sequence[str] | Sequence[int] | Tensor | None = None,
         step: int | None = None,
     ) -> Selection:
         """Choose ``budget`` of n candidates.
 
         Args:
-            features: ``[n, d]`` gradient of each candidate, or a function from the rows in question
-                (``[k]`` int64) to their ``[k, d]``; it is called at most once, and not at all where
-                the selector needs no features or nothing is left to choose.
+            observed: what `needs` names, one row a candidate; a bare ``[n, d]`` tensor is the
+                gradient of each. Or a function from the rows in question (``[k]`` int64) to what is
+                observed of them; it is called at most once, and not at all where the selector needs
+                nothing or nothing is left to choose.
             budget: r, at least 1; all candidates are kept where there are no more.
             sources: name of each candidate's source; all one source where ``None``.
             label_tokens: ``[n]`` int64, for selectors that go by length.
             weight: ``[d]`` weight behind the features, for criteria that need it.
+            keys: what each candidate is known by, strings or numbers, such as its row in the data
+                set. With them, not even a selector that looks at nothing depends on the order of
+                the candidates.
             step: keys the randomness; counted from 0 where ``None``.
 
         Returns:
             The selection.
 
         Raises:
-            ValueError: a budget below 1, no candidates, or sizes that do not fit.
+            ValueError: a budget below 1, no candidates, sizes that do not fit, or something needed
+                is missing.
         """
-        names = self._source_names(features, sources)
+        names = source_names(observed, sources, default=ONE_SOURCE)
         if budget < 1:
             raise ValueError(f"budget must be at least 1; got {budget}.")
-        for name in names:
-            self._seen[name] = self._seen.get(name, 0) + 1
+        order = torch.arange(len(names))
+        if keys is not None and not self.reference_behaviour:
+            order = order_by_key(keys, names)
+        self._small_sources.see(names)
         self.step = self.step if step is None else step
         generator = keyed_generator(self.seed, self.step, "select")
         self.step += 1
         if self.selector.keeps_all or budget >= len(names):
-            return _keep(torch.arange(len(names)), whole=0)
-        whole, contested, from_small = self._split(names, budget)
+            return keep_whole(order, because_small=False)
+        whole, contested, from_small = self._split(names, order, budget)
         if budget == len(whole):
-            return _keep(whole, whole=len(whole))
-        gradients, finite = self._features(features, contested)
-        candidates = Candidates(
-            _codes(names)[contested[finite]],
+            return keep_whole(whole, because_small=True)
+        everyone = Candidates(
+            source_codes(names)[contested],
             self.options,
-            gradients=gradients,
-            label_tokens=None if label_tokens is None else label_tokens.cpu()[contested[finite]],
+            label_tokens=None if label_tokens is None else label_tokens.cpu()[contested],
             weight=weight,
+            **vars(self._observe(observed, contested)),
         )
-        left = budget - len(whole)
+        places = torch.arange(len(contested))
+        if keys is None and not self.reference_behaviour:
+            places = order_by_content(everyone)
+        finite = self._finite(everyone)
+        places = places[finite[places]]
+        candidates, left = everyone.take(places), budget - len(whole)
         choice, error = self._choose(candidates, left, generator, keep_moments=from_small)
-        rows = contested[finite][choice.rows.cpu()]
         return Selection(
-            indices=torch.cat([whole, rows]),
-            weights=torch.cat([torch.ones(len(whole)), _weights(choice).cpu()]),
+            indices=torch.cat([whole, contested[places[choice.rows.cpu()]]]),
+            weights=torch.cat([torch.ones(len(whole)), choice.counts.cpu()]),
             kept_whole=len(whole),
             non_finite=contested[~finite],
             matching_error=error,
@@ -178,7 +210,8 @@ class CoresetSelector:
         if self._moments is not None:
             moments = self._moments.state_dict()
             state |= {f"moments.{key}": torch.as_tensor(value) for key, value in moments.items()}
-        return state | {f"seen.{name}": torch.tensor(count) for name, count in self._seen.items()}
+        seen = self._small_sources.seen
+        return state | {f"seen.{name}": torch.tensor(count) for name, count in seen.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
@@ -188,27 +221,13 @@ class CoresetSelector:
             for part in ("moments.", "seen.")
         )
         self._moments = AdamMoments.from_state_dict(moments) if moments else None
-        self._seen = {name: int(count) for name, count in seen.items()}
+        self._small_sources.seen = Counter({name: int(count) for name, count in seen.items()})
 
-    def _source_names(
-        self, features: Tensor | FeatureFunction | None, sources: Sequence[str] | None
-    ) -> list[str]:
-        n = len(features) if isinstance(features, Tensor) else None
-        if sources is None:
-            if n is None:
-                raise ValueError("Pass sources, one name a candidate, or features as a tensor.")
-            return [ONE_SOURCE] * n
-        if n is not None and len(sources) != n:
-            raise ValueError(f"{len(sources)} sources were passed for {n} rows of features.")
-        if len(sources) == 0:
-            raise ValueError("There are no candidates to choose from.")
-        return [str(name) for name in sources]
-
-    def _split(self, names: list[str], budget: int) -> tuple[Tensor, Tensor, bool]:
+    def _split(self, names: list[str], order: Tensor, budget: int) -> tuple[Tensor, Tensor, bool]:
         """Rows kept whole, rows to choose from, and whether the latter are of small sources."""
-        small = self._small_names()
-        is_small = torch.tensor([name in small for name in names])
-        whole, others = is_small.nonzero().flatten(), (~is_small).nonzero().flatten()
+        small = self._small_sources.names()
+        is_small = torch.tensor([names[row] in small for row in order.tolist()])
+        whole, others = order[is_small], order[~is_small]
         if len(whole) <= budget:
             return whole, others, False
         self._warn_once(
@@ -218,46 +237,47 @@ class CoresetSelector:
         )
         return whole[:0], whole, True
 
-    def _small_names(self) -> frozenset[str]:
-        if isinstance(self.small_sources, frozenset):
-            return self.small_sources
-        if not self.selector.keeps_small_sources or self.small_sources == SMALL_SOURCES_NONE:
-            return frozenset()
-        return small_sources(self._seen if self.source_sizes is None else self.source_sizes)
+    def _observe(self, observed: Observation, rows: Tensor) -> Observed:
+        """What is seen of ``rows``, in that order; a function is only called for what is needed."""
+        if callable(observed):
+            seen = as_observed(observed(rows)) if self.needs else Observed()
+        else:
+            seen = take_rows(as_observed(observed), rows)
+        for need in self.needs:
+            if getattr(seen, need) is None:
+                raise ValueError(f"selector {self.selector.name!r} needs {need} of candidates.")
+        if number_of_rows(seen) not in (None, len(rows)):
+            raise ValueError(f"{number_of_rows(seen)} were observed of {len(rows)} candidates.")
+        return seen
 
-    def _features(
-        self, features: Tensor | FeatureFunction | None, rows: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
-        """Features of the finite ones of ``rows``, and which those are, ``[k]`` bool."""
-        if not self.selector.needs_features:
-            return None, torch.ones(len(rows), dtype=torch.bool)
-        if features is None:
-            raise ValueError(f"selector {self.selector.name!r} needs features.")
-        values = (
-            features[rows.to(features.device)] if isinstance(features, Tensor) else features(rows)
-        )
-        finite = torch.isfinite(values).all(1)
+    def _finite(self, candidates: Candidates) -> Tensor:
+        """Which candidates can be compared, ``[n]`` bool; warn once where some cannot."""
+        finite = candidates.finite if self.needs else torch.ones(len(candidates), dtype=torch.bool)
         if not finite.all():
             self._warn_once(
                 "non-finite",
-                f"{int((~finite).sum())} candidates have NaN or infinite gradients: they are left "
-                "out of the coreset and counted. This is said once.",
+                f"{int((~finite).sum())} candidates have NaN or infinite {' or '.join(self.needs)}:"
+                " they are left out of the coreset and counted. This is said once.",
             )
-        return values[finite], finite.cpu()
+        return finite
 
     def _choose(
         self, candidates: Candidates, budget: int, generator: torch.Generator, *, keep_moments: bool
     ) -> tuple[Choice, float]:
         """Normalise, choose, and let the moments follow what was chosen."""
+        candidates = candidates.without(set(OBSERVATIONS) - set(self.needs))
         gradients = candidates.gradients
         if gradients is None or len(candidates) == 0:
             return self._call(candidates, budget, generator), math.nan
         moments = self._moments_for(gradients)
         features = gradients if moments is None else moments.normalise(gradients)
+        if self.normalisation == "rms":
+            features = rms_normalise(gradients)
         choice = self._call(replace(candidates, features=features), budget, generator)
         if moments is not None and not keep_moments:
             moments.update(gradients[choice.rows.to(gradients.device)])
-        return choice, matching_error(features, choice.rows)
+        weights = choice.weights if self.selector.weighs else None
+        return choice, matching_error(features, choice.rows, weights, candidates.target)
 
     def _call(self, candidates: Candidates, budget: int, generator: torch.Generator) -> Choice:
         if budget >= len(candidates):
@@ -266,7 +286,7 @@ class CoresetSelector:
         return choice if isinstance(choice, Choice) else Choice(choice)
 
     def _moments_for(self, gradients: Tensor) -> AdamMoments | None:
-        if self.normalisation == "none":
+        if self.normalisation != "adam":
             return None
         if self._moments is None:
             self._moments = AdamMoments(gradients.shape[1])
@@ -276,24 +296,3 @@ class CoresetSelector:
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(message, stacklevel=2)
-
-
-def _small_source_rule(value: str | Iterable[str]) -> str | frozenset[str]:
-    names = [value] if isinstance(value, str) else list(value)
-    if names in ([SMALL_SOURCES_AUTO], [SMALL_SOURCES_NONE]):
-        return names[0]
-    return frozenset(names)
-
-
-def _codes(names: list[str]) -> Tensor:
-    """Number the sources in alphabetical order, so that the order of the batch plays no part."""
-    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
-    return torch.tensor([numbers[name] for name in names])
-
-
-def _weights(choice: Choice) -> Tensor:
-    return torch.ones(len(choice.rows)) if choice.weights is None else choice.weights.float()
-
-
-def _keep(rows: Tensor, *, whole: int) -> Selection:
-    return Selection(rows, torch.ones(len(rows)), whole, torch.arange(0), math.nan)

@@ -45,6 +45,28 @@ def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
     return torch.cdist(features, features, p=_ORDERS[metric])
 
 
+def sizes(features: Tensor, metric: str = "l1") -> Tensor:
+    """Return how large each example is: its distance from zero, 1 for the cosine.
+
+    Args:
+        features: ``[n, d]``, one row an example.
+        metric: ``l1``, ``l2`` or ``cosine``, as in `pairwise_distances`.
+
+    Returns:
+        ``[n]`` sizes.
+
+    Example:
+        >>> sizes(torch.tensor([[3.0, -4.0]]), "l2")
+        tensor([5.])
+    """
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    if metric == "cosine":
+        return features.new_ones(len(features))
+    if metric == "l1":
+        return features.abs().sum(1)
+    return features.square().sum(1).sqrt()
+
+
 def similarity(features: Tensor, metric: str = "l1") -> Tensor:
     """Return C minus the distance: 0 for the two examples that are farthest apart.
 

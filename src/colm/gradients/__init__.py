@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from colm.gradients.features import ValueGradients, last_value_gradients
     from colm.gradients.moments import AdamMoments
+    from colm.gradients.observation import Observed
+    from colm.gradients.observe import ExampleObserver
 
 _HOME_OF = {
     "AdamMoments": "colm.gradients.moments",
+    "ExampleObserver": "colm.gradients.observe",
+    "Observed": "colm.gradients.observation",
     "ValueGradients": "colm.gradients.features",
     "last_value_gradients": "colm.gradients.features",
 }
 
-__all__ = ["AdamMoments", "ValueGradients", "last_value_gradients"]
+__all__ = [
+    "AdamMoments",
+    "ExampleObserver",
+    "Observed",
+    "ValueGradients",
+    "last_value_gradients",
+]
 
 
 def __getattr__(name: str) -> Any:

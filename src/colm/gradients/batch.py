@@ -8,7 +8,7 @@ positions.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,17 @@ class LabelPositions:
     target: Tensor
     example: Tensor
     counts: Tensor
+
+    def within(self, vocabulary: Tensor) -> "LabelPositions":
+        """Return the same positions with targets as places in ``vocabulary [v]``, ascending ids.
+
+        Raises:
+            ValueError: a target is not in it.
+        """
+        target = torch.searchsorted(vocabulary, self.target).clamp(max=len(vocabulary) - 1)
+        if not torch.equal(vocabulary[target], self.target):
+            raise ValueError("The vocabulary lacks tokens that are labels.")
+        return replace(self, target=target)
 
 
 def label_positions(labels: Tensor) -> LabelPositions:

@@ -1,13 +1,14 @@
 """Exact gradients of every example at once, from one forward and a backward through the tail.
 
-The forward runs without gradients up to the last V; from there a zero added to V's output records
-what the loss does with it. One backward from the summed losses then gives, for every token, the
-gradient in V's output, and the gradient in V's weight is the sum over an example's tokens of
-output-gradient x input. Symbols: n examples, o output rows of V, i its inputs.
+The forward runs without gradients up to the first projection that is asked for; from there a zero
+added to each one's output records what the loss does with it. One backward from the summed losses
+then gives, for every token, the gradient in those outputs, and the gradient in a weight is the sum
+over an example's tokens of output-gradient x input. Symbols: n examples, t tokens a row, o output
+rows of a projection, i its inputs, e hidden size.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from colm.gradients.batch import label_positions, without_labels
-from colm.gradients.decoder import Projection
 from colm.gradients.label_loss import DecoderRun, hidden_gradients
 from colm.gradients.patching import evaluation_mode, forward_hook
+from colm.gradients.projections import Projection
 
 
 @dataclass(frozen=True)
 class TokenGradients:
-    """One call of V: its input and the losses' gradient in its output, token by token.
+    """One call of a map: its input and the losses' gradient in its output, token by token.
 
     Attributes:
         inputs: ``[n, t, i]``.
-        outputs: ``[n, t, o]`` gradient of the summed example losses in V's output.
+        outputs: ``[n, t, o]`` gradient of the summed example losses in its output.
     """
 
     inputs: Tensor
@@ -35,45 +36,50 @@ class TokenGradients:
 
 
 def token_gradients(
-    model: nn.Module, projection: Projection, batch: Mapping[str, Any], reduction: str
-) -> tuple[list[list[TokenGradients]], Tensor]:
+    model: nn.Module,
+    projections: Sequence[Projection],
+    batch: Mapping[str, Any],
+    reduction: str,
+    vocabulary: Tensor | None = None,
+    *,
+    required: bool = True,
+) -> tuple[list[list[TokenGradients]], Tensor, Tensor]:
     """Run the forward and the partial backward.
 
     Args:
         model: a causal language model.
-        projection: where its V is.
+        projections: whose gradients are wanted.
         batch: one batch with labels, one example a row.
         reduction: ``mean`` or ``sum`` of an example's label losses.
+        vocabulary: ``[v]`` ascending token ids that the softmax is taken over, all if ``None``.
+        required: whether every projection must take part; one that does not has no calls.
 
     Returns:
-        For each module of ``projection`` its calls; each example's loss ``[n]``.
+        For each projection its calls; each example's loss ``[n]``; the last hidden
+        states ``[n, t, e]``.
 
     Raises:
-        RuntimeError: the model did not use the projection.
+        RuntimeError: the model did not use a projection for all tokens.
     """
     labels = label_positions(batch["labels"])
     shape = tuple(batch["input_ids"].shape)
-    recorders = [_Recorder(projection.rows, shape) for _ in projection.modules]
+    recorders = [_Recorder(projection, shape) for projection in projections]
     with evaluation_mode(model):
         with torch.no_grad(), ExitStack() as stack:
-            for module, recorder in zip(projection.modules, recorders, strict=True):
-                stack.enter_context(forward_hook(module, recorder))
+            for recorder in recorders:
+                for module in recorder.projection.modules:
+                    stack.enter_context(forward_hook(module, recorder))
             run = DecoderRun(model, without_labels(batch))
         with torch.no_grad():
-            losses, gradient = hidden_gradients(run, labels, reduction)
+            losses, gradient = hidden_gradients(run, labels, reduction, vocabulary)
     zeros = [zero for recorder in recorders for zero in recorder.zeros]
-    if not zeros:
-        raise RuntimeError(f"'{projection.name}' took no part in the model's forward.")
-    outputs = iter(torch.autograd.grad(run.hidden, zeros, gradient, allow_unused=True))
-    calls = [
-        [
-            TokenGradients(inputs, outputs_gradient.reshape(*inputs.shape[:-1], -1))
-            for inputs, outputs_gradient in zip(recorder.inputs, outputs, strict=False)
-            if outputs_gradient is not None
-        ]
-        for recorder in recorders
-    ]
-    return calls, losses
+    found = torch.autograd.grad(run.hidden, zeros, gradient, allow_unused=True) if zeros else ()
+    outputs = iter(found)
+    calls = [recorder.calls(outputs) for recorder in recorders]
+    for projection, its_calls in zip(projections, calls, strict=True):
+        if required and not its_calls:
+            raise took_no_part(projection)
+    return calls, losses, run.hidden.detach().reshape(*shape, -1)
 
 
 def example_gradients(calls: list[TokenGradients]) -> Tensor:
@@ -92,7 +98,7 @@ def directional_derivatives(calls: list[TokenGradients], direction: Tensor) -> T
 
 
 def _sum_calls(parts: Iterable[Tensor]) -> Tensor:
-    """Add up what each call of V contributes; a weight that is shared is called several times."""
+    """Add up what each call contributes; a weight that is shared is called several times."""
     return torch.stack(list(parts)).sum(0)
 
 
@@ -104,23 +110,50 @@ def _widened(calls: list[TokenGradients]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 class _Recorder:
-    """Forward hook on V: keeps its input, adds the zero that the backward goes to."""
+    """Forward hook on a projection: keeps its input, adds the zero that the backward goes to."""
 
-    def __init__(self, rows: Tensor | None, shape: tuple[int, ...]) -> None:
-        self.rows = rows
+    def __init__(self, projection: Projection, shape: tuple[int, ...]) -> None:
+        self.projection = projection
         self.shape = shape
         self.inputs: list[Tensor] = []
         self.zeros: list[Tensor] = []
 
     def __call__(self, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        tokens = tuple(output.shape[:-1])
-        if math.prod(tokens) != math.prod(self.shape):
-            return output  # DoRA sends an identity matrix through B to learn the weight's norm
+        if not sees_all_tokens(output, self.shape, self.projection):
+            return output
         torch.set_grad_enabled(True)
-        width = output.shape[-1] if self.rows is None else len(self.rows)
-        zero = output.new_zeros((*tokens, width), requires_grad=True)
-        self.inputs.append(args[0].detach().reshape(*self.shape, -1))
+        rows = self.projection.rows
+        width = output.shape[-1] if rows is None else len(rows)
+        zero = output.new_zeros((*output.shape[:-1], width), requires_grad=True)
+        self.inputs.append(self._by_example(args[0].detach()))
         self.zeros.append(zero)
-        if self.rows is None:
-            return output + zero
-        return output.index_add(-1, self.rows, zero)
+        return output + zero if rows is None else output.index_add(-1, rows, zero)
+
+    def _by_example(self, tensor: Tensor) -> Tensor:
+        return tensor.reshape(self.shape[0], -1, tensor.shape[-1])
+
+    def calls(self, gradients: Iterator[Tensor | None]) -> list[TokenGradients]:
+        """Pair inputs with the gradients of the zeros, taken in order from ``gradients``."""
+        pairs = [(inputs, next(gradients)) for inputs in self.inputs]
+        return [
+            TokenGradients(inputs, self._by_example(gradient))
+            for inputs, gradient in pairs
+            if gradient is not None
+        ]
+
+
+def sees_all_tokens(output: Tensor, shape: tuple[int, ...], projection: Projection) -> bool:
+    """Whether what a map returned is of a whole batch of ``[n, t]`` tokens, maybe flattened.
+
+    Not so for an expert's share of the tokens, nor for the identity matrix that DoRA sends through
+    B to learn the weight's norm. A model may put tokens of its own before an example's.
+    """
+    leading = output.shape[:-1]
+    if len(leading) > 1:
+        return bool(leading[0] == shape[0])
+    return leading[0] == math.prod(shape) and leading[0] != projection.identity_rows
+
+
+def took_no_part(projection: Projection) -> RuntimeError:
+    """The error of a model that did not run a projection, or not on whole batches."""
+    return RuntimeError(f"'{projection.name}' took no part in the model's forward of all tokens.")

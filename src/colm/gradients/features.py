@@ -1,11 +1,12 @@
 """Gradient features of a batch of examples: locate V once, then one call for each batch.
 
 The way of an example here: its tokens, the decoder's hidden states, losses at its label positions,
-the gradient in V's output, its row of the feature matrix. Symbols: n examples, d = o * i features
-for o rows of V (or of its LoRA B factor) with i inputs, k random directions.
+the gradient in V's output, its row of the feature matrix. Symbols: n examples, t tokens a row,
+d = o * i features for o rows of V (or of its LoRA B factor) with i inputs, summed over projections
+where there are several, k random directions, e hidden size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from colm.gradients.batch import one_example_a_row
-from colm.gradients.decoder import Projection, find_value_projection, weight_rows
 from colm.gradients.exact import directional_derivatives, example_gradients, token_gradients
+from colm.gradients.patching import full_precision
+from colm.gradients.projections import PROJECTIONS, Projection, find_projections, weight_rows
 from colm.gradients.zeroth_order import loss_slopes
 
 ESTIMATORS = ("exact", "directional", "zeroth_order")
@@ -28,14 +30,16 @@ class ExampleGradients:
     Attributes:
         features: ``[n, d]`` gradient features, float32 or wider.
         losses: ``[n]`` loss of each example, mean or sum over its label tokens.
+        hidden: ``[n, t, e]`` last hidden states, token by token.
     """
 
     features: Tensor
     losses: Tensor
+    hidden: Tensor
 
 
 class ValueGradients:
-    """Gradients of each example's loss in the last V projection, the features of CoLM.
+    """Gradients of each example's loss in projections of the last layer: V, the features of CoLM.
 
     The model is left as it was: mode, hooks, ``requires_grad``, random state, also after an
     exception. An example without label tokens has a zero row.  Paper: SSM v1, Eq. 7-8 and Alg. 1
@@ -44,12 +48,13 @@ class ValueGradients:
     Args:
         model: a causal language model of ``transformers``, or PEFT's wrapper of one.
         estimator: ``exact``, ``directional`` or ``zeroth_order``.
+        projections: any of q, k, v, o, mlp; features are joined in this order.
         num_directions: k, for ``directional`` and ``zeroth_order``.
         perturbation_scale: eps of ``zeroth_order``.
         reduction: loss of an example: ``mean`` over its label tokens, or their ``sum``.
 
     Raises:
-        ValueError: an unknown choice, or a model whose layers cannot be found.
+        ValueError: an unknown choice, or a model whose layers or projections cannot be found.
     """
 
     def __init__(
@@ -57,35 +62,40 @@ class ValueGradients:
         model: nn.Module,
         estimator: str = "exact",
         *,
+        projections: Sequence[str] = ("v",),
         num_directions: int = 1,
         perturbation_scale: float = 1e-3,
         reduction: str = "mean",
     ) -> None:
-        if estimator not in ESTIMATORS:
-            raise ValueError(f"gradient must be one of {', '.join(ESTIMATORS)}; got {estimator!r}.")
-        if reduction not in REDUCTIONS:
-            raise ValueError(
-                f"gradient_reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}."
-            )
+        check_options(estimator, projections, reduction)
         self.model = model
         self.estimator = estimator
         self.num_directions = num_directions
         self.perturbation_scale = perturbation_scale
         self.reduction = reduction
-        self.projection: Projection = find_value_projection(model)
+        self.projections = find_projections(model, projections)
+
+    @property
+    def projection(self) -> Projection:
+        """The first of the projections, V by default."""
+        return self.projections[0]
 
     def weight(self) -> Tensor:
-        """Return the weight that the features are gradients of, ``[d]``."""
-        return weight_rows(self.projection).float()
+        """Return the weight that the features are gradients of, ``[d]``.
+
+        Raises:
+            ValueError: it is quantised.
+        """
+        return torch.cat([weight_rows(projection) for projection in self.projections]).float()
 
     def draw_directions(self, generator: torch.Generator) -> list[Tensor]:
-        """Draw z: for each module of the projection ``[k, o, i]`` standard normal.
+        """Draw z: for each projection ``[k, o, i]`` standard normal.
 
         Drawn once a step, for all its batches: examples are only comparable along the same z.
         """
         return [
-            torch.randn((self.num_directions, *shape), generator=generator)
-            for shape in self._weight_shapes()
+            torch.randn((self.num_directions, *projection.shape), generator=generator)
+            for projection in self.projections
         ]
 
     def __call__(
@@ -98,49 +108,78 @@ class ValueGradients:
             directions: from `draw_directions`; needed unless the estimator is ``exact``.
 
         Returns:
-            Features and losses of its n examples.
+            Features, losses and hidden states of its n examples.
         """
         batch = one_example_a_row(batch)
+        device = batch["input_ids"].device
         if self.estimator == "exact":
-            calls, losses = token_gradients(self.model, self.projection, batch, self.reduction)
-            features = torch.cat([example_gradients(part) for part in calls], dim=1)
-            return ExampleGradients(features, losses)
+            calls, losses, hidden = self._token_gradients(batch)
+            with full_precision(device.type):
+                features = torch.cat([example_gradients(part) for part in calls], dim=1)
+            return ExampleGradients(features, losses, hidden)
         if directions is None:
             raise ValueError(f"gradient={self.estimator!r} needs directions; see draw_directions.")
-        device = batch["input_ids"].device
-        moved = [direction.to(device) for direction in directions]
-        if self.estimator == "directional":
-            return self._directional(batch, moved)
-        return self._zeroth_order(batch, moved)
+        directions = [direction.to(device) for direction in directions]
+        slopes, losses, hidden = self.slopes(batch, directions)
+        with full_precision(device.type):
+            features = _along(slopes, directions)
+        return ExampleGradients(features, losses, hidden)
 
-    def _directional(self, batch: Mapping[str, Any], directions: list[Tensor]) -> ExampleGradients:
-        calls, losses = token_gradients(self.model, self.projection, batch, self.reduction)
-        slopes = torch.stack(
-            [
+    def slopes(
+        self, batch: Mapping[str, Any], directions: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return p_i, how fast each example's loss rises along each direction.
+
+        Args:
+            batch: padded, on the device of the directions.
+            directions: ``[k, o, i]`` each, from `draw_directions`.
+
+        Returns:
+            ``[k, n]`` slopes; losses ``[n]``; last hidden states ``[n, t, e]``. The slopes are
+            finite differences where the estimator is ``zeroth_order``, else derivatives.
+        """
+        if self.estimator == "zeroth_order":
+            return loss_slopes(
+                self.model,
+                self.projections,
+                batch,
+                directions,
+                self.perturbation_scale,
+                self.reduction,
+            )
+        calls, losses, hidden = self._token_gradients(batch)
+        with full_precision(batch["input_ids"].device.type):
+            slopes = [
                 torch.stack(list(map(directional_derivatives, calls, along))).sum(0)
                 for along in zip(*directions, strict=True)
             ]
-        )
-        return ExampleGradients(_along(slopes, directions), losses)
+        return torch.stack(slopes), losses, hidden
 
-    def _zeroth_order(self, batch: Mapping[str, Any], directions: list[Tensor]) -> ExampleGradients:
-        slopes, losses = loss_slopes(
-            self.model,
-            self.projection,
-            batch,
-            directions,
-            self.perturbation_scale,
-            self.reduction,
-        )
-        return ExampleGradients(_along(slopes, directions), losses)
+    def _token_gradients(self, batch: Mapping[str, Any]) -> tuple[Any, Tensor, Tensor]:
+        return token_gradients(self.model, self.projections, batch, self.reduction)
 
-    def _weight_shapes(self) -> list[tuple[int, int]]:
-        shapes = []
-        for module in self.projection.modules:
-            outputs, inputs = _linear_shape(module)
-            rows = self.projection.rows
-            shapes.append((outputs if rows is None else len(rows), inputs))
-        return shapes
+
+def check_options(estimator: str, projections: Sequence[str], reduction: str) -> None:
+    """Refuse an unknown choice.
+
+    Raises:
+        ValueError: one of them is unknown, or ``projections`` is empty or repeats itself.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"gradient must be one of {', '.join(ESTIMATORS)}; got {estimator!r}.")
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"gradient_reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}."
+        )
+    if (
+        not projections
+        or len({*projections}) < len(projections)
+        or {*projections}.difference(PROJECTIONS)
+    ):
+        raise ValueError(
+            f"projections must be distinct ones of {', '.join(PROJECTIONS)}; "
+            f"got {list(projections)}."
+        )
 
 
 def last_value_gradients(
@@ -148,6 +187,7 @@ def last_value_gradients(
     batch: Mapping[str, Any],
     *,
     estimator: str = "exact",
+    projections: Sequence[str] = ("v",),
     reduction: str = "mean",
     generator: torch.Generator | None = None,
     num_directions: int = 1,
@@ -157,14 +197,16 @@ def last_value_gradients(
 
     One forward without gradients, and a backward through the last layer and the head at label
     positions alone. V is the value projection of the last decoder layer (its rows of a fused
-    projection), or its LoRA B factor where V carries LoRA; features are laid out as the weight of
-    ``nn.Linear``, ``[outputs, inputs]`` row by row, whatever the layout in the model. In a loop,
-    make one `ValueGradients` and keep it: it looks for V only once.  Paper: SSM v1, Alg. 1.
+    projection), or its LoRA B factor where V carries LoRA; other projections likewise. Features are
+    laid out as the weight of ``nn.Linear``, ``[outputs, inputs]`` row by row, whatever the layout
+    in the model. In a loop, make one `ValueGradients` and keep it: it looks for V only once.
+    Paper: SSM v1, Alg. 1.
 
     Args:
         model: a causal language model of ``transformers``, or PEFT's wrapper of one.
         batch: a padded or padding-free batch with ``labels``, on the model's device.
         estimator: ``exact``, ``directional`` or ``zeroth_order``.
+        projections: any of q, k, v, o, mlp; features are joined in this order.
         reduction: loss of an example: ``mean`` over its label tokens, or their ``sum``.
         generator: draws z for ``directional`` and ``zeroth_order``.
         num_directions: how many z.
@@ -179,6 +221,7 @@ def last_value_gradients(
     gradients = ValueGradients(
         model,
         estimator,
+        projections=projections,
         num_directions=num_directions,
         perturbation_scale=perturbation_scale,
         reduction=reduction,
@@ -194,12 +237,3 @@ def _along(slopes: Tensor, directions: list[Tensor]) -> Tensor:
     """Mean over directions of p_i z (Eq. 8): slopes ``[k, n]``, directions ``[k, o, i]`` each."""
     flat = torch.cat([direction.flatten(1) for direction in directions], dim=1)
     return slopes.T @ flat.to(slopes) / len(slopes)
-
-
-def _linear_shape(module: nn.Module) -> tuple[int, int]:
-    """Outputs and inputs of a linear map, quantised or transposed ones included."""
-    if hasattr(module, "out_features"):
-        return int(module.out_features), int(module.in_features)  # type: ignore[arg-type]
-    weight: Any = module.weight
-    inputs, outputs = weight.shape
-    return int(outputs), int(inputs)

@@ -6,7 +6,8 @@ left to the model: for each chunk its own ``forward`` runs with the decoder's ou
 Symbols: m label positions, n examples, c positions in a chunk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class DecoderRun:
         self._model = base_model(model)
         self._decoder = find_decoder(model)
         self._inputs = {**inputs, "use_cache": False}
+        self._small = 0
         self._output = self._run_decoder()
         hidden = self._output[0]
         self.hidden: Tensor = hidden.reshape(-1, hidden.shape[-1])
@@ -59,6 +61,32 @@ class DecoderRun:
             logits: Tensor = self._model(**self._inputs).logits
         return logits[0]
 
+    @property
+    def _head(self) -> Any:
+        return self._model.get_output_embeddings()  # type: ignore[operator]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens that the head tells apart, fewer inside `small_head`."""
+        return self._small or int(self._head.weight.shape[0])
+
+    @property
+    def has_plain_head(self) -> bool:
+        """Whether the head is a linear map and no more, of which rows can be taken."""
+        return type(self._head) is nn.Linear and self._head.weight.is_floating_point()
+
+    @contextmanager
+    def small_head(self, vocabulary: Tensor) -> Iterator[None]:
+        """Let the head know the tokens of ``vocabulary [v]`` only, in that order."""
+        weight = self._head.weight.detach()[vocabulary]
+        bias = None if self._head.bias is None else self._head.bias.detach()[vocabulary]
+        self._small = len(vocabulary)
+        try:
+            with replaced_forward(self._head, lambda x: functional.linear(x, weight, bias)):
+                yield
+        finally:
+            self._small = 0
+
 
 def example_losses(run: DecoderRun, labels: LabelPositions, reduction: str) -> Tensor:
     """Return the loss of each example, ``[n]``: the mean or the sum over its label tokens."""
@@ -71,13 +99,23 @@ def example_losses(run: DecoderRun, labels: LabelPositions, reduction: str) -> T
 
 
 def hidden_gradients(
-    run: DecoderRun, labels: LabelPositions, reduction: str
+    run: DecoderRun, labels: LabelPositions, reduction: str, vocabulary: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return each example's loss ``[n]``, and the gradient of their sum in the last hidden state.
 
     The gradient has the shape and type of ``run.hidden``. Costs the head's forward and backward at
-    label positions; no more than a chunk of logits is alive at a time.
+    label positions; no more than a chunk of logits is alive at a time. With a ``vocabulary [v]`` of
+    ascending token ids the head runs on those alone, as if no other token were possible.
     """
+    if vocabulary is not None and run.has_plain_head:
+        with run.small_head(vocabulary):
+            return _hidden_gradients(run, labels.within(vocabulary), reduction)
+    return _hidden_gradients(run, labels, reduction)
+
+
+def _hidden_gradients(
+    run: DecoderRun, labels: LabelPositions, reduction: str
+) -> tuple[Tensor, Tensor]:
     losses = run.hidden.new_zeros(len(labels.counts), dtype=_accumulation_dtype(run.hidden))
     gradient = torch.zeros_like(run.hidden, requires_grad=False)
     weights = token_weights(labels, reduction)
@@ -99,8 +137,7 @@ def token_weights(labels: LabelPositions, reduction: str) -> Tensor:
 
 
 def _chunks(run: DecoderRun, labels: LabelPositions) -> list[slice]:
-    vocabulary = run._model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
-    size = max(1, LOGITS_PER_CHUNK // vocabulary)
+    size = max(1, LOGITS_PER_CHUNK // run.vocabulary_size)
     return [slice(start, start + size) for start in range(0, len(labels.position), size)]
 
 

@@ -132,6 +132,27 @@ class AdamMoments:
         return exp_avg, exp_avg_sq
 
 
+@torch.no_grad()
+def rms_normalise(gradients: Tensor) -> Tensor:
+    """Divide each coordinate by its root mean square over the candidates.
+
+    What Adam's second moments come to when they are those of this mini-batch's examples. The same
+    factor for all examples, so that sums of gradients stay sums; no state.
+
+    Args:
+        gradients: ``[n, d]``.
+
+    Returns:
+        ``[n, d]``; 0 where a coordinate is 0 for all.
+
+    Example:
+        >>> rms_normalise(torch.tensor([[3.0, 0.0], [-4.0, 0.0], [5.0, 0.0], [0.0, 0.0]]))[:, 0]
+        tensor([ 0.8485, -1.1314,  1.4142,  0.0000])
+    """
+    root = gradients.square().mean(0).sqrt()
+    return gradients / torch.where(root > 0, root, torch.inf)
+
+
 def _root(squares: Tensor) -> Tensor:
     """Return the square root, rounded the same on every machine.
 

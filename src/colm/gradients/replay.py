@@ -1,8 +1,8 @@
-"""Running only the last part of a model again: the layer of V, the norm, the head.
+"""Running only the last part of a model again: the last layer, the norm, the head.
 
-One full forward keeps what the layer before V's returned. A replay lets every earlier layer return
+One full forward keeps what the layer before it returned. A replay lets every earlier layer return
 just that and calls the model again, so masks, positions, soft-capping and scaling are what the
-model itself makes of them; only the layers from V's on are computed.
+model itself makes of them; only the layers from the last with attention on are computed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.gradients.decoder import find_layers
+from colm.gradients.decoder import base_model, find_layers
 from colm.gradients.patching import forward_hook, replaced_forward
 
 
 class Replay:
-    """What the layer before V's returned, and the context in which a model call starts from there.
+    """What the layer before returned, and the context in which a model call starts from there.
 
     Args:
         model: a causal language model.
@@ -25,7 +25,11 @@ class Replay:
     """
 
     def __init__(self, model: nn.Module, layer: int) -> None:
-        self._earlier = list(find_layers(model))[:layer]
+        self._model = model
+        config: Any = base_model(model).config
+        # Layers that share keys and values (Gemma 3n) hand on more than they return: run them all.
+        is_whole = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
+        self._earlier = [] if is_whole else list(find_layers(model))[:layer]
         self._output: Any = None
 
     @contextmanager
@@ -49,6 +53,17 @@ class Replay:
             for module in self._earlier:
                 stack.enter_context(replaced_forward(module, lambda *_args, **_kwargs: output))
             yield
+
+    def modules(self) -> list[nn.Module]:
+        """Every module that a replay may run: all but what is in skipped layers alone."""
+        found: dict[nn.Module, None] = {}
+        waiting = [self._model]
+        while waiting:
+            module = waiting.pop()
+            if module not in found and not any(module is skipped for skipped in self._earlier):
+                found[module] = None
+                waiting.extend(module.children())
+        return list(found)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -8,6 +8,8 @@ kept dimensions.
 import torch
 from torch import Tensor
 
+from colm.gradients.ties import largest
+
 CRITERIA = ("gradient", "weight", "weight_gradient", "random")
 
 
@@ -19,6 +21,7 @@ def sparsify(
     weight: Tensor | None = None,
     gradients: Tensor | None = None,
     generator: torch.Generator | None = None,
+    tie_tolerance: float = 0.0,
 ) -> Tensor:
     """Return the dimensions to keep for the examples of one source.
 
@@ -32,6 +35,8 @@ def sparsify(
         weight: ``[d]`` w, the weight that the features are gradients of.
         gradients: ``[n, d]`` g_i, the features before normalisation.
         generator: for ``random``.
+        tie_tolerance: scores that differ by no more than this share of the largest are tied, and
+            the first dimensions are kept of those tied with the last one kept.
 
     Returns:
         ``[min(h, d)]`` int64 dimensions, the highest score first.
@@ -55,8 +60,8 @@ def sparsify(
             raise _lacks(criterion, "a generator")
         shuffled = torch.randperm(d, generator=generator, device=generator.device)
         return shuffled[:kept_dimensions].to(normalised.device)
-    score = _score(criterion, normalised, weight, gradients)
-    return score.abs().topk(min(kept_dimensions, d)).indices
+    score = _score(criterion, normalised, weight, gradients).abs()
+    return largest(score, min(kept_dimensions, d), tie_tolerance * float(score.max()))
 
 
 def _score(

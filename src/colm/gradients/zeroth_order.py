@@ -1,18 +1,19 @@
-"""SPSA: gradients of V from differences of losses along random directions, no backward at all.
+"""SPSA: gradients from differences of losses along random directions, no backward at all.
 
     p_i = (L_i(V + eps z) - L_i(V - eps z)) / 2 eps                         (SSM v1, Eq. 7)
     g_i = p_i z, z standard normal, the mean of several such estimates      (SSM v1, Eq. 8)
 
-V is never written to: its output is moved by eps x z^T, which is the same, works on quantised
-weights and leaves nothing to restore. Differences of losses need float32: where the weights allow,
-the replayed part runs without autocast. Symbols: n examples, k directions, o rows of V, i inputs.
+V (here: any projections) is never written to: its output is moved by eps x z^T, which is the same,
+works on quantised weights and leaves nothing to restore. Differences of losses are noise in half
+precision, so the replayed part runs in float32, on float32 copies of half-precision weights. Where
+a layer routes tokens to experts, a step may change the choice: no step is small enough for that.
+Symbols: n examples, t tokens a row, k directions, o rows of a projection, i its inputs, e hidden
+size.
 """
 
-import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,109 +21,132 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from colm.gradients.batch import LabelPositions, label_positions, without_labels
-from colm.gradients.decoder import Projection, base_model, find_layers
+from colm.gradients.exact import sees_all_tokens, took_no_part
 from colm.gradients.label_loss import DecoderRun, example_losses
-from colm.gradients.patching import evaluation_mode, forward_hook
+from colm.gradients.patching import (
+    HALF_PRECISION,
+    can_be_float32,
+    evaluation_mode,
+    forward_hook,
+    full_precision,
+    in_float32,
+    weights_of,
+)
+from colm.gradients.projections import Projection
 from colm.gradients.replay import Replay
 
 
 def loss_slopes(
     model: nn.Module,
-    projection: Projection,
+    projections: Sequence[Projection],
     batch: Mapping[str, Any],
     directions: list[Tensor],
     scale: float,
     reduction: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the finite differences p_i (Eq. 7) of each example along each direction.
 
-    Costs one forward, then two replays of the last layer and the head for each direction.
+    Costs one forward, then two replays of the last layer and the head for each direction, and for
+    their duration a float32 copy of what they run of half-precision weights.
 
     Args:
         model: a causal language model.
-        projection: where its V is.
+        projections: what the directions move.
         batch: one batch with labels, one example a row.
-        directions: for each module of ``projection`` its ``[k, o, i]``.
+        directions: for each projection its ``[k, o, i]``.
         scale: eps.
         reduction: ``mean`` or ``sum`` of an example's label losses.
 
     Returns:
-        ``[k, n]`` slopes; each example's unperturbed loss ``[n]``.
+        ``[k, n]`` slopes; each example's unperturbed loss ``[n]``; the last hidden states
+        ``[n, t, e]`` of the unperturbed forward.
     """
     labels = label_positions(batch["labels"])
     inputs = without_labels(batch)
-    replay = Replay(model, projection.layer)
+    replay = Replay(model, min(projection.first_layer for projection in projections))
+    slopes = []
     with evaluation_mode(model), torch.no_grad():
         with replay.capturing():
-            losses = example_losses(DecoderRun(model, inputs), labels, reduction)
-        slopes = []
+            run = DecoderRun(model, inputs)
+            losses = example_losses(run, labels, reduction)
         with ExitStack() as stack:
-            stack.enter_context(_full_precision(model, batch["input_ids"].device, replay))
+            _replay_in_full_precision(stack, replay, batch["input_ids"].device)
             for direction in zip(*directions, strict=True):
                 high, low = (
                     _perturbed(
-                        model, projection, inputs, labels, [step * z for z in direction], reduction
+                        model, projections, inputs, labels, [step * z for z in direction], reduction
                     )
                     for step in (scale, -scale)
                 )
                 slopes.append((high - low) / (2 * scale))
-    return torch.stack(slopes), losses
+    return torch.stack(slopes), losses, run.hidden.reshape(*batch["input_ids"].shape, -1)
 
 
 def _perturbed(
     model: nn.Module,
-    projection: Projection,
+    projections: Sequence[Projection],
     inputs: Mapping[str, Any],
     labels: LabelPositions,
     changes: list[Tensor],
     reduction: str,
 ) -> Tensor:
-    """Losses with the weight of each module of V changed by its ``[o, i]``."""
+    """Losses with the weight of each projection changed by its ``[o, i]``."""
+    shape = tuple(inputs["input_ids"].shape)
+    moves = [_Move(part, change, shape) for part, change in zip(projections, changes, strict=True)]
     with ExitStack() as stack:
-        for module, change in zip(projection.modules, changes, strict=True):
-            hook = partial(
-                _perturb,
-                change=change,
-                value_rows=projection.rows,
-                tokens=inputs["input_ids"].numel(),
-            )
-            stack.enter_context(forward_hook(module, hook))
-        return example_losses(DecoderRun(model, inputs), labels, reduction)
+        for move in moves:
+            for module in move.projection.modules:
+                stack.enter_context(forward_hook(module, move))
+        run = DecoderRun(model, inputs)
+        losses = example_losses(run, labels, reduction)
+    if run.hidden.dtype in HALF_PRECISION:
+        # Where parameters are sharded, what shards them may have the last word on types.
+        _warn_of_noise(f"the model computes in {str(run.hidden.dtype).removeprefix('torch.')}")
+    for move in moves:
+        if not move.made:
+            raise took_no_part(move.projection)
+    return losses
 
 
-def _perturb(
-    _module: nn.Module,
-    args: tuple[Tensor, ...],
-    output: Tensor,
-    *,
-    change: Tensor,
-    value_rows: Tensor | None,
-    tokens: int,
-) -> Tensor:
-    """Forward hook on V: what it would return with its weight changed."""
-    if math.prod(output.shape[:-1]) != tokens:
-        return output  # DoRA sends an identity matrix through B to learn the weight's norm
-    moved = functional.linear(args[0], change.to(args[0])).to(output)
-    if value_rows is None:
-        return output + moved
-    return output.index_add(-1, value_rows, moved)
+class _Move:
+    """Forward hook on a projection: what it would return with its weight changed by ``[o, i]``."""
+
+    def __init__(self, projection: Projection, change: Tensor, shape: tuple[int, ...]) -> None:
+        self.projection = projection
+        self.change = change
+        self.shape = shape
+        self.made = False
+
+    def __call__(self, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not sees_all_tokens(output, self.shape, self.projection):
+            return output
+        self.made = True
+        moved = functional.linear(args[0], self.change.to(args[0])).to(output)
+        rows = self.projection.rows
+        return output + moved if rows is None else output.index_add(-1, rows, moved)
 
 
-def _full_precision(model: nn.Module, device: torch.device, replay: Replay) -> ExitStack:
-    """Replay in float32 where the weights from V's layer on are; else as they are, and warn."""
-    stack = ExitStack()
-    weights = {p.dtype for p in find_layers(model)[-1].parameters() if p.is_floating_point()}
-    weights.add(base_model(model).get_output_embeddings().weight.dtype)  # type: ignore[operator]
-    if weights <= {torch.float32, torch.float64}:
-        dtype = torch.float64 if torch.float64 in weights else torch.float32
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(replay.replaying(dtype))
-        return stack
-    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in weights))
+def _replay_in_full_precision(stack: ExitStack, replay: Replay, device: torch.device) -> None:
+    """Replay in float32, without autocast; as things are, and with a warning, where that fails."""
+    modules = replay.modules()
+    foreign = {
+        str(weight.dtype).removeprefix("torch.")
+        for weight in weights_of(modules)
+        if not can_be_float32(weight)
+    }
+    if foreign:
+        _warn_of_noise(f"some weights ({', '.join(sorted(foreign))}) are quantised or elsewhere")
+        stack.enter_context(replay.replaying())
+        return
+    stack.enter_context(in_float32(modules))
+    stack.enter_context(full_precision(device.type))
+    wide = any(weight.dtype is torch.float64 for weight in weights_of(modules))
+    stack.enter_context(replay.replaying(torch.float64 if wide else torch.float32))
+
+
+def _warn_of_noise(why: str) -> None:
     warnings.warn(
-        f"gradient='zeroth_order' takes differences of losses, and the weights are {names}: expect "
-        "noise. Load the model in float32, or use gradient='exact', which costs the same.",
-        stacklevel=2,
+        f"gradient='zeroth_order' takes differences of losses, which want float32, and {why}: "
+        "expect noise. gradient='exact' has none, and costs the same.",
+        stacklevel=3,
     )
-    stack.enter_context(replay.replaying())
-    return stack

@@ -22,6 +22,7 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 from trl.scripts.utils import DatasetConfig
 
 from colm.training.config import CoLMConfig
+from colm.training.presets import DEFAULTS
 
 _DATACLASSES = (ScriptArguments, CoLMConfig, ModelConfig, DatasetMixtureConfig)
 
@@ -33,6 +34,17 @@ class SFTArguments(NamedTuple):
     training: CoLMConfig
     model: ModelConfig
     mixture: DatasetMixtureConfig
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each option, also of those that wait for a preset."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.dest not in DEFAULTS:
+            return super()._get_help_string(action)
+        value = DEFAULTS[action.dest]
+        shown = " ".join(value) if isinstance(value, list) else value
+        return f"{action.help} (default: {shown}, or the preset's)"
 
 
 class _Parser(TrlParser):
@@ -84,6 +96,7 @@ def make_parser() -> TrlParser:
     parser = _Parser(
         _DATACLASSES,
         prog="colm sft",
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
         description="Fine-tune a causal language model on coresets of its mini-batches.",
     )

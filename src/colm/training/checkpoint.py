@@ -7,6 +7,7 @@ settings that decide what is drawn are kept beside the state and compared.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -15,7 +16,43 @@ from torch import Tensor
 FILE_NAME = "colm_selector.safetensors"
 SETTINGS_KEY = "colm_settings"
 
-Settings = Mapping[str, str | int | float | None]
+Settings = Mapping[str, Any]
+
+#: What decides which candidates are drawn, how they are seen, and which are kept.
+RESUME_SETTINGS = (
+    "candidate_ratio",
+    "selector",
+    "gradient",
+    "gradient_reduction",
+    "gradient_layers",
+    "selection_vocabulary",
+    "num_directions",
+    "perturbation_scale",
+    "projections",
+    "prompt_features",
+    "normalisation",
+    "kept_dimensions",
+    "dimension_criterion",
+    "distance",
+    "allocation",
+    "weighted",
+    "example_weights",
+    "source_column",
+    "source_clusters",
+    "small_sources",
+    "candidate_sampling",
+    "reference_behaviour",
+    "selection_scope",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+    "data_seed",
+)
+
+
+def resume_settings(args: Any) -> Settings:
+    """Return the options that a resumed run must share with the one that wrote a checkpoint."""
+    return {name: getattr(args, name) for name in RESUME_SETTINGS}
 
 
 def state_file(folder: str | Path, process_index: int, num_processes: int) -> Path:
@@ -28,6 +65,8 @@ def state_file(folder: str | Path, process_index: int, num_processes: int) -> Pa
 
 def save_state(path: Path, state: Mapping[str, Tensor], settings: Settings) -> None:
     """Write the state and the settings."""
+    # Processes get here in any order, and only the first one makes the folder.
+    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     save_file(tensors, path, metadata={SETTINGS_KEY: json.dumps(dict(settings))})
 

@@ -1,29 +1,61 @@
 """``CoLMConfig``: TRL's ``SFTConfig`` plus the switches of CoLM.
 
 Every field has the name, the default and the meaning that ``docs/configuration.md`` puts beside the
-paper. Symbols: n examples in the large mini-batch, r kept, d feature size, h kept dimensions.
+paper. Fields that a preset governs take their value from it or from ``presets.DEFAULTS`` where none
+is given; after construction every field holds a value. Symbols: n examples in the large mini-batch,
+r kept, d feature size, h kept dimensions.
 """
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from transformers import TrainingArguments
 from trl import SFTConfig
 
 from colm.coreset.mixture import ALLOCATIONS
-from colm.coreset.registry import get_selector
-from colm.coreset.selector import (
-    NORMALISATIONS,
-    SMALL_SOURCES_AUTO,
-    SMALL_SOURCES_NONE,
-)
+from colm.coreset.registry import available_selectors, get_selector
+from colm.coreset.selector import EXAMPLE_WEIGHTS, NORMALISATIONS
 from colm.coreset.similarity import METRICS
 from colm.gradients.features import ESTIMATORS, REDUCTIONS
+from colm.gradients.observe import LAYERS, VOCABULARIES, check_layers
+from colm.gradients.projections import PROJECTIONS
 from colm.gradients.sparsify import CRITERIA
+from colm.training.checks import as_names, check_choice, check_number
+from colm.training.presets import DEFAULTS, PRESETS, resolve
+from colm.training.sampling import CANDIDATE_SAMPLINGS
 
 SCOPES = ("local", "global")
+
+_CHOICES = {
+    "gradient": ESTIMATORS,
+    "gradient_reduction": REDUCTIONS,
+    "gradient_layers": LAYERS,
+    "selection_vocabulary": VOCABULARIES,
+    "normalisation": NORMALISATIONS,
+    "example_weights": EXAMPLE_WEIGHTS,
+    "dimension_criterion": CRITERIA,
+    "distance": METRICS,
+    "allocation": ALLOCATIONS,
+    "candidate_sampling": CANDIDATE_SAMPLINGS,
+    "selection_scope": SCOPES,
+}
+_LEAST_WHOLE_NUMBER = {
+    "num_directions": 1,
+    "kept_dimensions": 1,
+    "source_clusters": 2,
+    "selection_tokens": 1,
+    "match_every": 0,
+}
+_MAY_BE_NONE = {"kept_dimensions", "source_clusters"}
+
+
+def _governed(meaning: str, choices: Iterable[str] = ()) -> Any:
+    """A field whose value, where none is given, is the preset's or else the default's."""
+    metadata: dict[str, Any] = {"help": meaning}
+    if choices:
+        metadata["choices"] = list(choices)
+    return field(default=None, metadata=metadata)
 
 
 @dataclass
@@ -34,6 +66,14 @@ class SelectionArguments:
     trained on and what must fit in memory; ``candidate_ratio`` times as many are looked at.
     """
 
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Options as a paper has them: colm (ICLR 2025), ssm (version 1), reference "
+            "(the authors' published code). Options given beside it go before it.",
+            "choices": list(PRESETS),
+        },
+    )
     candidate_ratio: float = field(
         default=2.0,
         metadata={
@@ -41,47 +81,57 @@ class SelectionArguments:
             "per_device_train_batch_size * candidate_ratio is rounded to a whole number."
         },
     )
-    selector: str = field(
-        default="colm",
-        metadata={
-            "help": "How the kept examples are chosen: colm (medoids of gradients, source by "
-            "source), mean_matching (the kept mean gradient closest to that of all candidates), "
-            "random, none (keep every candidate), or a name registered with colm.register_selector."
-        },
+    selector: str = _governed(
+        "How the kept examples are chosen: gradient_matching (examples and weights whose gradient "
+        "is closest to that of all candidates), colm (medoids of gradients, source by source, "
+        "small sources whole), ssm (the same with all sources alike), mean_matching (the plain mean "
+        "gradient closest), random, none (keep every candidate), or a "
+        f"name registered with colm.register_selector. All: {', '.join(available_selectors())}."
     )
-    gradient: str = field(
-        default="exact",
-        metadata={
-            "help": "Feature of an example. exact: the gradient of its loss in the last V "
-            "projection; directional: that gradient along random directions; zeroth_order: SPSA, "
-            "the paper's finite differences along random directions.",
-            "choices": list(ESTIMATORS),
-        },
+    gradient: str = _governed(
+        "Feature of an example. exact: the gradient of its loss in the last V projection; "
+        "directional: that gradient along random directions; zeroth_order: SPSA, the paper's "
+        "finite differences along random directions.",
+        ESTIMATORS,
     )
-    gradient_reduction: str = field(
-        default="mean",
-        metadata={
-            "help": "Loss of an example that features differentiate: mean over its label tokens "
-            "(the papers') or their sum (its share of a token-averaged training loss).",
-            "choices": list(REDUCTIONS),
-        },
+    gradient_reduction: str = _governed(
+        "Loss of an example that features differentiate: mean over its label tokens (the "
+        "papers') or their sum (its share of a token-averaged training loss).",
+        REDUCTIONS,
     )
-    num_directions: int = field(
-        default=1,
-        metadata={
-            "help": "Random directions averaged by the directional and zeroth_order gradients."
-        },
+    gradient_layers: str = _governed(
+        "Where in the model features come from. last: the projections of the last layer; spread: "
+        "all linear maps of three blocks, as deep as a tenth of a forward's cost allows.",
+        LAYERS,
+    )
+    selection_vocabulary: str = _governed(
+        "Tokens of the selection's softmax, with gradient_layers spread. full: all; batch: those "
+        "that the candidates contain, which is cheaper.",
+        VOCABULARIES,
+    )
+    num_directions: int = _governed(
+        "Random directions averaged by the directional and zeroth_order gradients."
     )
     perturbation_scale: float = field(
         default=1e-3,
         metadata={"help": "Step eps of the finite difference of the zeroth_order gradient."},
     )
-    normalisation: str = field(
-        default="adam",
+    projections: list[str] = _governed(  # noqa: RUF009
+        "Layers of the last decoder block whose gradients are the features: any of q, k, v, o "
+        "(attention) and mlp.",
+        PROJECTIONS,
+    )
+    prompt_features: bool = field(
+        default=False,
         metadata={
-            "help": "adam: features are what Adam makes of each gradient; none: the gradients.",
-            "choices": list(NORMALISATIONS),
+            "help": "Append the last hidden state of the prompt to the features, for data whose "
+            "sources are unknown."
         },
+    )
+    normalisation: str = _governed(
+        "adam: features are what Adam makes of each gradient; rms: gradients over their root mean "
+        "square among the candidates; none: the gradients.",
+        NORMALISATIONS,
     )
     kept_dimensions: int | None = field(
         default=None,
@@ -89,25 +139,24 @@ class SelectionArguments:
             "help": "Feature dimensions kept per source, h. Default: the model's hidden size."
         },
     )
-    dimension_criterion: str = field(
-        default="gradient",
-        metadata={
-            "help": "How the kept dimensions are chosen: largest |mean feature|, |weight|, "
-            "|weight * mean gradient|, or at random.",
-            "choices": list(CRITERIA),
-        },
+    dimension_criterion: str = _governed(
+        "How the kept dimensions are chosen: largest |mean feature|, |weight|, "
+        "|weight * mean gradient|, or at random.",
+        CRITERIA,
     )
-    distance: str = field(
-        default="l1",
-        metadata={"help": "Distance between features.", "choices": list(METRICS)},
+    distance: str = _governed("Distance between features.", METRICS)
+    allocation: str = _governed(
+        "How large sources share the kept examples: proportional to their candidates, "
+        "balanced, or none (all sources compete together).",
+        ALLOCATIONS,
     )
-    allocation: str = field(
-        default="proportional",
-        metadata={
-            "help": "How large sources share the kept examples: proportional to their candidates, "
-            "balanced, or none (all sources compete together).",
-            "choices": list(ALLOCATIONS),
-        },
+    weighted: bool = _governed(
+        "Weigh each kept example in the training loss by the candidates it stands for."
+    )
+    example_weights: str = _governed(
+        "What an example counts for where gradient_matching matches the mean: its label_tokens, as "
+        "in losses that average over those, or equal.",
+        EXAMPLE_WEIGHTS,
     )
     source_column: str | None = field(
         default=None,
@@ -116,13 +165,25 @@ class SelectionArguments:
             "set has it, else all examples count as one source."
         },
     )
-    small_sources: list[str] = field(
-        default_factory=lambda: [SMALL_SOURCES_AUTO],
+    source_clusters: int | None = field(
+        default=None,
         metadata={
-            "help": "Sources whose candidates are always kept: auto (those with fewer examples "
-            "than the average source, for selectors that keep small sources), none, or names.",
-            "nargs": "+",
+            "help": "For data whose sources are unknown: before training, cluster the examples by "
+            "the model's hidden states into as many groups, which then are the sources."
         },
+    )
+    small_sources: list[str] = _governed(  # noqa: RUF009
+        "Sources whose candidates are always kept: auto (those with fewer examples than the "
+        "average source, for selectors that keep small sources), none, or names.",
+    )
+    candidate_sampling: str = _governed(
+        "How candidates are drawn: uniform (each example once an epoch), or "
+        "inverse_source_size (with replacement, every source equally often).",
+        CANDIDATE_SAMPLINGS,
+    )
+    reference_behaviour: bool = _governed(
+        "Follow the papers' published code where it differs from them: random directions "
+        "drawn once a run, selections that follow the order of the batch."
     )
     selection_scope: str = field(
         default="local",
@@ -136,24 +197,44 @@ class SelectionArguments:
         default=8192,
         metadata={"help": "Most tokens, padding included, in one forward pass of the selection."},
     )
+    match_every: int = field(
+        default=0,
+        metadata={
+            "help": "Log, every so many steps, how well the kept examples' gradient matches that "
+            "of all candidates; it takes a backward pass of each candidate. 0: never."
+        },
+    )
 
     def __post_init__(self) -> None:
-        """Check each option; one line names the option, its value and the choices."""
-        self.small_sources = _as_names(self.small_sources)
+        """Settle what the preset governs and check each option.
+
+        Raises:
+            ValueError: one line that names the option, its value and the choices.
+        """
+        given = {name: getattr(self, name) for name in DEFAULTS}
+        for name, value in resolve(self.preset, given).items():
+            setattr(self, name, value)
+        self.small_sources = as_names("small_sources", self.small_sources)
+        self.projections = as_names("projections", self.projections)
         get_selector(self.selector)
-        _check_choice("gradient", self.gradient, ESTIMATORS)
-        _check_choice("gradient_reduction", self.gradient_reduction, REDUCTIONS)
-        _check_choice("normalisation", self.normalisation, NORMALISATIONS)
-        _check_choice("dimension_criterion", self.dimension_criterion, CRITERIA)
-        _check_choice("distance", self.distance, METRICS)
-        _check_choice("allocation", self.allocation, ALLOCATIONS)
-        _check_choice("selection_scope", self.selection_scope, SCOPES)
-        _check_number("candidate_ratio", self.candidate_ratio, least=1)
-        _check_number("perturbation_scale", self.perturbation_scale, above=0)
-        _check_number("num_directions", self.num_directions, least=1, whole=True)
-        _check_number("selection_tokens", self.selection_tokens, least=1, whole=True)
-        if self.kept_dimensions is not None:
-            _check_number("kept_dimensions", self.kept_dimensions, least=1, whole=True)
+        for option, choices in _CHOICES.items():
+            check_choice(option, getattr(self, option), choices)
+        for name in self.projections or [""]:
+            check_choice("projections", name, PROJECTIONS)
+        if len(set(self.projections)) < len(self.projections):
+            raise ValueError(f"projections must differ from each other; got {self.projections!r}.")
+        check_layers(self.gradient_layers, self.selection_vocabulary, self.gradient)
+        check_number("candidate_ratio", self.candidate_ratio, least=1)
+        check_number("perturbation_scale", self.perturbation_scale, above=0)
+        for option, least in _LEAST_WHOLE_NUMBER.items():
+            value = getattr(self, option)
+            if value is not None or option not in _MAY_BE_NONE:
+                check_number(option, value, least=least, whole=True)
+        if self.source_clusters is not None and self.source_column is not None:
+            raise ValueError(
+                f"source_clusters={self.source_clusters} makes sources of its own, and "
+                f"source_column={self.source_column!r} names others: set one of them."
+            )
         super().__post_init__()  # type: ignore[misc]
 
 
@@ -167,41 +248,24 @@ class CoLMTrainingArguments(SelectionArguments, TrainingArguments):
     """Configuration of `colm.CoLMTrainer`: ``TrainingArguments`` and the selection options."""
 
 
-def _as_names(value: Any) -> list[str]:
-    """One name, or several, as a list: YAML and Python users write ``auto``, the CLI a list."""
-    if value is None:
-        return [SMALL_SOURCES_NONE]
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Iterable):
-        return [str(name) for name in value]
-    raise ValueError(
-        f"small_sources must be '{SMALL_SOURCES_AUTO}', '{SMALL_SOURCES_NONE}' or names of "
-        f"sources, got {value!r}."
-    )
+def with_selection_arguments(
+    args: Any, arguments_class: type[SelectionArguments]
+) -> SelectionArguments:
+    """Add the defaults of selection to a plain configuration, as TRL adds its own.
 
+    Args:
+        args: a configuration of transformers, TRL or colm, or ``None``.
+        arguments_class: what a plain one becomes.
 
-def _check_choice(option: str, value: Any, choices: Iterable[str]) -> None:
-    choices = tuple(choices)
-    if value not in choices:
-        raise ValueError(f"{option} must be one of {', '.join(choices)}; got {value!r}.")
-
-
-def _check_number(
-    option: str,
-    value: Any,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    whole: bool = False,
-) -> None:
-    kind = "a whole number" if whole else "a number"
-    bound = f"at least {least}" if least is not None else f"above {above}"
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = is_number and math.isfinite(value) and not (whole and value != int(value))
-    if fits and least is not None:
-        fits = value >= least
-    if fits and above is not None:
-        fits = value > above
-    if not fits:
-        raise ValueError(f"{option} must be {kind} {bound}; got {value!r}.")
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(args, SelectionArguments):
+        return args
+    if args is None:
+        return arguments_class()
+    if not isinstance(args, TrainingArguments):
+        raise ValueError(f"args must be a {arguments_class.__name__}; got {type(args).__name__}.")
+    known = {field.name for field in fields(arguments_class)}
+    given = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
+    return arguments_class(**{name: value for name, value in given.items() if name in known})

@@ -1,17 +1,22 @@
 """What selection cannot work with, refused before anything is trained, in one clear line each."""
 
+import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from datasets import Dataset
+from torch.utils.data import IterableDataset
+from trl import SFTTrainer
 
 from colm.coreset.registry import get_selector
 from colm.coreset.selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 from colm.training.config import SelectionArguments
+from colm.training.sources import column_names
 
-DEFAULT_SOURCE_COLUMN = "source"
 SHOWN_NAMES = 20
+# Kinds of distributed training, as Accelerate names them, that split parameters or moments.
+SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +29,7 @@ def check_arguments(args: SelectionArguments) -> None:
     """
     selector = get_selector(args.selector)
     kept_whole = args.small_sources not in ([SMALL_SOURCES_NONE], [SMALL_SOURCES_AUTO])
-    by_source = selector.needs_features or selector.keeps_small_sources or kept_whole
+    by_source = bool(selector.needs) or selector.keeps_small_sources or kept_whole
     if getattr(args, "packing", False) and by_source:
         raise ValueError(
             f"packing=True mixes examples and their sources, and selector={args.selector!r} "
@@ -51,18 +56,47 @@ def check_arguments(args: SelectionArguments) -> None:
     args.accelerator_config.dispatch_batches = False  # type: ignore[attr-defined]
 
 
+def check_trainer(trainer: Any, source_column: str | None) -> None:
+    """Refuse what options, model, data and processes of a trainer cannot do together.
+
+    Args:
+        trainer: built, not yet trained.
+        source_column: that the data has, or will have when training begins.
+
+    Raises:
+        ValueError: such a thing, in one line that names the option.
+    """
+    args, dataset = trainer.args, trainer.train_dataset
+    if args.candidate_ratio > 1:
+        check_parallelism(trainer.accelerator, args)
+        check_examples(dataset)
+        if args.weighted:
+            check_weighting(trainer)
+    if args.source_clusters is not None:
+        check_clusters(args, dataset, trainer.accelerator)
+    check_sampling(args, dataset, source_column)
+
+
 def check_parallelism(accelerator: Any, args: SelectionArguments) -> None:
     """Refuse ways of spreading the work that selection does not know.
 
     Raises:
         ValueError: such a way.
     """
-    if args.selection_scope == "global" and accelerator.num_processes > 1:
-        raise ValueError(
-            f"selection_scope='global' is not available with {accelerator.num_processes} "
-            "processes: use selection_scope='local'."
-        )
     parallelism = getattr(accelerator, "parallelism_config", None)
+    splits_tensors = parallelism is not None and getattr(parallelism, "tp_enabled", False)
+    if args.selection_scope == "global" and splits_tensors:
+        raise ValueError(
+            "selection_scope='global' would count the candidates that tensor-parallel processes "
+            "share once for each: use selection_scope='local'."
+        )
+    distribution = getattr(accelerator.distributed_type, "name", "NO")
+    if args.match_every and (splits_tensors or distribution in SHARDING):
+        raise ValueError(
+            f"match_every={args.match_every} needs whole gradients and moments on each process, "
+            f"which {'tensor parallelism' if splits_tensors else distribution} shards: set "
+            "match_every=0."
+        )
     for kind in ("cp", "sp"):
         if parallelism is not None and getattr(parallelism, f"{kind}_enabled", False):
             raise ValueError(
@@ -77,7 +111,7 @@ def check_examples(dataset: Any) -> None:
     Raises:
         ValueError: there are no token ids; the message says which columns there are.
     """
-    columns = _column_names(dataset)
+    columns = column_names(dataset)
     if columns and "input_ids" not in columns:
         raise ValueError(
             "selection needs tokenised text, and the training data has no column 'input_ids'; its "
@@ -85,38 +119,101 @@ def check_examples(dataset: Any) -> None:
         )
 
 
-def resolve_source_column(name: str | None, dataset: Any) -> str | None:
-    """Return the column that names the source: the one asked for, or 'source' where there is one.
+def check_sampling(args: SelectionArguments, dataset: Any, source_column: str | None) -> None:
+    """Refuse to draw sources equally often where there are none, or where no example is drawn.
 
     Raises:
-        ValueError: the column asked for is missing; the message says which there are.
+        ValueError: such a data set, or a strategy that draws in another way.
     """
-    columns = _column_names(dataset)
-    if name is None:
-        return DEFAULT_SOURCE_COLUMN if DEFAULT_SOURCE_COLUMN in columns else None
-    if name not in columns:
+    if args.candidate_sampling == "uniform":
+        return
+    option = f"candidate_sampling={args.candidate_sampling!r}"
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
-            f"source_column {name!r} is not in the training data; its columns are "
-            f"{', '.join(columns) or 'none'}."
+            f"{option} draws examples by their number, which streamed data does not allow: load "
+            "the data whole, or set candidate_sampling='uniform'."
         )
-    return name
+    if source_column is None:
+        raise ValueError(
+            f"{option} needs the source of each example: set source_column, or source_clusters "
+            f"where sources are unknown; the columns are {', '.join(column_names(dataset))}."
+        )
+    strategy = getattr(args, "train_sampling_strategy", "random")
+    if strategy != "random":
+        raise ValueError(
+            f"{option} and train_sampling_strategy={strategy!r} cannot both say which examples are "
+            "drawn: set one of them back."
+        )
 
 
-def check_small_sources(names: Sequence[str], sizes: Mapping[str, int] | None) -> None:
+def check_clusters(args: Any, dataset: Any, accelerator: Any) -> None:
+    """Refuse to cluster what cannot be read before training.
+
+    Raises:
+        ValueError: such data, a model that is not whole, or scikit-learn is missing.
+    """
+    option = f"source_clusters={args.source_clusters}"
+    if getattr(args, "packing", False):
+        raise ValueError(f"{option} clusters single examples, which packing=True joins: set one.")
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"{option} reads all examples before training, which takes a datasets.Dataset; got "
+            f"{type(dataset).__name__}: load the data whole."
+        )
+    if args.source_clusters > len(dataset):
+        raise ValueError(f"{option} is more than there are training examples: {len(dataset)}.")
+    distribution = getattr(accelerator.distributed_type, "name", "NO")
+    if distribution in SHARDING:
+        raise ValueError(
+            f"{option} needs the whole model on each process before training, which {distribution} "
+            "shards: find clusters without it, and name them in a source column."
+        )
+    for module in ("sklearn", "threadpoolctl"):
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"{option} needs scikit-learn: pip install 'colm[clusters]'.")
+
+
+def check_weighting(trainer: Any) -> None:
+    """Refuse ``weighted=True`` where the trainer's loss is not a mean over label tokens.
+
+    Raises:
+        ValueError: such a loss, by name.
+    """
+    args, model = trainer.args, trainer.model
+    config = model.config.get_text_config(decoder=True)
+    routed = getattr(config, "output_router_logits", False) and not isinstance(trainer, SFTTrainer)
+    smoothing = args.label_smoothing_factor
+    own = f"the loss of {type(model).__name__}, which takes no num_items_in_batch"
+    wrong = {
+        "loss_type='dft'": getattr(args, "loss_type", "nll") == "dft",
+        f"label_smoothing_factor={smoothing}": smoothing > 0,
+        "a compute_loss_func": trainer.compute_loss_func is not None,
+        "output_router_logits=True outside SFTTrainer": routed,
+        own: not trainer.model_accepts_loss_kwargs,
+    }
+    for name, is_so in wrong.items():
+        if is_so:
+            raise ValueError(
+                f"weighted=True weighs the mean loss of label tokens, which {name} is not: do "
+                "without either."
+            )
+
+
+def check_small_sources(names: Sequence[str], known: Collection[str] | None) -> None:
     """Refuse names of small sources that the data set does not have.
 
     Raises:
         ValueError: such a name; the message says which sources there are.
     """
-    if sizes is None or list(names) in ([SMALL_SOURCES_AUTO], [SMALL_SOURCES_NONE]):
+    if known is None or list(names) in ([SMALL_SOURCES_AUTO], [SMALL_SOURCES_NONE]):
         return
-    unknown = [name for name in names if name not in sizes]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        known = sorted(sizes)
+        shown = ", ".join(sorted(known)[:SHOWN_NAMES])
         more = f" and {len(known) - SHOWN_NAMES} more" if len(known) > SHOWN_NAMES else ""
         raise ValueError(
             f"small_sources names {', '.join(map(repr, unknown))}, which the training data does "
-            f"not have; its sources are {', '.join(known[:SHOWN_NAMES])}{more}."
+            f"not have; its sources are {shown}{more}."
         )
 
 
@@ -148,12 +245,3 @@ def report_unlabelled(name: str, given: Any, left: Any, args: Any) -> None:
         name,
         length,
     )
-
-
-def _column_names(dataset: Any) -> list[str]:
-    """Columns of a data set, or the keys of its first example where it does not list them."""
-    names = getattr(dataset, "column_names", None)
-    if names is not None:
-        return list(names)
-    first = next(iter(dataset), None) if dataset is not None else None
-    return list(first) if isinstance(first, Mapping) else []

@@ -10,6 +10,8 @@ from typing import Any
 
 Example = dict[str, Any]
 IGNORED_LABEL = -100
+#: Where a kept example has its weight in the loss, from the selection to the collator.
+WEIGHT_KEY = "colm_weight"
 
 
 class Pool:

@@ -1,48 +1,36 @@
-"""From raw candidates to those kept: chunks, gradients and the selector, for one trainer.
+"""From raw candidates to those kept: what is observed, the selector, and who trains on what.
 
-The way of an example here: out of the pool, into a chunk of examples of its length, through the
-model, its row of features into the selector, and back as an index. Symbols: n candidates, r kept.
+The way of an example here: out of the pool, into a table of the candidates of all processes that
+select together, through the model, its row of features into the selector, and back as an index.
+What is kept goes where it is trained on. Symbols: n candidates, r kept.
 """
 
+import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from colm.coreset.randomness import keyed_generator
-from colm.coreset.selector import ONE_SOURCE, CoresetSelector, Selection
-from colm.gradients.features import ValueGradients
+from colm.coreset.selection import Selection
+from colm.coreset.selector import CoresetSelector
+from colm.training.candidates import CandidateTable, tabulate
 from colm.training.config import SelectionArguments
+from colm.training.diagnostics import Compared, match_gradients
+from colm.training.exchange import Exchange, deal
 from colm.training.metrics import SelectionMetrics
-from colm.training.pool import Example, label_token_count, length_sorted_chunks, token_count
-
-WEIGHT_CRITERIA = ("weight", "weight_gradient")
-
-
-@dataclass(frozen=True)
-class ModelAccess:
-    """What selection needs of a trainer to look at examples with the model as it trains.
-
-    Attributes:
-        model: returns the unwrapped model.
-        collate: the real collator.
-        prepare: moves a batch to the model's device.
-        autocast: context of the training forward.
-    """
-
-    model: Callable[[], nn.Module]
-    collate: Callable[[Sequence[Example]], Mapping[str, Any]]
-    prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    autocast: Callable[[], AbstractContextManager[Any]]
+from colm.training.model_access import ModelAccess
+from colm.training.observing import CandidateObserver
+from colm.training.pool import WEIGHT_KEY, Example, token_count, without_labels
 
 
 class ExampleSelection:
     """Selects among raw examples; what is kept goes to the trainer, the rest costs no backward.
+
+    The same candidates give the same selection whatever their order, their chunks and padding, and
+    the processes that hold them; nothing is drawn from global random state.
 
     Args:
         args: the options.
@@ -50,6 +38,7 @@ class ExampleSelection:
         selector: the selector, with its state.
         source_column: column that names the source, ``None`` for none.
         seed: of random directions.
+        exchange: the processes that select together; this one alone where ``None``.
     """
 
     def __init__(
@@ -59,91 +48,90 @@ class ExampleSelection:
         selector: CoresetSelector,
         source_column: str | None,
         seed: int,
+        exchange: Exchange | None = None,
     ) -> None:
         self.args = args
         self.access = access
         self.selector = selector
         self.source_column = source_column
-        self.seed = seed
+        self.exchange = exchange or Exchange()
         self.metrics = SelectionMetrics()
-        self._gradients: ValueGradients | None = None
+        self._observe = CandidateObserver(args, access, selector.needs, seed, self.exchange)
+        self._to_match: list[Compared] | None = None
         self._warned_unlabelled = False
 
     def keep(self, examples: Sequence[Example], budget: int, step: int) -> list[Example]:
-        """Return the ``budget`` examples to train on, longest first, without their source column.
+        """Return the examples to train on, longest first, without their source column.
+
+        Every process of the exchange calls this at the same time.
 
         Args:
-            examples: the candidates, raw.
-            budget: r.
+            examples: this process's candidates, raw.
+            budget: r, of this process; all processes together keep the sum of theirs.
             step: the optimiser step, which keys the randomness.
+
+        Returns:
+            ``budget`` examples: of those given, or under a global scope this process's share of
+            what all keep. With ``weighted``, each has its weight under ``WEIGHT_KEY``.
+
+        Raises:
+            FloatingPointError: no candidate has a finite loss and gradient.
         """
-        sources = [self._source(example) for example in examples]
-        label_tokens = torch.tensor([label_token_count(example) for example in examples])
-        labelled = label_tokens.nonzero().flatten()
-        self._report_unlabelled(len(examples) - len(labelled))
-        if len(labelled) == 0:
-            labelled = torch.arange(len(examples))
+        table = tabulate(examples, self.source_column, self.exchange)
         bare = [
             {key: value for key, value in example.items() if key != self.source_column}
             for example in examples
         ]
-        selection = self.selector.select(
-            lambda rows: self._features([bare[row] for row in labelled[rows].tolist()], step),
-            budget,
-            sources=[sources[row] for row in labelled.tolist()],
-            label_tokens=label_tokens[labelled],
-            weight=self._weight(),
-            step=step,
-        )
-        kept = labelled[selection.indices].tolist()
+        rows = self._labelled(table)
+        selection = self._select(bare, table, rows, budget, step)
+        kept = rows[selection.indices].tolist()
         if len(kept) == 0:
             raise FloatingPointError(
                 f"No candidate of step {step} has a finite gradient: the model has diverged."
             )
-        self._measure(sources, kept, label_tokens, selection)
-        return sorted((bare[row] for row in kept), key=token_count, reverse=True)
+        self._measure(table, kept, selection)
+        weights = dict.fromkeys(kept, 1.0)
+        if self.args.weighted:
+            weights = dict(zip(kept, selection.weights.tolist(), strict=True))
+        self._to_match = None
+        if self.args.match_every and step % self.args.match_every == 0:
+            compared = set(rows.tolist()) - set(rows[selection.non_finite].tolist())
+            self._to_match = [
+                Compared(example, weights.get(row), self._count(table, row))
+                for row, example in zip(table.own, bare, strict=True)
+                if row in compared
+            ]
+        return sorted(self._share(bare, table, weights), key=token_count, reverse=True)
 
-    def _features(self, examples: list[Example], step: int) -> Tensor:
-        """Gradient features of examples, ``[k, d]``, chunk by chunk."""
-        gradients = self.gradients
-        directions = None
-        if gradients.estimator != "exact":
-            generator = keyed_generator(self.seed, step, "directions")
-            directions = gradients.draw_directions(generator)
-        rows: list[Tensor | None] = [None] * len(examples)
-        lengths = [token_count(example) for example in examples]
-        with self.access.autocast():
-            for chunk in length_sorted_chunks(lengths, self.args.selection_tokens):
-                batch = self.access.prepare(self.access.collate([examples[i] for i in chunk]))
-                result = gradients(batch, directions)
-                # A loss can overflow where its gradient does not; such an example is no better.
-                finite = torch.isfinite(result.losses).unsqueeze(1)
-                features = result.features.masked_fill(~finite, torch.nan)
-                for index, row in zip(chunk, features, strict=True):
-                    rows[index] = row
-        return torch.stack([row for row in rows if row is not None])
+    def measure_match(self) -> None:
+        """Measure how well the kept gradients match all, where it is the turn of this step.
+
+        Costs a forward and a backward of each of this process's candidates. Nothing of the model,
+        the optimiser or the random state changes.
+        """
+        if self._to_match is None:
+            return
+        started = time.perf_counter()
+        reduction = "mean" if self._counts_tokens else self.args.gradient_reduction
+        match = match_gradients(self._to_match, self.access, reduction, self.exchange.total)
+        for name, value in match.metrics().items():
+            self.metrics.measure(name, value)
+        self.metrics.measure("match_seconds", time.perf_counter() - started)
+        self._to_match = None
 
     @property
-    def gradients(self) -> ValueGradients:
-        """The features of this trainer's model; V is looked for at the first use."""
-        if self._gradients is None:
-            self._gradients = ValueGradients(
-                self.access.model(),
-                self.args.gradient,
-                num_directions=self.args.num_directions,
-                perturbation_scale=self.args.perturbation_scale,
-                reduction=self.args.gradient_reduction,
-            )
-        return self._gradients
+    def _counts_tokens(self) -> bool:
+        """Whether examples count for their label tokens, as in losses that average over those."""
+        return self.args.example_weights == "label_tokens"
 
-    def _weight(self) -> Tensor | None:
-        needed = self.args.dimension_criterion in WEIGHT_CRITERIA
-        return self.gradients.weight() if needed and self.selector.selector.needs_features else None
+    def _count(self, table: CandidateTable, row: int) -> float:
+        """What a candidate counts for in the gradient of all."""
+        return max(1.0, float(table.label_tokens[row])) if self._counts_tokens else 1.0
 
-    def _source(self, example: Example) -> str:
-        return ONE_SOURCE if self.source_column is None else str(example[self.source_column])
-
-    def _report_unlabelled(self, number: int) -> None:
+    def _labelled(self, table: CandidateTable) -> Tensor:
+        """Rows with label tokens, or all where there are none; those without are counted."""
+        labelled = table.label_tokens.nonzero().flatten()
+        number = len(table) - len(labelled)
         self.metrics.count("without_label_tokens", number)
         if number and not self._warned_unlabelled:
             self._warned_unlabelled = True
@@ -152,12 +140,51 @@ class ExampleSelection:
                 "colm/without_label_tokens. This is said once.",
                 stacklevel=2,
             )
+        return labelled if len(labelled) else torch.arange(len(table))
 
-    def _measure(
-        self, sources: list[str], kept: list[int], label_tokens: Tensor, selection: Selection
-    ) -> None:
-        self.metrics.count_step(Counter(sources), Counter(sources[row] for row in kept))
+    def _select(
+        self, bare: list[Example], table: CandidateTable, rows: Tensor, budget: int, step: int
+    ) -> Selection:
+        """Select among ``rows`` of the table; every process gets the same."""
+        selection = self.selector.select(
+            lambda contested: self._observe(bare, table, rows[contested], step),
+            int(self.exchange.total(torch.tensor(budget))),
+            sources=[table.sources[row] for row in rows.tolist()],
+            label_tokens=table.label_tokens[rows],
+            weight=self._observe.weight(),
+            keys=table.keys[rows].tolist(),
+            step=step,
+        )
+        # All had the same to go by, but unlike accelerators may break a tie in unlike ways.
+        return replace(
+            selection,
+            indices=self.exchange.of_first(selection.indices).cpu(),
+            weights=self.exchange.of_first(selection.weights).cpu(),
+        )
+
+    def _share(
+        self, bare: list[Example], table: CandidateTable, weights: Mapping[int, float]
+    ) -> list[Example]:
+        """What this process trains on of the kept, given by row and weight; at least one example.
+
+        Where less is kept than there are processes, some get an example without labels.
+        """
+        me, processes = self.exchange.process_index, self.exchange.num_processes
+        tokens = table.tokens[list(weights)].tolist()
+        trained_by = dict(zip(weights, deal(tokens, processes), strict=True))
+        examples = {row: bare[row - table.own.start] for row in weights if row in table.own}
+        leaving = {row: example for row, example in examples.items() if trained_by[row] != me}
+        too_few = len(weights) < processes
+        examples |= self.exchange.examples(examples if too_few else leaving)
+        if self.args.weighted:
+            examples = {row: each | {WEIGHT_KEY: weights[row]} for row, each in examples.items()}
+        share = [examples[row] for row in weights if trained_by[row] == me]
+        return share or [without_labels(min(examples.values(), key=token_count))]
+
+    def _measure(self, table: CandidateTable, kept: list[int], selection: Selection) -> None:
+        self.metrics.count_step(Counter(table.sources), Counter(table.sources[row] for row in kept))
         self.metrics.count("non_finite", len(selection.non_finite))
+        label_tokens = table.label_tokens
         share = float(label_tokens[kept].sum() / label_tokens.sum().clamp(min=1))
         self.metrics.measure("label_token_share", share)
         self.metrics.measure("matching_error", selection.matching_error)

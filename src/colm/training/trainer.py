@@ -8,30 +8,45 @@ from there. Symbols: n candidates, r kept.
 
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from datasets import Dataset
+from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
+from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
 from colm.coreset.selector import CoresetSelector
-from colm.data import source_counts
-from colm.training.checkpoint import load_state, save_state, state_file
-from colm.training.config import CoLMConfig, CoLMTrainingArguments, SelectionArguments
+from colm.training.checkpoint import load_state, resume_settings, save_state, state_file
+from colm.training.clusters import (
+    CLUSTER_COLUMN,
+    cluster_names,
+    find_clusters,
+    load_clusters,
+    save_clusters,
+    with_clusters,
+)
+from colm.training.config import (
+    CoLMConfig,
+    CoLMTrainingArguments,
+    SelectionArguments,
+    with_selection_arguments,
+)
+from colm.training.exchange import Exchange
 from colm.training.limits import (
     check_arguments,
-    check_examples,
-    check_parallelism,
     check_small_sources,
+    check_trainer,
     report_unlabelled,
-    resolve_source_column,
 )
-from colm.training.pool import Pool, even_parts, without_labels
-from colm.training.selection import ExampleSelection, ModelAccess
+from colm.training.model_access import ModelAccess
+from colm.training.pool import WEIGHT_KEY, Pool, even_parts, without_labels
+from colm.training.sampling import make_sampler, set_sampler_epoch
+from colm.training.selection import ExampleSelection
+from colm.training.sources import resolve_source_column, source_sizes
+from colm.training.weighting import collate_weighted, weighted_loss
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
     from transformers import Trainer as _Base
@@ -43,6 +58,7 @@ class CoresetTrainerMixin(_Base):
     """Selection for any trainer of ``transformers``; placed before it in the bases of a class."""
 
     data_collator: Any
+    train_dataset: Any
     _signature_columns: Any
     _arguments_class: type[SelectionArguments]
 
@@ -52,22 +68,24 @@ class CoresetTrainerMixin(_Base):
         Raises:
             ValueError: an option, a data set or a way of training that selection cannot work with.
         """
-        args = _with_selection_arguments(args, self._arguments_class)
+        args = with_selection_arguments(args, self._arguments_class)
         self._selects = args.candidate_ratio > 1
         train_dataset = options.get("train_dataset", rest[1] if len(rest) > 1 else None)
         if self._selects:
             check_arguments(args)
-        source_column = None
-        if not getattr(args, "packing", False):  # packing leaves no sources to tell apart
+        source_column, clusters = None, args.source_clusters
+        # Packing leaves no sources to tell apart; clusters are found when training begins.
+        if clusters is None and not getattr(args, "packing", False):
             source_column = resolve_source_column(args.source_column, train_dataset)
-        sizes = _source_sizes(train_dataset, source_column)
-        check_small_sources(args.small_sources, sizes)
+        sizes = source_sizes(train_dataset, source_column)
+        check_small_sources(args.small_sources, cluster_names(clusters) if clusters else sizes)
         super().__init__(model, args, *rest, **options)
         report_unlabelled("training", train_dataset, self.train_dataset, self.args)
         self._training_since: float | None = None
-        if self._selects:
-            check_parallelism(self.accelerator, args)
-            check_examples(self.train_dataset)
+        everyone = self.accelerator
+        self._group = Exchange(everyone.num_processes, everyone.process_index, everyone.device)
+        check_trainer(self, CLUSTER_COLUMN if clusters else source_column)
+        self._clusters: Tensor | None = None
         self._selection = self._build_selection(source_column, sizes)
 
     def _build_selection(
@@ -75,6 +93,7 @@ class CoresetTrainerMixin(_Base):
     ) -> ExampleSelection:
         """Put selector, model and collator together."""
         args = self.args
+        together = args.selection_scope == "global"
         config = self.model.config.get_text_config(decoder=True)
         selector = CoresetSelector(
             args.selector,
@@ -83,10 +102,13 @@ class CoresetTrainerMixin(_Base):
             normalisation=args.normalisation,
             kept_dimensions=args.kept_dimensions or config.hidden_size,
             dimension_criterion=args.dimension_criterion,
+            reference_behaviour=args.reference_behaviour,
+            prompt_features=args.prompt_features,
+            example_weights=args.example_weights,
             small_sources=args.small_sources,
             source_sizes=sizes,
-            # Each process draws its own when it selects among its own candidates.
-            seed=args.seed + 1_000_003 * args.process_index,
+            # Selecting together, all must draw the same; on its own, each draws its own.
+            seed=args.seed + (0 if together else 1_000_003 * args.process_index),
         )
         access = ModelAccess(
             model=lambda: self.accelerator.unwrap_model(self.model_wrapped),
@@ -94,8 +116,32 @@ class CoresetTrainerMixin(_Base):
             collate=lambda examples: self.data_collator(examples),  # noqa: PLW0108
             prepare=lambda batch: self._prepare_inputs(dict(batch)),
             autocast=self.accelerator.autocast,
+            optimizer=lambda: self.optimizer,
         )
-        return ExampleSelection(args, access, selector, source_column, args.seed)
+        exchange = self._group if together else Exchange()
+        return ExampleSelection(args, access, selector, source_column, args.seed, exchange)
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **options: Any) -> Any:
+        """Train as the plain trainer does; where clusters serve as sources, find them first."""
+        if self.args.source_clusters is not None:
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
+            self._use_clusters(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **options)
+
+    def _use_clusters(self, checkpoint: Any) -> None:
+        """Make clusters the sources: those of the checkpoint, or else those found now."""
+        if isinstance(checkpoint, str | Path):
+            self._clusters = load_clusters(checkpoint, len(self.train_dataset))
+        elif self._clusters is not None:
+            return
+        else:
+            bare = self._remove_unused_columns(self.train_dataset, "Training")
+            access, seed = self._selection.access, self.args.seed
+            self._clusters = find_clusters(bare, self.args, access, self._group, seed)
+        self.train_dataset = with_clusters(self.train_dataset, self._clusters)
+        sizes = source_sizes(self.train_dataset, CLUSTER_COLUMN)
+        self._selection = self._build_selection(CLUSTER_COLUMN, sizes)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a loader of pools of raw candidates, ``candidate_ratio`` times as large."""
@@ -124,14 +170,16 @@ class CoresetTrainerMixin(_Base):
     ) -> Any:
         """Draw pools, select among their examples, pass on as many micro-batches as were drawn."""
         parent = super().get_batch_samples
+        set_sampler_epoch(self.callback_handler.train_dataloader, int(self.state.epoch or 0))
         if not self._selects:
             return parent(epoch_iterator, num_batches, *args, **options)
         self._note_training_time()
         pools = list(islice(epoch_iterator, num_batches))
         started = time.perf_counter()
         micro_batches = self._micro_batches(pools) if pools else []
+        self._selection.metrics.measure("selection_seconds", time.perf_counter() - started)
+        self._selection.measure_match()
         self._training_since = time.perf_counter()
-        self._selection.metrics.measure("selection_seconds", self._training_since - started)
         return parent(iter(micro_batches), num_batches, *args, **options)
 
     def _micro_batches(self, pools: list[Pool]) -> list[Any]:
@@ -143,7 +191,32 @@ class CoresetTrainerMixin(_Base):
         kept = self._selection.keep(examples, budget, self.state.global_step)
         while len(kept) < len(pools):
             kept.append(without_labels(kept[0]))
-        return [self.data_collator(part) for part in even_parts(kept, len(pools))]
+        parts = even_parts(kept, len(pools))
+        if not self.args.weighted:
+            return [self.data_collator(part) for part in parts]
+        # Where each process averages over its own tokens, it weighs among its own.
+        counts_together = self.args.average_tokens_across_devices
+        return collate_weighted(
+            parts,
+            self.data_collator,
+            lambda counts: self._group.total(counts) if counts_together else counts,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return the sampler of candidates."""
+        column = self._selection.source_column
+        if self.args.candidate_sampling == "uniform" or column is None:
+            return super()._get_train_sampler(train_dataset)
+        # What is passed in lacks the columns that the model does not take.
+        return make_sampler(self.train_dataset, column, self.args)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        """Compute the plain trainer's loss, weighted where the examples of a batch are."""
+        weight = inputs.pop(WEIGHT_KEY, None)
+        if weight is None:
+            return super().compute_loss(model, inputs, *args, **options)
+        with weighted_loss(self, model, weight):
+            return super().compute_loss(model, inputs, *args, **options)
 
     @property
     def _candidates_per_batch(self) -> int:
@@ -168,9 +241,11 @@ class CoresetTrainerMixin(_Base):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the selector's state where the optimiser's is saved, in the same checkpoint."""
         super()._save_optimizer_and_scheduler(output_dir)
+        if self._clusters is not None and self.args.should_save:
+            save_clusters(output_dir, self._clusters)
         if self._selects:
             state = self._selection.selector.state_dict()
-            save_state(self._state_file(output_dir), state, self._resume_settings())
+            save_state(self._state_file(output_dir), state, resume_settings(self.args))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the selector's state when the optimiser's is loaded."""
@@ -179,23 +254,11 @@ class CoresetTrainerMixin(_Base):
             return
         path = self._state_file(checkpoint)
         if self._selects or path.is_file():
-            self._selection.selector.load_state_dict(load_state(path, self._resume_settings()))
+            state = load_state(path, resume_settings(self.args))
+            self._selection.selector.load_state_dict(state)
 
     def _state_file(self, folder: str) -> Path:
         return state_file(folder, self.args.process_index, self.args.world_size)
-
-    def _resume_settings(self) -> dict[str, str | int | float | None]:
-        """Return what decides which candidates are drawn and how they are seen."""
-        names = (
-            "candidate_ratio",
-            "selector",
-            "gradient",
-            "normalisation",
-            "per_device_train_batch_size",
-            "gradient_accumulation_steps",
-            "seed",
-        )
-        return {name: getattr(self.args, name) for name in names}
 
 
 class CoLMTrainer(CoresetTrainerMixin, Trainer):
@@ -233,25 +296,3 @@ class CoLMSFTTrainer(CoresetTrainerMixin, SFTTrainer):
             "}"
         ),
     }
-
-
-def _with_selection_arguments(
-    args: Any, arguments_class: type[SelectionArguments]
-) -> SelectionArguments:
-    """Add the defaults of selection to a plain configuration, as TRL adds its own."""
-    if isinstance(args, SelectionArguments):
-        return args
-    if args is None:
-        return arguments_class()
-    if not isinstance(args, TrainingArguments):
-        raise ValueError(f"args must be a {arguments_class.__name__}; got {type(args).__name__}.")
-    known = {field.name for field in fields(arguments_class)}
-    given = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
-    return arguments_class(**{name: value for name, value in given.items() if name in known})
-
-
-def _source_sizes(dataset: Any, source_column: str | None) -> dict[str, int] | None:
-    """Count the examples of each source; ``None`` where the data set cannot be counted."""
-    if source_column is None or not isinstance(dataset, Dataset):
-        return None
-    return source_counts(dataset, source_column)

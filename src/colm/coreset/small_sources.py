@@ -1,0 +1,48 @@
+"""Small sources in the course of training: which they are, and which candidates that keeps whole.
+
+Theorem 4.1 of CoLM v3: medoids of a random mini-batch stand for large sources, not for small ones.
+`mixture.small_sources` has the threshold; here it meets what the user named and what was seen.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from colm.coreset.mixture import small_sources
+
+SMALL_SOURCES_AUTO = "auto"
+SMALL_SOURCES_NONE = "none"
+
+
+class SmallSources:
+    """Knows which sources are kept whole, and counts what it has seen where nobody told sizes.
+
+    Args:
+        rule: ``auto``, ``none``, or the names of the sources to keep whole.
+        sizes: examples of each source in the data set; without it ``auto`` goes by the candidates
+            seen so far.
+        keeps_automatically: whether the selector in use keeps small sources under ``auto``.
+    """
+
+    def __init__(
+        self,
+        rule: str | Iterable[str],
+        sizes: Mapping[str, int] | None,
+        *,
+        keeps_automatically: bool,
+    ) -> None:
+        names = [rule] if isinstance(rule, str) else list(rule)
+        self._automatic = names == [SMALL_SOURCES_AUTO] and keeps_automatically
+        is_rule = names in ([SMALL_SOURCES_AUTO], [SMALL_SOURCES_NONE])
+        self._named: frozenset[str] = frozenset() if is_rule else frozenset(names)
+        self._sizes = None if sizes is None else dict(sizes)
+        self.seen: Counter[str] = Counter()
+
+    def see(self, names: Sequence[str]) -> None:
+        """Count the candidates of a step, ``names [n]`` being their sources."""
+        self.seen.update(names)
+
+    def names(self) -> frozenset[str]:
+        """Return the sources to keep whole, by what is known now."""
+        if not self._automatic:
+            return self._named
+        return small_sources(self.seen if self._sizes is None else self._sizes)

@@ -1,0 +1,167 @@
+"""Gradients in whole decoder blocks at several depths: the features of gradient matching.
+
+V of the last layer alone tells little of the gradient in all weights: the deeper a block, the more
+of the gradient of every other block it shares. So the backward goes as deep as the look at an
+example may cost, and features come from every linear map of the deepest block reached, of the last,
+and of the one midway. Of each map it is the gradient in LoRA's B factor, whose inputs are few, or
+that in the weight with inputs projected at random on as few; of large models a random part of the
+output rows. Symbols: n examples, t tokens, d features, L layers.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from colm.gradients.batch import one_example_a_row
+from colm.gradients.decoder import base_model, find_layers, linear_maps
+from colm.gradients.exact import TokenGradients, token_gradients, took_no_part
+from colm.gradients.features import ExampleGradients
+from colm.gradients.projections import Projection, projections_of
+
+# What the look at a candidate may cost beyond a forward without gradients, as a share of that.
+EXTRA_COST = 0.1
+# Backward of a layer without gradients of its weights, as a share of its forward: the same for
+# matrix products with weights, over twice as much for attention.
+BACKWARD_COST = 1.2
+INPUTS_KEPT = 16
+MOST_FEATURES = 2**18
+
+
+class BlockGradients:
+    """Gradients of each example's loss in all linear maps of a few blocks, sketched.
+
+    The model is left as it was, as by `ValueGradients`.
+
+    Args:
+        model: a causal language model of ``transformers``, or PEFT's wrapper of one.
+        reduction: loss of an example: ``mean`` over its label tokens, or their ``sum``.
+        small_head: whether calls will give a vocabulary: what that saves goes into depth.
+
+    Raises:
+        ValueError: a model whose layers cannot be found.
+    """
+
+    estimator = "exact"
+
+    def __init__(
+        self, model: nn.Module, *, reduction: str = "mean", small_head: bool = False
+    ) -> None:
+        self.model = model
+        self.reduction = reduction
+        layers = find_layers(model)
+        self.layers = spread_layers(model, small_head=small_head)
+        self.projections = tuple(
+            projection
+            for index in self.layers
+            for name, module in linear_maps(layers[index])
+            if "expert" not in name
+            for projection in projections_of(name, module, layers=layers)
+        )
+        self._sketches = _sketches(self.projections)
+
+    def __call__(
+        self, batch: Mapping[str, Any], vocabulary: Tensor | None = None
+    ) -> ExampleGradients:
+        """Compute the features of one padded or padding-free batch.
+
+        Args:
+            batch: ``input_ids``, ``labels`` and what else the model takes, on the model's device.
+            vocabulary: ``[v]`` ascending token ids, all labels among them, that the softmax is
+                taken over; all tokens where ``None``.
+
+        Returns:
+            Features, losses and hidden states of its n examples. A map that takes no part in a
+            forward of all tokens, such as a router's, has zeros.
+
+        Raises:
+            RuntimeError: no map took part.
+        """
+        batch = one_example_a_row(batch)
+        calls, losses, hidden = token_gradients(
+            self.model, self.projections, batch, self.reduction, vocabulary, required=False
+        )
+        if not any(calls):
+            raise took_no_part(self.projections[0])
+        with torch.autocast(batch["input_ids"].device.type, enabled=False):
+            parts = [
+                sketch.of(part, len(losses), hidden)
+                for sketch, part in zip(self._sketches, calls, strict=True)
+            ]
+        return ExampleGradients(torch.cat(parts, dim=1), losses, hidden)
+
+
+def spread_layers(model: nn.Module, *, small_head: bool) -> tuple[int, ...]:
+    """Return the blocks to take gradients of: the deepest affordable, the last, and one midway.
+
+    Cost is counted in parameters: ``BACKWARD_COST`` times those of the layers passed through may
+    come to ``EXTRA_COST`` of all that a forward multiplies with and, where the head runs on a small
+    vocabulary, to those of the head on top.
+
+    Args:
+        model: a causal language model.
+        small_head: whether the head will run on a small vocabulary.
+
+    Returns:
+        Ascending layer indices, one to three of them.
+    """
+    layers = find_layers(model)
+    base: Any = base_model(model)
+    head = base.get_output_embeddings().weight.numel()
+    in_layers = sum(weight.numel() for weight in layers.parameters())
+    affordable = EXTRA_COST * (in_layers + head) + (head if small_head else 0)
+    reached = math.floor(affordable / (BACKWARD_COST * in_layers) * len(layers))
+    last = len(layers) - 1
+    deepest = max(0, last - max(0, reached - 1))
+    return tuple(sorted({deepest, (deepest + last) // 2, last}))
+
+
+class _Sketch(NamedTuple):
+    """How the gradient in one map becomes features: some output rows, few inputs.
+
+    Attributes:
+        rows: ``[o]`` output rows kept, ``None`` for all of them.
+        mixing: ``[i, inputs kept]`` what inputs are multiplied by, ``None`` where they stay.
+        size: features.
+    """
+
+    rows: Tensor | None
+    mixing: Tensor | None
+    size: int
+
+    def of(self, calls: list[TokenGradients], n: int, like: Tensor) -> Tensor:
+        """Sum output-gradient x kept input over tokens and calls: ``[n, size]``."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        features = like.new_zeros((n, self.size), dtype=dtype)
+        for call in calls:
+            # In the model's own precision: products accumulate in float32 whatever it is, and to
+            # widen every token's gradients would cost more than the products.
+            inputs, outputs = call.inputs.to(call.outputs.dtype), call.outputs
+            if self.mixing is not None:
+                inputs = inputs @ self.mixing.to(inputs)
+            if self.rows is not None:
+                outputs = outputs[..., self.rows.to(like.device)]
+            features += (outputs.transpose(1, 2) @ inputs).flatten(1)
+        return features
+
+
+def _sketches(projections: tuple[Projection, ...]) -> list[_Sketch]:
+    """Draw what is kept of each map, the same share of the rows of all; the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+    kept_inputs = [min(projection.shape[1], INPUTS_KEPT) for projection in projections]
+    shapes = [projection.shape for projection in projections]
+    total = sum(outputs * kept for (outputs, _), kept in zip(shapes, kept_inputs, strict=True))
+    share = min(1.0, MOST_FEATURES / total)
+    sketches = []
+    for (outputs, inputs), kept in zip(shapes, kept_inputs, strict=True):
+        number = max(1, math.floor(share * outputs))
+        rows = None
+        if number < outputs:
+            rows = torch.randperm(outputs, generator=generator)[:number].sort().values
+        mixing = None
+        if kept < inputs:
+            mixing = torch.randn(inputs, kept, generator=generator) / math.sqrt(kept)
+        sketches.append(_Sketch(rows, mixing, number * kept))
+    return sketches

@@ -1,0 +1,95 @@
+"""Which output rows of a fused projection are q, k and v, whatever its layout.
+
+A fused projection is one linear map whose output a layer takes apart, each family in its own way.
+The way is found by trying: the output is replaced by random numbers, and the gradient of what the
+layer returns tells what each row does.
+
+- A lone token attends to itself alone, so softmax is 1 and only v has a gradient.
+- Of two tokens, read what the layer returns for the second: at the first, k and v have a gradient
+  and q has none; at the second, all have.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from colm.gradients.decoder import base_model, find_decoder
+from colm.gradients.patching import evaluation_mode, forward_hook
+
+PROBE_SEQUENCES = 16
+LEAST_SHARE = 1e-3  # of the largest gradient: below is rounding
+
+
+def fused_rows(model: nn.Module, layer: nn.Module, module: nn.Module) -> dict[str, Tensor]:
+    """Find the rows of each projection in a fused one.
+
+    Costs two forwards of a few sequences of one and two tokens, and a backward through ``layer``.
+
+    Args:
+        model: a causal language model.
+        layer: the decoder layer that ``module`` is in.
+        module: a linear map that computes several projections.
+
+    Returns:
+        For ``q``, ``k`` and ``v`` the int64 rows; left out where none behave like it, as where one
+        token's output depends on all rows (linear attention): then all are ``v``.
+    """
+    (alone,) = _gradient_sizes(model, layer, module, num_tokens=1)
+    first, second = _gradient_sizes(model, layer, module, num_tokens=2)
+    value = _stands_out(alone)
+    key = _stands_out(first) & ~value
+    query = _stands_out(second) & ~value & ~key
+    masks = {"q": query, "k": key, "v": value}
+    return {name: mask.nonzero().flatten() for name, mask in masks.items() if mask.any()}
+
+
+def _stands_out(sizes: Tensor) -> Tensor:
+    return sizes > LEAST_SHARE * sizes.max()
+
+
+def _gradient_sizes(
+    model: nn.Module, layer: nn.Module, module: nn.Module, num_tokens: int
+) -> Tensor:
+    """Size of the gradient of the last token's output in each row at each token, ``[t, rows]``."""
+    device = next(module.parameters()).device
+    config: Any = base_model(model).config
+    vocabulary = config.get_text_config(decoder=True).vocab_size
+    generator = torch.Generator().manual_seed(0)
+    shape = (PROBE_SEQUENCES, num_tokens)
+    tokens = torch.randint(vocabulary, shape, generator=generator).to(device)
+    replaced: list[Tensor] = []
+    returned: list[Tensor] = []
+
+    def replace(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)
+        numbers = torch.randn(output.shape, generator=generator).to(output)
+        replaced.append(numbers.requires_grad_())
+        return numbers
+
+    def read(_module: nn.Module, _args: tuple[Tensor, ...], output: Any) -> None:
+        torch.set_grad_enabled(False)
+        returned.append(_first_tensor(output))
+
+    with ExitStack() as stack:
+        stack.enter_context(evaluation_mode(model))
+        stack.enter_context(torch.no_grad())
+        # Other attention kernels recompute the softmax and round it; this one gives exact zeros.
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(forward_hook(module, replace))
+        stack.enter_context(forward_hook(layer, read))
+        find_decoder(model)(input_ids=tokens, use_cache=False)
+    last = returned[0].reshape(*shape, -1)[:, -1]
+    direction = torch.randn(last.shape, generator=generator).to(last)
+    (gradient,) = torch.autograd.grad(last, replaced[:1], direction)
+    return gradient.reshape(*shape, -1).abs().float().sum(0)
+
+
+def _first_tensor(output: Any) -> Tensor:
+    """The hidden state that a layer returns, alone or before others."""
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    return output if isinstance(output, Tensor) else _first_tensor(output[0])

@@ -1,0 +1,54 @@
+"""Checks of single options: one line names the option, its value and what it may be."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+def as_names(option: str, value: Any) -> list[str]:
+    """One name, or several, as a list: YAML and Python users write ``auto``, the CLI a list.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Iterable):
+        return [str(name) for name in value]
+    raise ValueError(f"{option} must be one name or a list of names; got {value!r}.")
+
+
+def check_choice(option: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises:
+        ValueError: it is not.
+    """
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(choices)}; got {value!r}.")
+
+
+def check_number(
+    option: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Refuse what is no number, or not ``least`` or more, or not ``above`` something.
+
+    Raises:
+        ValueError: it is not.
+    """
+    kind = "a whole number" if whole else "a number"
+    bound = f"at least {least}" if least is not None else f"above {above}"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = is_number and math.isfinite(value) and not (whole and value != int(value))
+    if fits and least is not None:
+        fits = value >= least
+    if fits and above is not None:
+        fits = value > above
+    if not fits:
+        raise ValueError(f"{option} must be {kind} {bound}; got {value!r}.")

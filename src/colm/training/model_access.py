@@ -1,0 +1,29 @@
+"""What selection needs of a trainer, as functions: the trainer may replace any of it meanwhile."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from colm.training.pool import Example
+
+
+@dataclass(frozen=True)
+class ModelAccess:
+    """What selection needs of a trainer to look at examples with the model as it trains.
+
+    Attributes:
+        model: returns the unwrapped model.
+        collate: the real collator.
+        prepare: moves a batch to the model's device.
+        autocast: context of the training forward.
+        optimizer: returns the optimiser, with its state.
+    """
+
+    model: Callable[[], nn.Module]
+    collate: Callable[[Sequence[Example]], Mapping[str, Any]]
+    prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    autocast: Callable[[], AbstractContextManager[Any]]
+    optimizer: Callable[[], Any]
