@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from colm.coreset.candidates import Candidates, Choice
     from colm.coreset.facility_location import FacilityLocation, facility_location
+    from colm.coreset.gradient_matching import GradientMatching, gradient_matching
     from colm.coreset.mean_matching import MeanMatching, mean_matching
     from colm.coreset.registry import available_selectors, register_selector
     from colm.coreset.selection import Selection
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "colm.coreset.candidates": ("Candidates", "Choice"),
     "colm.coreset.facility_location": ("FacilityLocation", "facility_location"),
+    "colm.coreset.gradient_matching": ("GradientMatching", "gradient_matching"),
     "colm.coreset.mean_matching": ("MeanMatching", "mean_matching"),
     "colm.coreset.registry": ("available_selectors", "register_selector"),
     "colm.coreset.selection": ("Selection",),
@@ -43,12 +45,14 @@ __all__ = [
     "CoLMTrainingArguments",
     "CoresetSelector",
     "FacilityLocation",
+    "GradientMatching",
     "MeanMatching",
     "Observed",
     "Selection",
     "ValueGradients",
     "available_selectors",
     "facility_location",
+    "gradient_matching",
     "last_value_gradients",
     "mean_matching",
     "register_selector",

@@ -208,7 +208,9 @@ def test_moments_and_matching_error_are_of_gradients_that_were_needed():
     assert "moments.step" not in selector.state_dict()
 
 
-@pytest.mark.parametrize("name", ["colm", "mean_matching", "small_random", "selective_backprop"])
+@pytest.mark.parametrize(
+    "name", ["colm", "mean_matching", "gradient_matching", "small_random", "selective_backprop"]
+)
 def test_state_survives_a_round_trip(name):
     features, sources = candidates()
     selector = CoresetSelector(name)
@@ -265,13 +267,10 @@ def test_a_selector_of_ones_own():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            {"selector": "best"},
-            "selector must be one of colm, ssm, mean_matching, .*, none; got 'best'",
-        ),
+        ({"selector": "best"}, "selector must be one of colm, ssm, .*, none; got 'best'"),
         ({"distance": "l7"}, "distance must be one of l1, l2, cosine; got 'l7'"),
         ({"allocation": "fair"}, "allocation must be one of"),
-        ({"normalisation": "sgd"}, "normalisation must be one of adam, none"),
+        ({"normalisation": "sgd"}, "normalisation must be one of adam, rms, none"),
         ({"dimension_criterion": "luck"}, "dimension_criterion must be one of gradient"),
     ],
 )

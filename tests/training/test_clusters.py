@@ -123,7 +123,7 @@ def test_hidden_states_are_those_of_each_example_alone(make_trainer, kinds, monk
 
 
 def test_two_kinds_of_text_become_two_sources_and_the_smaller_is_kept(make_trainer, kinds):
-    trainer = make_trainer(kinds, source_clusters=2, max_steps=9)
+    trainer = make_trainer(kinds, source_clusters=2, selector="colm", max_steps=9)
     trainer.train()
     assert torch.equal(trainer._clusters, (~is_number(trainer)).long())
     assert set(trainer.train_dataset[CLUSTER_COLUMN]) == {"cluster 0", "cluster 1"}

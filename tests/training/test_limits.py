@@ -15,10 +15,13 @@ from tests.training.conftest import make_records
     [
         ({"candidate_ratio": 0.5}, "candidate_ratio must be a number at least 1; got 0.5"),
         ({"candidate_ratio": float("nan")}, "candidate_ratio must be a number at least 1; got nan"),
-        ({"selector": "best"}, "selector must be one of colm, ssm, mean_matching, random"),
+        (
+            {"selector": "best"},
+            "selector must be one of colm, ssm, mean_matching, .*, none; got 'best'",
+        ),
         ({"gradient": "second_order"}, "gradient must be one of exact, directional, zeroth_order"),
         ({"gradient_reduction": "max"}, "gradient_reduction must be one of mean, sum"),
-        ({"normalisation": "sgd"}, "normalisation must be one of adam, none"),
+        ({"normalisation": "sgd"}, "normalisation must be one of adam, rms, none"),
         ({"dimension_criterion": "x"}, "dimension_criterion must be one of gradient, weight"),
         ({"distance": "l3"}, "distance must be one of l1, l2, cosine"),
         ({"allocation": "fair"}, "allocation must be one of proportional, balanced, none"),
@@ -98,7 +101,7 @@ def finished_run(make_trainer, tmp_path) -> Path:
     [
         ({"candidate_ratio": 3.0}, "candidate_ratio is 3.0.*written with 2.0"),
         ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps is 1.*written with 2"),
-        ({"selector": "random"}, "selector is 'random'.*written with 'colm'"),
+        ({"selector": "random"}, "selector is 'random'.*written with 'gradient_matching'"),
         ({"candidate_ratio": 1}, "candidate_ratio is 1.*written with 2.0"),
     ],
 )

@@ -11,12 +11,14 @@ from colm import CoLMConfig, CoLMTrainingArguments
 from colm.training.arguments import parse_arguments
 from colm.training.checkpoint import RESUME_SETTINGS, load_state, resume_settings, save_state
 from colm.training.config import SelectionArguments, with_selection_arguments
-from colm.training.presets import DEFAULTS, PRESETS, resolve
+from colm.training.presets import DEFAULTS, MATCHING, PRESETS, resolve
 
 PAPERS = {
     "selector": ("colm", "ssm"),
     "gradient": ("zeroth_order", "zeroth_order"),
     "gradient_reduction": ("mean", "mean"),
+    "gradient_layers": ("last", "last"),
+    "selection_vocabulary": ("full", "full"),
     "num_directions": (1, 1),
     "projections": (["v"], ["v"]),
     "normalisation": ("adam", "none"),
@@ -24,6 +26,7 @@ PAPERS = {
     "distance": ("l1", "l1"),
     "allocation": ("proportional", "proportional"),
     "weighted": (False, False),
+    "example_weights": ("label_tokens", "label_tokens"),
     "small_sources": (["auto"], ["none"]),
     "candidate_sampling": ("uniform", "inverse_source_size"),
     "reference_behaviour": (False, False),
@@ -61,7 +64,46 @@ def test_every_preset_decides_every_option_that_any_decides():
 
 @pytest.mark.parametrize("config_class", [CoLMConfig, CoLMTrainingArguments])
 def test_without_a_preset_the_defaults_hold(config, config_class):
-    assert governed(config(config_class)) == DEFAULTS
+    assert governed(config(config_class)) == DEFAULTS | MATCHING
+    assert DEFAULTS["selector"] == "gradient_matching"
+
+
+@pytest.mark.parametrize("selector", ["colm", "mean_matching", "random", "top_loss"])
+def test_other_selectors_have_the_papers_features(config, selector):
+    """Weights, several layers and a small softmax belong to gradient matching."""
+    assert governed(config(selector=selector)) == DEFAULTS | {"selector": selector}
+
+
+LAST_LAYER = {"gradient_layers": "last", "selection_vocabulary": "full"}
+
+
+@pytest.mark.parametrize(
+    ("given", "follows"),
+    [
+        ({"gradient": "directional"}, LAST_LAYER),
+        ({"projections": ["k", "mlp"]}, LAST_LAYER),
+        ({"dimension_criterion": "weight"}, LAST_LAYER),
+        ({"gradient_layers": "last"}, LAST_LAYER),
+        ({"selection_vocabulary": "full"}, {}),
+        ({"weighted": False}, {}),
+    ],
+)
+def test_what_does_not_go_with_an_option_steps_back(config, given, follows):
+    assert governed(config(**given)) == DEFAULTS | MATCHING | follows | given
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gradient_layers": "spread", "gradient": "directional"}, "needs gradient='exact'"),
+        ({"gradient_layers": "last", "selection_vocabulary": "batch"}, "gradient_layers='spread'"),
+        ({"gradient_layers": "first"}, "gradient_layers must be one of last, spread"),
+        ({"example_weights": "tokens"}, "example_weights must be one of equal, label_tokens"),
+    ],
+)
+def test_what_cannot_go_together_is_refused(config, given, message):
+    with pytest.raises(ValueError, match=message):
+        config(**given)
 
 
 def test_fields_wait_for_the_preset_exactly_where_presets_govern():
@@ -73,7 +115,7 @@ def test_fields_wait_for_the_preset_exactly_where_presets_govern():
     assert waiting == set(DEFAULTS)
 
 
-@pytest.mark.parametrize("preset", [None, *PRESETS])
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -132,7 +174,7 @@ def test_a_plain_configuration_keeps_its_values_and_gets_the_defaults(config):
     plain = config(SFTConfig, learning_rate=3e-3, max_length=77)
     args = with_selection_arguments(plain, CoLMConfig)
     assert (args.learning_rate, args.max_length) == (3e-3, 77)
-    assert governed(args) == DEFAULTS
+    assert governed(args) == DEFAULTS | MATCHING
     args = with_selection_arguments(config(TrainingArguments, seed=9), CoLMTrainingArguments)
     assert args.seed == 9
     with pytest.raises(ValueError, match="args must be a CoLMConfig; got dict"):

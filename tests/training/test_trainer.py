@@ -53,6 +53,7 @@ class StopAt(TrainerCallback):
 @pytest.mark.parametrize(
     "options",
     [
+        {"selector": "gradient_matching"},
         {"selector": "colm"},
         {"selector": "mean_matching", "gradient": "directional"},
         {"selector": "random"},
@@ -155,7 +156,7 @@ def test_what_is_selected_is_what_is_trained_on(make_trainer, dataset, last_r):
     assert items == kept_tokens
 
 
-@pytest.mark.parametrize("selector", ["colm", "mean_matching", "random"])
+@pytest.mark.parametrize("selector", ["gradient_matching", "colm", "mean_matching", "random"])
 def test_selectors_do_not_keep_the_first_r(make_trainer, dataset, record_selections, selector):
     trainer = make_trainer(dataset, selector=selector, small_sources="none")
     loader = iter(trainer.get_train_dataloader())
@@ -167,7 +168,7 @@ def test_selectors_do_not_keep_the_first_r(make_trainer, dataset, record_selecti
 
 
 def test_small_sources_are_always_kept(make_trainer, dataset):
-    trainer = make_trainer(dataset, max_steps=12)
+    trainer = make_trainer(dataset, selector="colm", max_steps=12)
     trainer.train()
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     drawn = [entry.get("colm/candidates/rare", 0) for entry in steps]
@@ -225,7 +226,7 @@ def test_examples_without_labels_are_skipped_and_counted(make_trainer):
     assert all(entry["colm/label_token_share"] > 0 for entry in steps)
 
 
-@pytest.mark.parametrize("selector", ["colm", "mean_matching"])
+@pytest.mark.parametrize("selector", ["gradient_matching", "colm", "mean_matching"])
 def test_an_example_with_nan_is_left_out_counted_and_warned_about_once(make_trainer, selector):
     poison = 9
     rows = [

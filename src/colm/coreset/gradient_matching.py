@@ -21,8 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from colm.coreset.gram import centred_gram, product_tolerance
+
 NOISE = 0.1
-_COLUMNS_AT_ONCE = 8192
 
 
 class GradientMatching(NamedTuple):
@@ -76,45 +77,25 @@ def gradient_matching(
         >>> chosen.indices, chosen.weights, round(chosen.error, 3)
         (tensor([3, 4]), tensor([4.5000, 0.5000]), 0.0)
     """
-    _check(features, budget, target, noise)
-    gram, shares = _centred_gram(features, target)
-    if not torch.isfinite(gram).all():
-        raise ValueError("features must be finite; got NaN or infinity: leave such examples out.")
-    indices, chosen = _Pursuit(gram, shares, noise).run(budget, tie_tolerance)
+    if noise < 0:
+        raise ValueError(f"noise must not be negative; got {noise}.")
+    shares = _shares(target, len(features))
+    gram = centred_gram(features, budget, shares)
+    tolerance = product_tolerance(features, gram, tie_tolerance)
+    indices, chosen = _Pursuit(gram, shares, noise).run(budget, tolerance)
     error = (chosen @ gram[indices][:, indices] @ chosen).clamp(min=0).sqrt()
     weights = (chosen / shares[indices]).float()
     return GradientMatching(indices.to(features.device), weights.to(features.device), float(error))
 
 
-def _check(features: Tensor, budget: int, target: Tensor | None, noise: float) -> None:
-    if features.ndim != 2:
-        raise ValueError(f"features must be a matrix; got shape {[*features.shape]}.")
-    n = len(features)
-    if not 1 <= budget <= n:
-        raise ValueError(f"budget must be between 1 and the number of examples, {n}; got {budget}.")
-    if noise < 0:
-        raise ValueError(f"noise must not be negative; got {noise}.")
-    if target is not None and (len(target) != n or not (target > 0).all()):
+def _shares(target: Tensor | None, n: int) -> Tensor:
+    """Return p, ``[n]`` float64 on the CPU."""
+    if target is None:
+        return torch.full((n,), 1 / n, dtype=torch.float64)
+    if len(target) != n or not (target > 0).all():
         raise ValueError(f"target must have {n} positive entries, one an example.")
-
-
-def _centred_gram(features: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Inner products ``[n, n]`` of the rows less their mean, and the shares p ``[n]`` of that mean.
-
-    Both float64 on the CPU.
-    """
-    # Apple's accelerator has no float64.
-    device = "cpu" if features.device.type == "mps" else features.device
-    n = len(features)
-    shares = torch.ones(n) if target is None else target
-    shares = shares.to(device, torch.float64)
-    shares = shares / shares.sum()
-    gram = torch.zeros(n, n, dtype=torch.float64, device=device)
-    for columns in features.split(_COLUMNS_AT_ONCE, dim=1):
-        columns = columns.to(device, torch.float64)
-        columns = columns - shares @ columns
-        gram.addmm_(columns, columns.T)
-    return gram.cpu(), shares.cpu()
+    shares = target.cpu().to(torch.float64)
+    return shares / shares.sum()
 
 
 class _Pursuit:
@@ -124,23 +105,22 @@ class _Pursuit:
         penalty = noise * gram.diagonal()
         self.quadratic = gram + torch.diag(penalty)
         self.linear = penalty * shares
-        self.scale = float(self.quadratic.diagonal().mean())
         # Keeps the equations solvable where rows repeat; of the size of rounding.
-        self.ridge = 1e-12 * self.scale + 1e-300
+        self.ridge = 1e-12 * float(self.quadratic.diagonal().mean()) + 1e-300
         self.picked = torch.empty(0, dtype=torch.int64)
         self.shares = gram.new_empty(0)
 
-    def run(self, budget: int, tie_tolerance: float) -> tuple[Tensor, Tensor]:
+    def run(self, budget: int, tolerance: float) -> tuple[Tensor, Tensor]:
         """Pick until ``budget`` rows have weight; where none would improve, rows without follow."""
         after = self.quadratic.diagonal() - 2 * self.linear
-        self.picked = _first_least(after, tie_tolerance * self.scale)
+        self.picked = _first_least(after, tolerance)
         self.shares = self.linear.new_ones(1)
         # A pick can take all weight from an earlier one, which then leaves.
         for _ in range(2 * budget):
             gain = self._gains()
             if len(self.picked) == budget or gain.max() <= 0:
                 break
-            self._add(_first_least(-gain, tie_tolerance * self.scale))
+            self._add(_first_least(-gain, tolerance))
         return self._filled(budget)
 
     def _gains(self) -> Tensor:

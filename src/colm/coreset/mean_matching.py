@@ -5,15 +5,13 @@ and G = X X^T their Gram matrix, the squared error of r rows S is ||mean_S x||^2
 G_ij / r^2: once G is known, no step depends on the feature size d.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from colm.coreset.similarity import sizes
+from colm.coreset.gram import centred_gram, product_tolerance
 
-_COLUMNS_AT_ONCE = 8192
 # Swaps seldom number more than r; the bound only keeps a hostile input from running for long.
 _MOST_SWAPS_PER_EXAMPLE = 10
 # Below this share of the summed squares, an improvement is rounding.
@@ -57,32 +55,11 @@ def mean_matching(features: Tensor, budget: int, *, tie_tolerance: float = 0.0) 
         >>> mean_matching(torch.tensor([[0.0], [1.0], [5.0], [9.0], [10.0]]), 1)
         MeanMatching(indices=tensor([2]), error=0.0)
     """
-    if features.ndim != 2:
-        raise ValueError(f"features must be a matrix; got shape {[*features.shape]}.")
-    n = len(features)
-    if not 1 <= budget <= n:
-        raise ValueError(f"budget must be between 1 and the number of examples, {n}; got {budget}.")
-    gram = _centred_gram(features)
-    if not torch.isfinite(gram).all():
-        raise ValueError("features must be finite; got NaN or infinity: leave such examples out.")
-    # What a relative error of the rows moves an inner product of centred ones by.
-    mean_square = float(sizes(features, "l2").square().mean())
-    tolerance = tie_tolerance * math.sqrt(mean_square * float(gram.diagonal().mean()))
+    gram = centred_gram(features, budget)
+    tolerance = product_tolerance(features, gram, tie_tolerance)
     indices = _swap(gram, _herd(gram, budget, tolerance), tolerance)
     error = gram[indices][:, indices].sum().clamp(min=0).sqrt() / budget
     return MeanMatching(indices.to(features.device), float(error))
-
-
-def _centred_gram(features: Tensor) -> Tensor:
-    """Return the ``[n, n]`` inner products of the centred rows, float64 on the CPU."""
-    # Apple's accelerator has no float64.
-    device = "cpu" if features.device.type == "mps" else features.device
-    gram = torch.zeros(len(features), len(features), dtype=torch.float64, device=device)
-    for columns in features.split(_COLUMNS_AT_ONCE, dim=1):
-        columns = columns.to(device, torch.float64)
-        columns = columns - columns.mean(0)
-        gram.addmm_(columns, columns.T)
-    return gram.cpu()
 
 
 def _herd(gram: Tensor, budget: int, tolerance: float) -> Tensor:

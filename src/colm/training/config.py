@@ -84,7 +84,7 @@ class SelectionArguments:
     selector: str = _governed(
         "How the kept examples are chosen: gradient_matching (examples and weights whose gradient "
         "is closest to that of all candidates), colm (medoids of gradients, source by source, "
-        "small sources whole), ssm (the same with all sources alike), mean_matching (the plain mean "
+        "small sources whole), ssm (the same with all sources alike), mean_matching (the kept mean "
         "gradient closest), random, none (keep every candidate), or a "
         f"name registered with colm.register_selector. All: {', '.join(available_selectors())}."
     )
