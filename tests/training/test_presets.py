@@ -4,10 +4,12 @@ import dataclasses
 import json
 
 import pytest
+import torch
 from transformers import TrainingArguments
 from trl import SFTConfig
 
-from colm import CoLMConfig, CoLMTrainingArguments
+from colm import Choice, CoLMConfig, CoLMTrainingArguments, register_selector
+from colm.coreset import registry
 from colm.training.arguments import parse_arguments
 from colm.training.checkpoint import RESUME_SETTINGS, load_state, resume_settings, save_state
 from colm.training.config import SelectionArguments, with_selection_arguments
@@ -72,6 +74,16 @@ def test_without_a_preset_the_defaults_hold(config, config_class):
 def test_other_selectors_have_the_papers_features(config, selector):
     """Weights, several layers and a small softmax belong to gradient matching."""
     assert governed(config(selector=selector)) == DEFAULTS | {"selector": selector}
+
+
+def test_a_selector_that_weighs_is_weighted_unless_told_not_to(config):
+    name = "weighs_for_this_test"
+    register_selector(name, needs=(), weighs=True)(lambda c, r, _: Choice(torch.arange(r)))
+    try:
+        assert config(selector=name).weighted is True
+        assert config(selector=name, weighted=False).weighted is False
+    finally:
+        del registry._SELECTORS[name]
 
 
 LAST_LAYER = {"gradient_layers": "last", "selection_vocabulary": "full"}

@@ -8,6 +8,7 @@ change without changing what a paper said.
 from collections.abc import Mapping
 from typing import Any
 
+from colm.coreset.registry import available_selectors, get_selector
 from colm.coreset.small_sources import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 
 WEIGHT_CRITERIA = ("weight", "weight_gradient")
@@ -109,8 +110,11 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults beside what was given, without a preset."""
-    if given.get("selector") not in (None, "gradient_matching"):
-        return DEFAULTS
+    selector = given.get("selector") or DEFAULTS["selector"]
+    if selector != "gradient_matching":
+        # An unknown name is refused where options are checked.
+        weighs = selector in available_selectors() and get_selector(selector).weighs
+        return DEFAULTS | {"weighted": weighs}
     fallback = DEFAULTS | MATCHING
     # Only exact gradients come from several layers, and only V has a weight to go by.
     if (
