@@ -15,7 +15,11 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def write_result(
-    name: str, settings: dict[str, Any], repeats: list[dict[str, float]], summary: dict[str, float]
+    name: str,
+    settings: dict[str, Any],
+    repeats: list[dict[str, float]],
+    summary: dict[str, float],
+    path: Path | None = None,
 ) -> Path:
     """Write ``results/NAME-DATE.json`` and return its path; an older result stays.
 
@@ -24,6 +28,7 @@ def write_result(
         settings: every option of the run, the seed among them.
         repeats: the figures of each repeat, units in their names.
         summary: the figures to quote.
+        path: that an earlier call of the same run returned, to write over.
     """
     now = datetime.now(UTC)
     result = {
@@ -38,7 +43,7 @@ def write_result(
         "repeats": repeats,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
+    path = path or RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
 
