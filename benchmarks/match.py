@@ -12,6 +12,9 @@ optimiser's second moments scale them), for the mean over examples; ``tokens_raw
 ``tokens_adam`` for the mean over label tokens, which is what the training loss averages, and where
 a selector that matches may be told so.
 
+Where the papers take finite differences along a random direction, arms take the derivative along
+it, which those estimate (`benchmarks.fidelity` says how well).
+
 The cost of a look is its time over that of a forward without gradients of the same examples:
 through the training loss in micro-batches as drawn (``cost``, what `benchmarks.step` calls ideal),
 of the model in the look's own chunks of like length (``cost_sorted``), and of the same with logits
@@ -52,7 +55,6 @@ from colm.training.pretrained import demo_model_folder
 Example = dict[str, Any]
 V = "V of the last layer"
 BLOCKS = "three blocks"
-FINITE_DIFFERENCES = "V by finite differences"
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,11 @@ MATCHING = {"selector": "gradient_matching", "normalisation": "rms"}
 ARMS = (
     Arm("random", None, {"selector": "random"}),
     Arm("small sources whole, rest random", None, {"selector": "small_random"}),
-    Arm("CoLM as published", FINITE_DIFFERENCES, {"selector": "colm"}),
-    Arm("CoLM, small sources not kept", FINITE_DIFFERENCES, {"selector": "colm", "small": "none"}),
+    Arm("CoLM as published", V, {"selector": "colm"}, 1),
+    Arm("CoLM, small sources not kept", V, {"selector": "colm", "small": "none"}, 1),
     Arm("CoLM, exact gradients", V, {"selector": "colm", "small": "none"}),
     Arm("CoLM, exact, by cluster size", V, {"selector": "colm", "small": "none", "weighted": True}),
-    Arm("SSM", FINITE_DIFFERENCES, {"selector": "ssm", "normalisation": "none"}),
+    Arm("SSM", V, {"selector": "ssm", "normalisation": "none"}, 1),
     Arm("mean matching, 16 directions", V, {"selector": "mean_matching", "small": "none"}, 16),
     Arm("mean matching", V, {"selector": "mean_matching", "small": "none"}),
     Arm("mean matching, small sources kept", V, {"selector": "mean_matching"}),
@@ -94,6 +96,7 @@ def main() -> None:
     options = parse()
     torch.manual_seed(options.seed)
     repeats: list[dict[str, float]] = []
+    path = None
     with TemporaryDirectory() as folder:
         bench = MatchBench(options, folder)
         for steps in options.states:
@@ -102,9 +105,10 @@ def main() -> None:
                 started = time.perf_counter()
                 repeats.append({"training_steps": float(steps)} | bench.measure())
                 print(f"step {steps}: a batch in {time.perf_counter() - started:.0f} s", flush=True)
-    summary = summarise(repeats)
-    print_table(summary, options)
-    print(f"wrote {write_result('match', vars(options), repeats, summary)} on {machine()}")
+                # After every batch, so that a run cut short has lost nothing.
+                path = write_result("match", vars(options), repeats, summarise(repeats), path)
+    print_table(summarise(repeats), options)
+    print(f"wrote {path} on {machine()}")
 
 
 def parse() -> argparse.Namespace:
@@ -116,9 +120,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--r", type=int, nargs="+", default=[32, 16], help="kept")
     parser.add_argument("--states", type=int, nargs="+", default=[20, 40, 80], help="after steps")
     parser.add_argument("--batches", type=int, default=8, help="batches at each state")
-    parser.add_argument(
-        "--timed-batches", type=int, default=2, help="of those, with forwards timed"
-    )
+    parser.add_argument("--timed-batches", type=int, default=2, help="of those, with looks timed")
+    parser.add_argument("--timed-examples", type=int, default=16, help="of a timed batch")
     parser.add_argument("--train-batch", type=int, default=8, help="examples in a training step")
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--max-length", type=int, default=512)
@@ -144,7 +147,6 @@ class MatchBench:
         self.observers = {
             V: ExampleObserver(self.model, **look),
             BLOCKS: ExampleObserver(self.model, layers="spread", vocabulary="batch"),
-            FINITE_DIFFERENCES: ExampleObserver(self.model, estimator="zeroth_order"),
         }
         self.selectors = {
             (arm.name, r, weights): self._selector(arm.options, weights)
@@ -221,23 +223,21 @@ class MatchBench:
     def _looks(self, examples: list[Example]) -> tuple[dict[str, float], dict[str, Observed]]:
         """Look at the batch in every way, and time it."""
         vocabulary = torch.tensor(sorted({i for each in examples for i in each["input_ids"]}))
-        generator = torch.Generator().manual_seed(self.batches)
-        seconds, looks = {}, {}
-        for name, observer in self.observers.items():
-            directions = observer.draw_directions(generator)
-            seconds[name], parts = self._chunked(
-                examples,
-                lambda batch, look=observer, z=directions: look(batch, z, vocabulary=vocabulary),
-            )
-            looks[name] = joined(parts)
-        figures = {f"{name}/seconds": value for name, value in seconds.items()}
+        lookers = {
+            name: lambda batch, look=observer: look(batch, vocabulary=vocabulary)
+            for name, observer in self.observers.items()
+        }
+        looks = {name: joined(self._chunked(examples, look)[1]) for name, look in lookers.items()}
+        figures: dict[str, float] = {}
         if self.batches % self.options.batches < self.options.timed_batches:
-            lean, _ = self._chunked(examples, ExampleObserver(self.model, ("losses",)))
-            plain, _ = self._chunked(examples, self._plain_forward)
-            drawn = self._drawn_forward(examples)
-            for name, value in seconds.items():
+            part = examples[: self.options.timed_examples]
+            drawn = self._drawn_forward(part)
+            plain, _ = self._chunked(part, self._plain_forward)
+            lean, _ = self._chunked(part, ExampleObserver(self.model, ("losses",)))
+            for name, look in lookers.items():
+                seconds, _ = self._chunked(part, look)
                 costs = {"cost": drawn, "cost_sorted": plain, "cost_lean": lean}
-                figures |= {f"{name}/{cost}": value / other for cost, other in costs.items()}
+                figures |= {f"{name}/{cost}": seconds / other for cost, other in costs.items()}
         return figures, looks
 
     def _drawn_forward(self, examples: list[Example]) -> float:
