@@ -38,7 +38,7 @@ def write_result(
         "versions": {"python": platform.python_version(), "colm": version("colm")}
         | {library: version(library) for library in LIBRARIES},
         "machine": machine(),
-        "settings": settings,
+        "settings": {name: _without_folder(value) for name, value in settings.items()},
         "summary": summary,
         "repeats": repeats,
     }
@@ -46,6 +46,12 @@ def write_result(
     path = path or RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
+
+
+def _without_folder(value: Any) -> Any:
+    """A file by its name: where it lies is one machine's business."""
+    is_file = isinstance(value, str) and Path(value).is_file()
+    return Path(value).name if is_file else value
 
 
 def machine() -> dict[str, str | int]:
