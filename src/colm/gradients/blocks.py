@@ -44,8 +44,6 @@ class BlockGradients:
         ValueError: a model whose layers cannot be found.
     """
 
-    estimator = "exact"
-
     def __init__(
         self, model: nn.Module, *, reduction: str = "mean", small_head: bool = False
     ) -> None:
