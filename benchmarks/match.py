@@ -54,7 +54,7 @@ from colm.training.pretrained import demo_model_folder
 
 Example = dict[str, Any]
 V = "V of the last layer"
-BLOCKS = "three blocks"
+BLOCKS = "two blocks"
 
 
 @dataclass(frozen=True)

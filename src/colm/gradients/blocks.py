@@ -1,11 +1,11 @@
-"""Gradients in whole decoder blocks at several depths: the features of gradient matching.
+"""Gradients in two whole decoder blocks: the features of gradient matching.
 
 V of the last layer alone tells little of the gradient in all weights: the deeper a block, the more
 of the gradient of every other block it shares. So the backward goes as deep as the look at an
-example may cost, and features come from every linear map of the deepest block reached, of the last,
-and of the one midway. Of each map it is the gradient in LoRA's B factor, whose inputs are few, or
-that in the weight with inputs projected at random on as few; of large models a random part of the
-output rows. Symbols: n examples, t tokens, d features, L layers.
+example may cost, and features come from every linear map of the deepest block reached and of the
+last. Of each map it is the gradient in LoRA's B factor, whose inputs are few, or that in the weight
+with inputs projected at random on as few; of large models a random part of the output rows.
+Symbols: n examples, t tokens, d features, L layers.
 """
 
 import math
@@ -23,15 +23,16 @@ from colm.gradients.projections import Projection, projections_of
 
 # What the look at a candidate may cost beyond a forward without gradients, as a share of that.
 EXTRA_COST = 0.1
-# Backward of a layer without gradients of its weights, as a share of its forward: the same for
-# matrix products with weights, over twice as much for attention.
-BACKWARD_COST = 1.2
+# A layer's forward that is recorded and its backward without gradients of its weights, beyond a
+# forward that is not, as a share of that forward. By matrix products it would be 1.2; it is what
+# `benchmarks.match` times, with all that is elementwise and attention's second pass.
+BACKWARD_COST = 2.3
 INPUTS_KEPT = 16
 MOST_FEATURES = 2**18
 
 
 class BlockGradients:
-    """Gradients of each example's loss in all linear maps of a few blocks, sketched.
+    """Gradients of each example's loss in all linear maps of two blocks, sketched.
 
     The model is left as it was, as by `ValueGradients`.
 
@@ -92,7 +93,7 @@ class BlockGradients:
 
 
 def spread_layers(model: nn.Module, *, small_head: bool) -> tuple[int, ...]:
-    """Return the blocks to take gradients of: the deepest affordable, the last, and one midway.
+    """Return the blocks to take gradients of: the deepest affordable and the last.
 
     Cost is counted in parameters: ``BACKWARD_COST`` times those of the layers passed through may
     come to ``EXTRA_COST`` of all that a forward multiplies with and, where the head runs on a small
@@ -103,7 +104,7 @@ def spread_layers(model: nn.Module, *, small_head: bool) -> tuple[int, ...]:
         small_head: whether the head will run on a small vocabulary.
 
     Returns:
-        Ascending layer indices, one to three of them.
+        Ascending layer indices, one or two of them.
     """
     layers = find_layers(model)
     base: Any = base_model(model)
@@ -113,7 +114,7 @@ def spread_layers(model: nn.Module, *, small_head: bool) -> tuple[int, ...]:
     reached = math.floor(affordable / (BACKWARD_COST * in_layers) * len(layers))
     last = len(layers) - 1
     deepest = max(0, last - max(0, reached - 1))
-    return tuple(sorted({deepest, (deepest + last) // 2, last}))
+    return tuple(sorted({deepest, last}))
 
 
 class _Sketch(NamedTuple):

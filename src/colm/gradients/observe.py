@@ -32,7 +32,7 @@ class ExampleObserver:
         needs: which of ``gradients``, ``losses``, ``hidden`` and ``prompt``; losses always come.
         estimator: of the gradients: ``exact``, ``directional`` or ``zeroth_order``.
         projections: of the last layer, whose gradients are the features; any of q, k, v, o, mlp.
-        layers: ``last``, or ``spread``: all linear maps of a few blocks, see `BlockGradients`.
+        layers: ``last``, or ``spread``: all linear maps of two blocks, see `BlockGradients`.
         vocabulary: of the softmax, with ``spread``: ``full``, or ``batch``, the tokens that calls
             give.
         num_directions: k, for ``directional`` and ``zeroth_order``.

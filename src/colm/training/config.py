@@ -101,7 +101,7 @@ class SelectionArguments:
     )
     gradient_layers: str = _governed(
         "Where in the model features come from. last: the projections of the last layer; spread: "
-        "all linear maps of three blocks, as deep as a tenth of a forward allows, in parameters.",
+        "all linear maps of two blocks, as deep as a tenth of a forward allows, in parameters.",
         LAYERS,
     )
     selection_vocabulary: str = _governed(
