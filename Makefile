@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 pinned = $(shell grep -x '$(1)==.*' constraints.txt)
 
-.PHONY: help demo test check format lint types docs clean
+.PHONY: help demo test check format lint types docs audit clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ types: $(VENV)/dev.stamp ## run mypy
 docs: $(VENV)/dev.stamp ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Documentation: site/index.html"
+
+audit: $(VENV)/audit.stamp ## look up known vulnerabilities of every pinned package, on the internet
+	@$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean: ## remove .venv, site/ and caches, never your runs
 	rm -rf $(VENV) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -66,4 +69,10 @@ $(VENV)/demo.stamp $(VENV)/test.stamp: $(VENV)/model.stamp
 $(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	@echo "Installing colm and what '$(EXTRA)' needs (a minute or two) ..."
 	@$(PIP) $(QUIET) -c constraints.txt -e '.[$(EXTRA)]'
+	@touch $@
+
+# In an environment of its own: what audits the others is not among them.
+$(VENV)/audit.stamp: constraints.txt
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip --disable-pip-version-check install $(QUIET) -c constraints.txt $(call pinned,pip_audit)
 	@touch $@

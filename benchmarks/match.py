@@ -20,6 +20,8 @@ through the training loss in micro-batches as drawn (``cost``, what `benchmarks.
 of the model in the look's own chunks of like length (``cost_sorted``), and of the same with logits
 at label positions alone (``cost_lean``).
 
+``--cheaper`` adds looks that do without some of the layers, with their cost.
+
 ``python -m benchmarks.match`` runs on the generated mixture; ``--data FILE`` on one's own.
 """
 
@@ -40,9 +42,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.record import machine, write_result
 from colm import CoLMConfig, CoLMSFTTrainer, CoresetSelector
+from colm.coreset.candidates import EXAMPLE_WEIGHTS
 from colm.coreset.gradient_matching import gradient_matching
 from colm.coreset.mean_matching import mean_matching
-from colm.coreset.selector import EXAMPLE_WEIGHTS
 from colm.data import format_dataset, read_file, source_counts
 from colm.data.generated import generate_mixture
 from colm.gradients.observation import Observed
@@ -54,7 +56,8 @@ from colm.training.pretrained import demo_model_folder
 
 Example = dict[str, Any]
 V = "V of the last layer"
-BLOCKS = "two blocks"
+BLOCKS = "two blocks, 0.45 deep"
+SHALLOW = "two blocks, 0.17 deep"
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,15 @@ ARMS = (
     Arm("middle perplexity", V, {"selector": "middle_perplexity"}),
     Arm("longest", None, {"selector": "longest"}),
     Arm("gradient matching, V", V, MATCHING),
+    Arm("gradient matching, 0.17 deep", SHALLOW, MATCHING),
     Arm("gradient matching", BLOCKS, MATCHING),
 )
+# With --cheaper: shares of the layers that looks do without.
+SKIPPED = {
+    f"{BLOCKS}, {name} of the layers skipped": share
+    for name, share in (("a fifth", 0.2), ("a third", 1 / 3), ("half", 0.5))
+}
+CHEAPER = tuple(Arm(look.replace(BLOCKS, "gradient matching"), look, MATCHING) for look in SKIPPED)
 KNOWN = ("all gradients known, mean matching", "all gradients known, gradient matching")
 
 
@@ -126,9 +136,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--chunk-tokens", type=int, default=4096, help="tokens looked at together")
+    parser.add_argument("--cheaper", action="store_true", help="looks without some layers, too")
     parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
+
+
+def all_arms(options: argparse.Namespace) -> tuple[Arm, ...]:
+    """The selectors that this run scores."""
+    return ARMS + CHEAPER if options.cheaper else ARMS
 
 
 class MatchBench:
@@ -144,13 +160,18 @@ class MatchBench:
         self.steps = 0
         self.batches = 0
         look = {"needs": ("gradients", "losses", "hidden")}
+        self.arms = all_arms(options)
+        spread: dict[str, Any] = {"layers": "spread", "vocabulary": "batch"}
         self.observers = {
             V: ExampleObserver(self.model, **look),
-            BLOCKS: ExampleObserver(self.model, layers="spread", vocabulary="batch"),
+            BLOCKS: ExampleObserver(self.model, **spread),
+            SHALLOW: ExampleObserver(self.model, **spread, depth=0.17),
         }
+        for name, share in SKIPPED.items() if options.cheaper else ():
+            self.observers[name] = ExampleObserver(self.model, **spread, skipped_layers=share)
         self.selectors = {
             (arm.name, r, weights): self._selector(arm.options, weights)
-            for arm in ARMS
+            for arm in self.arms
             for r in options.r
             for weights in EXAMPLE_WEIGHTS
         }
@@ -185,7 +206,7 @@ class MatchBench:
         examples = [next(self.examples) for _ in range(self.options.n)]
         truth = Truth(self._gradients(examples), self._scales(), self._tokens(examples))
         figures, looks = self._looks(examples)
-        for arm in ARMS:
+        for arm in self.arms:
             for r in self.options.r:
                 for example_weights in EXAMPLE_WEIGHTS:
                     chosen = self._select(arm, r, looks, examples, example_weights)
@@ -426,11 +447,12 @@ def print_table(summary: dict[str, float], options: argparse.Namespace) -> None:
     kinds = [f"{prefix}{kind}" for prefix in ("", "tokens_") for kind in ("raw", "adam")]
     columns = [f"{r}/{kind}" for r in options.r for kind in kinds]
     costs = ("cost", "cost_sorted", "cost_lean")
-    print(f"{'':44s}" + " ".join(f"{column:>14s}" for column in columns), *costs)
-    for name, look in [(arm.name, arm.look) for arm in ARMS] + [(name, None) for name in KNOWN]:
+    print(f"{'':48s}" + " ".join(f"{column:>14s}" for column in columns), *costs)
+    arms = [(arm.name, arm.look) for arm in all_arms(options)]
+    for name, look in arms + [(name, None) for name in KNOWN]:
         scores = " ".join(f"{summary[f'{name}/{column}']:14.3f}" for column in columns)
         cost = " ".join(f"{summary.get(f'{look}/{kind}', 0.0):8.2f}" for kind in costs)
-        print(f"{name:44s}{scores} {cost}")
+        print(f"{name:48s}{scores} {cost}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Writing a benchmark's result: the figures of every repeat, and what it takes to repeat them."""
 
 import json
+import os
 import platform
+import shutil
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+# Elsewhere where the environment says so: a machine that is lent hands back one folder alone.
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
+LIBRARIES = ("colm", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def write_result(
@@ -35,17 +38,25 @@ def write_result(
         "benchmark": name,
         "date": now.isoformat(timespec="seconds"),
         "commit": _commit(),
-        "versions": {"python": platform.python_version(), "colm": version("colm")}
-        | {library: version(library) for library in LIBRARIES},
+        "versions": {"python": platform.python_version()}
+        | {library: _version(library) for library in LIBRARIES},
         "machine": machine(),
         "settings": {name: _without_folder(value) for name, value in settings.items()},
         "summary": summary,
         "repeats": repeats,
     }
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = path or RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
+
+
+def _version(library: str) -> str:
+    """Return its version; run from a checkout on the path, colm has the commit alone."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _without_folder(value: Any) -> Any:
@@ -85,6 +96,8 @@ def _commit() -> str:
     root = Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:
+        if shutil.which("git") is None:
+            return ""
         command = ["git", "-C", str(root), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip()

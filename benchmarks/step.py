@@ -6,11 +6,14 @@ For each pool of n candidates, one after the other on the same data and weights:
 - ``ideal``: a forward without gradients of all n through the training loss, in micro-batches as
   drawn, then forward, backward and optimiser step of the r examples that colm kept, in colm's own
   micro-batches: what a selection that costs nothing but the forward would take;
-- ``plain_r`` and ``plain_n``, with ``--plain``: plain steps on the first r and on all n.
+- ``plain_r`` and ``plain_n``, with ``--plain``: plain steps on the first r and on all n;
+- ``colm_skipping_SHARE``, with ``--skipped-layers SHARE ...``: as ``colm``, with looks that do
+  without as many of the layers.
 
-``python -m benchmarks.step`` runs on the generated mixture; ``--data FILE`` on one's own. Ratios
-are of times within a repeat. colm runs before and after the others, and its mean counts: a machine
-that slows down or speeds up over a repeat favours neither side.
+``python -m benchmarks.step`` runs on the generated mixture; ``--data FILE`` on one's own;
+``--shape NAME`` on random weights of a real shape and random examples, with nothing downloaded.
+Ratios are of times within a repeat. colm runs before and after the others, and its mean counts: a
+machine that slows down or speeds up over a repeat favours neither side.
 """
 
 import argparse
@@ -20,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -28,8 +31,10 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.record import machine, write_result
+from benchmarks.shapes import SHAPES, random_examples, random_model, word_tokenizer
 from colm import CoLMConfig, CoLMSFTTrainer
 from colm.coreset.mixture import small_sources
+from colm.coreset.registry import get_selector
 from colm.data import format_dataset, read_file, source_counts
 from colm.data.generated import generate_mixture
 from colm.training.pool import Pool
@@ -43,14 +48,16 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         bench = StepBench(build_trainer(options, folder), options)
         bench.colm(bench.draw())  # warms up allocators, caches and the optimiser's state
-        repeats = []
+        repeats: list[dict[str, float]] = []
+        path = None
         for _ in range(options.repeats):
             repeats.append(bench.run(bench.draw()))
             print({name: round(value, 3) for name, value in repeats[-1].items()}, flush=True)
-    summary = summarise(repeats)
-    for name, value in summary.items():
+            # After every repeat, so that a run cut short has lost nothing.
+            path = write_result("step", vars(options), repeats, summarise(repeats), path)
+    for name, value in summarise(repeats).items():
         print(f"{name:40s} {value:.3f}")
-    print(f"wrote {write_result('step', vars(options), repeats, summary)} on {machine()}")
+    print(f"wrote {path} on {machine()}")
 
 
 def parse() -> argparse.Namespace:
@@ -58,6 +65,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="JSONL, CSV or Parquet; default: the generated mixture")
     parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights and data, in place of both")
     parser.add_argument("--n", type=int, default=32, help="candidates")
     parser.add_argument("--r", type=int, default=16, help="kept")
     parser.add_argument("--micro-batch", type=int, default=8, help="examples in a micro-batch")
@@ -67,36 +75,67 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--selector", default="colm")
     parser.add_argument("--plain", action="store_true", help="time plain steps on r and n, too")
     parser.add_argument("--full", action="store_true", help="fine-tune all weights, not LoRA")
+    parser.add_argument(
+        "--skipped-layers", type=float, nargs="+", default=[], help="shares to time looks without"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def build_trainer(options: argparse.Namespace, folder: str) -> CoLMSFTTrainer:
     """Return the trainer that a user would have."""
-    model_name = options.model or str(demo_model_folder())
-    dataset, small = load(options)
-    model = AutoModelForCausalLM.from_pretrained(model_name, dtype=getattr(torch, options.dtype))
+    parts = random_parts(options) if options.shape else real_parts(options)
+    keeps_small = get_selector(options.selector).keeps_small_sources
     args = CoLMConfig(
         output_dir=folder,
         per_device_train_batch_size=options.micro_batch,
         gradient_accumulation_steps=options.r // options.micro_batch,
         candidate_ratio=options.n / options.r,
         selector=options.selector,
-        small_sources=small,
+        # Named sources are kept whole by any selector: leave that to those that mean to.
+        small_sources=parts.small if keeps_small else ["auto"],
         max_length=options.max_length,
         gradient_checkpointing=False,
         use_cpu=not torch.accelerator.is_available(),
         seed=options.seed,
         report_to="none",
     )
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     return CoLMSFTTrainer(
-        model,
+        parts.model,
         args=args,
-        train_dataset=dataset,
-        processing_class=AutoTokenizer.from_pretrained(model_name),
-        peft_config=None if options.full else lora,
+        train_dataset=parts.dataset,
+        processing_class=parts.tokenizer,
+        peft_config=None if options.full else parts.lora,
     )
+
+
+class Parts(NamedTuple):
+    """What a trainer is made of."""
+
+    model: Any
+    tokenizer: Any
+    lora: LoraConfig
+    dataset: Dataset
+    small: list[str]
+
+
+def real_parts(options: argparse.Namespace) -> Parts:
+    """Load the model and the data."""
+    name = options.model or str(demo_model_folder())
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, options.dtype))
+    return Parts(model, AutoTokenizer.from_pretrained(name), lora, *load(options))
+
+
+def random_parts(options: argparse.Namespace) -> Parts:
+    """Make a model of the shape asked for, and random examples."""
+    model = random_model(options.shape, getattr(torch, options.dtype))
+    number = (options.repeats + 2) * options.n
+    vocabulary = model.config.vocab_size
+    dataset = random_examples(number, vocabulary, options.max_length, options.seed)
+    small = sorted(small_sources(source_counts(dataset)))
+    tokenizer = word_tokenizer(options.max_length)
+    return Parts(model, tokenizer, SHAPES[options.shape].lora(), dataset, small)
 
 
 def load(options: argparse.Namespace) -> tuple[Dataset, list[str]]:
@@ -140,6 +179,12 @@ class StepBench:
         trainer.create_optimizer()
         self.model, self.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
         trainer.model_wrapped = self.model
+        self.selection = trainer._selection
+        column = self.selection.source_column
+        sizes = source_counts(trainer.train_dataset)
+        self.skipping = {
+            share: trainer._build_selection(column, sizes) for share in options.skipped_layers
+        }
         self.loader = iter(trainer.get_train_dataloader())
         self.chosen: list[dict[str, Any]] = []
 
@@ -149,14 +194,15 @@ class StepBench:
 
     def run(self, draw: Draw) -> dict[str, float]:
         """Time each kind of step on one draw."""
-        kinds = {"ideal": self.ideal}
+        kinds: dict[str, Callable[[Draw], None]] = {"ideal": self.ideal}
         if self.plain_too:
             kinds |= {"plain_r": self.plain_r, "plain_n": self.plain_n}
+        kinds |= {f"colm_skipping_{share}": self.colm_skipping(share) for share in self.skipping}
         before = timed(self.colm, draw)
         row = {f"{name}_seconds": timed(step, draw) for name, step in kinds.items()}
         after = timed(self.colm, draw)
         self.trainer.state.global_step += 1
-        metrics = self.trainer._selection.metrics.drain()
+        metrics = self.selection.metrics.drain()
         return row | {
             "colm_seconds": (before + after) / 2,
             "colm_before_seconds": before,
@@ -172,6 +218,20 @@ class StepBench:
         )
         self.chosen = [dict(batch) for batch in batches]
         self.train(batches, items)
+
+    def colm_skipping(self, share: float) -> Callable[[Draw], None]:
+        """A step as training does it with ``skipped_layers``."""
+
+        def step(draw: Draw) -> None:
+            self.trainer.args.skipped_layers = share
+            self.trainer._selection = self.skipping[share]
+            try:
+                self.colm(draw)
+            finally:
+                self.trainer.args.skipped_layers = 0.0
+                self.trainer._selection = self.selection
+
+        return step
 
     def ideal(self, draw: Draw) -> None:
         """Forward of n without gradients, then a step on what colm kept."""
@@ -225,19 +285,28 @@ def synchronise() -> None:
 
 
 def summarise(repeats: list[dict[str, float]]) -> dict[str, float]:
-    """Median over repeats of the ratio within each, and the range of that to the ideal."""
-    ratios = {
-        name: [row["colm_seconds"] / row[f"{name}_seconds"] for row in repeats]
-        for name in ("ideal", "plain_r", "plain_n")
-        if f"{name}_seconds" in repeats[0]
-    }
-    medians = {f"colm_over_{name}": statistics.median(values) for name, values in ratios.items()}
+    """Medians over repeats of the ratios within each, and the range of that to the ideal."""
+
+    def ratios(one: str, other: str) -> list[float]:
+        return [row[f"{one}_seconds"] / row[f"{other}_seconds"] for row in repeats]
+
+    summary = {}
+    for other in ("ideal", "plain_r", "plain_n"):
+        for one in timed_kinds(repeats[0]):
+            if one.startswith("colm") and f"{other}_seconds" in repeats[0]:
+                summary[f"{one}_over_{other}"] = statistics.median(ratios(one, other))
     shares = [row["selection_seconds"] / row["colm_seconds"] for row in repeats]
-    return medians | {
-        "colm_over_ideal_least": min(ratios["ideal"]),
-        "colm_over_ideal_most": max(ratios["ideal"]),
+    return summary | {
+        "colm_over_ideal_least": min(ratios("colm", "ideal")),
+        "colm_over_ideal_most": max(ratios("colm", "ideal")),
         "selection_share": statistics.median(shares),
     }
+
+
+def timed_kinds(row: dict[str, float]) -> list[str]:
+    """Names of the steps that were timed."""
+    names = [name.removesuffix("_seconds") for name in row if name.endswith("_seconds")]
+    return [name for name in names if name not in ("colm_before", "colm_after", "selection")]
 
 
 if __name__ == "__main__":

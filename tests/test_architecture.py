@@ -33,6 +33,7 @@ ARROWS = {
     "reports": set(),
     "evaluation": {"colm.data"},
     "training": {"colm.coreset", "colm.gradients", "colm.data"},
+    "planning": {"colm.gradients", "colm.training"},
     "cli": {"colm"},
 }
 # Third-party package -> the only packages of colm that may import it.
@@ -216,7 +217,7 @@ def test_importing_colm_loads_nothing_heavy() -> None:
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["plan", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     loaded = loaded_after(
         f"sys.argv = ['colm', *{arguments}]\n"

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from colm.coreset.candidates import Candidates, Choice
-    from colm.coreset.facility_location import FacilityLocation, facility_location
+    from colm.coreset.facility_location import (
+        FacilityLocation,
+        facility_location,
+        facility_location_from_features,
+    )
     from colm.coreset.gradient_matching import GradientMatching, gradient_matching
     from colm.coreset.mean_matching import MeanMatching, mean_matching
     from colm.coreset.registry import available_selectors, register_selector
@@ -23,7 +27,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "colm.coreset.candidates": ("Candidates", "Choice"),
-    "colm.coreset.facility_location": ("FacilityLocation", "facility_location"),
+    "colm.coreset.facility_location": (
+        "FacilityLocation",
+        "facility_location",
+        "facility_location_from_features",
+    ),
     "colm.coreset.gradient_matching": ("GradientMatching", "gradient_matching"),
     "colm.coreset.mean_matching": ("MeanMatching", "mean_matching"),
     "colm.coreset.registry": ("available_selectors", "register_selector"),
@@ -52,6 +60,7 @@ __all__ = [
     "ValueGradients",
     "available_selectors",
     "facility_location",
+    "facility_location_from_features",
     "gradient_matching",
     "last_value_gradients",
     "mean_matching",

@@ -113,6 +113,20 @@ def test_what_colm_raises_is_told_in_one_line(env_runs, capsys) -> None:
     assert capsys.readouterr().err == "colm: error: no such file.jsonl: no such file\n"
 
 
+def test_a_full_disk_is_one_line(env_runs, capsys, tmp_path) -> None:
+    from colm.training.resuming import _naming_the_folder
+
+    def save() -> int:
+        with _naming_the_folder(tmp_path / "checkpoint-2"):
+            raise OSError(28, "No space left on device")
+
+    env_runs(save)
+    assert main(["env"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"colm: error: cannot write {tmp_path / 'checkpoint-2'}: ")
+    assert "No space left on device" in line
+
+
 def test_a_bug_keeps_its_traceback(env_runs) -> None:
     env_runs(lambda: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):

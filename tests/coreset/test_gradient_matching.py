@@ -185,3 +185,9 @@ def test_label_tokens_must_be_known():
     selector = CoresetSelector("gradient_matching", example_weights="label_tokens")
     with pytest.raises(ValueError, match="label_tokens"):
         selector.select(torch.rand(4, 3), 2)
+
+
+def test_however_much_is_tied_no_row_is_picked_twice():
+    torch.manual_seed(0)
+    chosen = gradient_matching(torch.randn(9, 4), 8, tie_tolerance=0.5)
+    assert sorted(set(chosen.indices.tolist())) == sorted(chosen.indices.tolist())

@@ -282,7 +282,7 @@ def test_unknown_options_are_named(arguments, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ((torch.zeros(3, 2), 0, None), "budget must be at least 1; got 0"),
+        ((torch.zeros(3, 2), 0, None), "budget must be a whole number at least 1; got 0"),
         ((torch.zeros(3, 2), 2, ["a"]), "1 sources were passed for 3 rows"),
         ((None, 2, None), "Pass sources"),
         ((None, 1, ["a", "b"]), "'colm' needs gradients"),

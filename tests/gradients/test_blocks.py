@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
 
-from colm.gradients.blocks import BACKWARD_COST, INPUTS_KEPT, BlockGradients, spread_layers
+from colm.gradients.blocks import INPUTS_KEPT, BlockGradients, spread_layers
 from colm.gradients.decoder import find_layers
 from colm.gradients.observe import ExampleObserver
 from colm.gradients.per_example import example_gradients, trained_parameters
@@ -100,30 +99,25 @@ def test_a_vocabulary_without_a_label_is_refused():
         BlockGradients(build("llama"))(batch, torch.tensor([0, 1, 2]))
 
 
-def config(layers, vocabulary):
-    return LlamaConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        vocab_size=vocabulary,
-        tie_word_embeddings=True,
-    )
-
-
 @pytest.mark.parametrize(
-    ("layers", "vocabulary", "small_head", "expected"),
-    [(60, 61, False, (58, 59)), (30, 3000, True, (25, 29)), (4, 61, False, (3,))],
+    ("layers", "depth", "expected"),
+    [(30, 0.45, (17, 29)), (30, 0.1, (27, 29)), (30, 1.0, (0, 29)), (2, 0.1, (1,)), (1, 1, (0,))],
 )
-def test_depth_is_what_the_cost_allows(layers, vocabulary, small_head, expected):
-    model = AutoModelForCausalLM.from_config(config(layers, vocabulary))
-    found = spread_layers(model, small_head=small_head)
-    head = model.get_output_embeddings().weight.numel()
-    weights = sum(p.numel() for p in find_layers(model).parameters())
-    passed = weights / layers * (layers - found[0])
-    saved = head if small_head else 0
-    assert found[0] == layers - 1 or BACKWARD_COST * passed <= 0.1 * (weights + head) + saved
-    assert found == expected
+def test_depth_is_a_share_of_the_layers(layers, depth, expected):
+    assert spread_layers(layers, depth) == expected
+
+
+@pytest.mark.parametrize("depth", [0, -0.1, 1.01, float("nan")])
+def test_a_depth_that_is_no_share_is_refused(depth):
+    with pytest.raises(ValueError, match="gradient_depth must be above 0 and at most 1"):
+        BlockGradients(build("llama"), depth=depth)
+
+
+def test_an_observer_goes_as_deep_as_it_is_told():
+    model = build("llama")
+    for depth in (0.1, 1.0):
+        gradients = ExampleObserver(model, layers="spread", depth=depth).gradients
+        assert gradients.layers == spread_layers(len(find_layers(model)), depth)
 
 
 def test_maps_that_see_no_whole_batch_give_zeros():

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import Cache
 
 from colm.gradients.batch import IGNORED_LABEL
+from colm.gradients.decoder import find_layers
 from colm.gradients.features import ValueGradients
 from colm.gradients.observe import ExampleObserver
 from tests.gradients.adapters import with_adapter
@@ -89,6 +91,37 @@ def test_losses_need_logits_at_labels_only():
     tokens, labels = examples()
     look(model, padded(tokens, labels), ("losses",))
     assert sum(rows) == sum(int((label[1:] != IGNORED_LABEL).sum()) for label in labels)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma3_text", "bloom"])
+def test_nothing_is_kept_that_no_look_needs(family):
+    """No cache of keys and values, and no states, attentions or choices of all layers."""
+    model = build(family, attn_implementation="eager")
+    batch = padded(*examples())
+    expected = look(model, batch)
+    asked = ("output_hidden_states", "output_attentions", "output_router_logits")
+    for name in asked:
+        setattr(model.config, name, True)
+    model.config.use_cache = True
+    outputs, caches = [], []
+    model.get_decoder().register_forward_hook(lambda _m, _args, output: outputs.append(output))
+    for layer in find_layers(model):
+        layer.register_forward_pre_hook(
+            lambda _m, args, kwargs: caches.extend(
+                value for value in (*args, *kwargs.values()) if isinstance(value, Cache)
+            ),
+            with_kwargs=True,
+        )
+    found = look(model, batch)
+    assert outputs
+    for output in outputs:
+        assert not {"hidden_states", "attentions", "router_logits", "past_key_values"} & {
+            name for name, value in output.items() if value is not None
+        }
+    assert not caches
+    assert all(getattr(model.config, name) for name in asked)
+    for name in ALL:
+        assert torch.equal(getattr(found, name), getattr(expected, name))
 
 
 def test_without_labels_prompt_and_gradient_are_zero():

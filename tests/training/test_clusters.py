@@ -11,12 +11,12 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 
 from colm.training import clusters, limits
+from colm.training.checkpoint import FILE_NAME, save_state
 from colm.training.clusters import (
     CLUSTER_COLUMN,
     k_means,
     load_clusters,
     mean_hidden_states,
-    save_clusters,
 )
 from tests.training.conftest import StopAt, build_trainer, make_records
 from tests.training.processes import run_in_processes
@@ -194,9 +194,13 @@ def test_a_resumed_run_has_the_clusters_of_its_checkpoint(make_trainer, tmp_path
 
 
 def test_a_checkpoint_must_hold_the_clusters_of_the_same_data(tmp_path):
-    with pytest.raises(ValueError, match=r"no colm_clusters\.safetensors"):
+    file = tmp_path / FILE_NAME
+    with pytest.raises(ValueError, match=r"colm_selector\.safetensors has no clusters"):
         load_clusters(tmp_path, 3)
-    save_clusters(tmp_path, torch.tensor([1, 0, 0]))
+    save_state(file, {"step": torch.tensor(0)}, {})
+    with pytest.raises(ValueError, match=r"colm_selector\.safetensors has no clusters"):
+        load_clusters(tmp_path, 3)
+    save_state(file, {"clusters": torch.tensor([1, 0, 0])}, {})
     assert load_clusters(tmp_path, 3).tolist() == [1, 0, 0]
     with pytest.raises(ValueError, match="clusters of 3 training examples, but there are 4"):
         load_clusters(tmp_path, 4)

@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -486,6 +487,7 @@ class Spread:
     """What ``check_parallelism`` reads of an accelerator."""
 
     parallelism_config = None
+    state = SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=2))
 
     def __init__(self, kind, **parallelism):
         from accelerate.utils import DistributedType

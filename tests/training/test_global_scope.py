@@ -1,21 +1,22 @@
-"""Two processes that select together keep what one process with twice the batch keeps.
+"""Two and four processes that select together keep what one with as large a batch keeps.
 
 The processes are started once; each notes what it did, and the tests compare that with one process.
 """
 
 import dataclasses
+import pickle
 import random
-from collections import Counter
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import LoraConfig
+from torch import distributed
 
 from colm.coreset.registry import available_selectors
-from colm.training.exchange import Exchange, deal
+from colm.training import observing, parts
 from colm.training.pool import label_token_count
 from tests.training.conftest import SIZES, StopAt, build_trainer, make_records
 from tests.training.processes import run_in_processes
@@ -26,8 +27,11 @@ STEPS = 3
 DRAWN = 24
 KEPT = 10
 SELECTORS = [name for name in available_selectors() if name != "none"]
-# How the candidates lie on the two processes.
-SPLITS = [12, 3, 24]
+# Before which candidate those of the second process begin, of the third, and so on.
+SPLITS = {2: [(12,), (3,), (24,)], 4: [(6, 12, 18), (0, 3, 20)]}
+# Selectors under limits so low that features are thinned and candidates divided into parts.
+LARGE = ["gradient_matching", "mean_matching", "colm"]
+LIMITS = {"numbers": 16 * 40, "together": 7}
 
 RUNS = {
     "colm": {"selector": "colm"},
@@ -35,6 +39,8 @@ RUNS = {
     "medoids": {"selector": "colm", "weighted": True, "gradient": "directional"},
     "random": {"selector": "random"},
 }
+RUNS_OF = {2: [*RUNS], 4: ["default", "medoids"]}
+TRAINED_BY = [(number, name) for number, names in RUNS_OF.items() for name in names]
 
 
 def train(model_folder, folder, batch, *, stop=None, resume=None, **options):
@@ -63,45 +69,99 @@ def train(model_folder, folder, batch, *, stop=None, resume=None, **options):
     return {"kept": kept, "weights": trained, "log": trainer.state.log_history}
 
 
+@contextmanager
+def nothing_pickled():
+    """Fail where anything is pickled or unpickled, by us or by what we call."""
+
+    def fail(*_arguments, **_options):
+        raise AssertionError("something was pickled")
+
+    c10d = distributed.distributed_c10d
+    objects = [name for name in dir(c10d) if "object" in name and not name.startswith("__")]
+    targets = [(pickle, name) for name in ("loads", "load", "dumps", "dump")]
+    targets += [(owner, name) for owner in (c10d, distributed) for name in objects]
+    targets += [(c10d, "_pickler"), (c10d, "_unpickler")]
+    with ExitStack() as stack:
+        for owner, name in targets:
+            if callable(getattr(owner, name, None)):
+                stack.enter_context(patch.object(owner, name, fail))
+        with pytest.raises(AssertionError, match="pickled"):
+            distributed.all_gather_object([None], 1)
+        yield
+
+
+@contextmanager
+def low_limits():
+    limits = dict.fromkeys(parts.MOST_TOGETHER, LIMITS["together"])
+    with (
+        patch.object(observing, "MOST_NUMBERS", LIMITS["numbers"]),
+        patch.object(parts, "MOST_TOGETHER", limits),
+    ):
+        yield
+
+
 def selections(trainer, selector, split):
     """Kept token ids and the selector's state, after some steps on this process's part."""
     selection = make_selection(trainer, selector)
     rank, number = selection.exchange.process_index, selection.exchange.num_processes
+    bounds = [0, *split, DRAWN]
     rng, kept = random.Random(0), []
     for step in range(STEPS):
         drawn = rng.sample(list(trainer.train_dataset), DRAWN)
-        examples, budget = drawn, KEPT
-        if number == 2:
-            examples, budget = (drawn[:split], 1) if rank == 0 else (drawn[split:], KEPT - 1)
-        kept.append(
-            [tuple(example["input_ids"]) for example in selection.keep(examples, budget, step)]
-        )
+        budget = KEPT - number + 1 if rank == number - 1 else 1
+        own = drawn[bounds[rank] : bounds[rank + 1]]
+        kept.append([tuple(example["input_ids"]) for example in selection.keep(own, budget, step)])
     return kept, selection.selector.state_dict()
 
 
-def in_each_process(model_folder, folder):
-    """Everything that is done in two processes."""
-    done = {name: train(model_folder, folder / name, 2, **RUNS[name]) for name in RUNS}
-    done["local"] = train(
-        model_folder, folder / "local", 2, selection_scope="local", **RUNS["colm"]
-    )
-    saving = RUNS["colm"] | {"save_strategy": "steps", "save_steps": 2}
-    done["stopped"] = train(model_folder, folder / "stopped", 2, stop=2, **saving)
-    done["resumed"] = train(model_folder, folder / "stopped", 2, resume=True, **saving)
-    trainer = make_selecting_trainer(model_folder, folder)
-    done["selections"] = {
-        (selector, split): selections(trainer, selector, split)
-        for selector in SELECTORS
-        for split in (SPLITS if selector == "colm" else SPLITS[:1])
+def large_selections(trainer, split):
+    """The same under low limits, which the default selector meets in several ways."""
+    with low_limits():
+        return {selector: selections(trainer, selector, split) for selector in LARGE}
+
+
+def in_each_process(model_folder, folder, number):
+    """Everything that is done in several processes."""
+    batch = 4 // number
+    done = {
+        name: train(model_folder, folder / name, batch, **RUNS[name]) for name in RUNS_OF[number]
     }
-    done["exchange"] = use_exchange(trainer._selection.exchange)
-    done["edges"] = keep_at_the_edges(trainer)
+    if number == 2:
+        done["local"] = train(
+            model_folder, folder / "local", 2, selection_scope="local", **RUNS["colm"]
+        )
+        saving = RUNS["colm"] | {"save_strategy": "steps", "save_steps": 2}
+        done["stopped"] = train(model_folder, folder / "stopped", 2, stop=2, **saving)
+        done["resumed"] = train(model_folder, folder / "stopped", 2, resume=True, **saving)
+    trainer = make_selecting_trainer(model_folder, folder, batch)
+    with nothing_pickled():
+        done["selections"] = {
+            (selector, split): selections(trainer, selector, split)
+            for selector in SELECTORS
+            for split in splits_of(selector, number)
+        }
+        done["large"] = large_selections(trainer, SPLITS[number][0])
+        done["exchange"] = use_exchange(trainer._selection.exchange)
+        if number == 2:
+            done["edges"] = keep_at_the_edges(trainer)
+        done["refused"] = refuse_a_column(trainer)
     return done
 
 
-def make_selecting_trainer(model_folder, folder):
+def splits_of(selector, number):
+    """Ways that candidates lie on the processes, all of them for a selector that has a state."""
+    return SPLITS[number] if selector == "colm" else SPLITS[number][:1]
+
+
+def make_selecting_trainer(model_folder, folder, batch):
     data = Dataset.from_list(make_records())
-    return build_trainer(model_folder, data, output_dir=str(folder), selection_scope="global")
+    return build_trainer(
+        model_folder,
+        data,
+        output_dir=str(folder),
+        selection_scope="global",
+        per_device_train_batch_size=batch,
+    )
 
 
 def make_selection(trainer, selector):
@@ -109,20 +169,43 @@ def make_selection(trainer, selector):
     return trainer._build_selection("source", SIZES)
 
 
+def refuse_a_column(trainer):
+    """What is said of a column that cannot be sent, on every process and before anything is."""
+    examples = [{**row, "image": object()} for row in list(trainer.train_dataset)[:4]]
+    with pytest.raises(ValueError, match="column 'image' holds a object") as refused:
+        make_selection(trainer, "random").keep(examples, 2, 0)
+    return str(refused.value)
+
+
 def use_exchange(exchange):
-    rank = exchange.process_index
+    """Everything that an exchange does, most of it with unlike amounts on each process."""
+    rank, number = exchange.process_index, exchange.num_processes
     numbers = torch.arange(6, dtype=torch.int64).reshape(3, 2)
-    return {
-        "uneven": exchange.rows(numbers[:1] if rank == 0 else numbers[1:]),
-        "only second": exchange.rows(torch.empty(0, 0) if rank == 0 else numbers.double()),
+    last = rank == number - 1
+    before = exchange.received_bytes.copy()
+    done = {
+        "uneven": exchange.rows(numbers[:1] if rank == 0 else numbers[1:] if last else numbers[:0]),
+        "only last": exchange.rows(numbers.double() if last else torch.empty(0, 0)),
         "flat": exchange.rows(torch.full((rank,), 7.0)),
         "nothing": exchange.rows(torch.empty(0, 0)),
-        "names": exchange.names(["a\nb", "ü", ""] if rank == 0 else ["c"]),
-        "no names": exchange.names([] if rank == 0 else ["c"]),
-        "of first": exchange.of_first(numbers[rank:]),
+        "names": exchange.names(["a\nb", "ü", ""] if rank == 0 else ["c"] if last else []),
+        "no names": exchange.names(["c"] if last else []),
+        "of first": exchange.of_first(torch.arange(3 + rank) + rank),
+        "nothing of first": exchange.of_first(torch.arange(rank).float()),
+        "union": exchange.union(torch.tensor([rank, 5, 5]) if rank else torch.arange(0)),
+        "nothing in union": exchange.union(torch.arange(0)),
         "total": exchange.total(torch.tensor([1.5, 2.0]) * (rank + 1)),
-        "examples": exchange.examples({3: {"input_ids": [1]}} if rank == 0 else {}),
     }
+    # Each process hands one example to the next, and the first two to the last.
+    handed = {(rank + 1) % number: {rank: {"input_ids": [rank] * rank, "text": "ü"}}}
+    if rank == 0:
+        handed.setdefault(number - 1, {}).update({10 + i: {"input_ids": [i]} for i in range(2)})
+    received = exchange.received_bytes["examples"]
+    done["examples"] = exchange.examples(handed)
+    done["example bytes"] = exchange.received_bytes["examples"] - received
+    done["no examples"] = exchange.examples({})
+    done["bytes"] = exchange.received_bytes - before
+    return done
 
 
 def keep_at_the_edges(trainer):
@@ -148,36 +231,54 @@ def keep_at_the_edges(trainer):
         "none with labels": selection.keep(nothing, 1, 1),
         "first alone": selection.keep(rows[12:16] if rank == 0 else unlabelled, 1 - rank, 2),
         "second alone": selection.keep(rows[12:16] if rank == 1 else unlabelled, 1 - rank, 3),
+        "first has all": selection.keep(rows[12:16] if rank == 0 else [], 1 - rank, 4),
     }
 
 
 @pytest.fixture(scope="module")
-def pair(tiny_model_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pair")
-    return run_in_processes(in_each_process, folder, tiny_model_folder, folder)
+def groups(tiny_model_folder, tmp_path_factory):
+    """What each process of two did, and each of four, by their number; started when asked for."""
+
+    class Groups(dict):
+        def __missing__(self, number):
+            folder = tmp_path_factory.mktemp("group")
+            arguments = (tiny_model_folder, folder, number)
+            self[number] = run_in_processes(in_each_process, folder, *arguments, number=number)
+            return self[number]
+
+    return Groups()
+
+
+@pytest.fixture(scope="module")
+def pair(groups):
+    return groups[2]
 
 
 @pytest.fixture(scope="module")
 def alone(tiny_model_folder, tmp_path_factory):
-    """The same in one process with twice the batch."""
+    """The same in one process with as large a batch."""
     folder = tmp_path_factory.mktemp("alone")
     runs = {name: train(tiny_model_folder, folder, 4, **RUNS[name]) for name in RUNS}
-    trainer = make_selecting_trainer(tiny_model_folder, folder)
-    runs["selections"] = {name: selections(trainer, name, None) for name in SELECTORS}
+    trainer = make_selecting_trainer(tiny_model_folder, folder, 4)
+    runs["selections"] = {name: selections(trainer, name, ()) for name in SELECTORS}
+    runs["large"] = large_selections(trainer, ())
     return runs
 
 
-def together(pair, name):
-    """What both processes kept, step by step."""
-    return [sorted(a + b) for a, b in zip(*(each[name]["kept"] for each in pair), strict=True)]
+def together(group, name):
+    """What all processes kept, step by step."""
+    return [
+        sorted(example for share in step for example in share)
+        for step in zip(*(each[name]["kept"] for each in group), strict=True)
+    ]
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_two_processes_train_as_one_with_twice_the_batch(pair, alone, name):
-    assert together(pair, name) == [sorted(step) for step in alone[name]["kept"]]
-    for process in pair:
-        # Eight are kept of 16 candidates: two micro-batches of two for each process.
-        assert [len(step) for step in process[name]["kept"]] == [4] * 4
+@pytest.mark.parametrize(("number", "name"), TRAINED_BY)
+def test_processes_train_as_one_with_as_large_a_batch(groups, alone, number, name):
+    assert together(groups[number], name) == [sorted(step) for step in alone[name]["kept"]]
+    for process in groups[number]:
+        # Eight are kept of 16 candidates: two micro-batches for each process.
+        assert [len(step) for step in process[name]["kept"]] == [8 // number] * 4
         for parameter, value in process[name]["weights"].items():
             torch.testing.assert_close(
                 value, alone[name]["weights"][parameter], rtol=1e-3, atol=2e-5
@@ -188,15 +289,16 @@ def test_selecting_apart_is_something_else(pair, alone):
     assert together(pair, "local") != [sorted(step) for step in alone["colm"]["kept"]]
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_the_log_is_of_all_candidates(pair, alone, name):
-    for logged, expected in zip(pair[0][name]["log"], alone[name]["log"], strict=True):
+@pytest.mark.parametrize(("number", "name"), TRAINED_BY)
+def test_the_log_is_of_all_candidates(groups, alone, number, name):
+    log = groups[number][0][name]["log"]
+    for logged, expected in zip(log, alone[name]["log"], strict=True):
         assert logged.keys() == expected.keys()
         for key, value in expected.items():
             ours = key.startswith("colm/") and not key.endswith("seconds")
             if ours or key in ("loss", "grad_norm"):
                 assert logged[key] == pytest.approx(value, rel=1e-2, abs=1e-6), key
-    steps = [entry for entry in pair[0][name]["log"] if "loss" in entry]
+    steps = [entry for entry in log if "loss" in entry]
     assert [step["colm/candidates"] for step in steps] == [16] * 4
     measured = ["colm/match_error" in step for step in steps]
     assert measured == [name == "default", False, name == "default", False]
@@ -210,77 +312,102 @@ def test_resumed_is_bit_identical_to_uninterrupted(pair):
             assert torch.equal(value, process["colm"]["weights"][name]), name
 
 
-@pytest.mark.parametrize("selector", SELECTORS)
-def test_where_candidates_lie_changes_no_selection(pair, alone, selector):
-    kept, state = alone["selections"][selector]
-    for split in SPLITS if selector == "colm" else SPLITS[:1]:
-        (first, first_state), (second, second_state) = (
-            process["selections"][selector, split] for process in pair
-        )
-        assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [
-            sorted(step) for step in kept
-        ]
-        assert {len(step) for step in first + second} == {KEPT // 2}
-        assert first_state.keys() == second_state.keys() == state.keys()
-        for name, value in first_state.items():
-            assert torch.equal(value, second_state[name]), name
+def check_selections(group, expected, which):
+    """Compare what processes kept, each its even share, and their states with those of one."""
+    kept, state = expected
+    ours = [which(process) for process in group]
+    for step, (*shares, whole) in enumerate(zip(*(each[0] for each in ours), kept, strict=True)):
+        assert sorted(example for share in shares for example in share) == sorted(whole), step
+        sizes = [len(share) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+    for _, own_state in ours:
+        assert own_state.keys() == state.keys()
+        for name, value in own_state.items():
+            assert torch.equal(value, ours[0][1][name]), name
             torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-7)
 
 
-def test_rows_of_all_processes_meet_on_each(pair):
-    for process in pair:
+@pytest.mark.parametrize("number", SPLITS)
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_where_candidates_lie_changes_no_selection(groups, alone, selector, number):
+    for split in splits_of(selector, number):
+        check_selections(
+            groups[number],
+            alone["selections"][selector],
+            lambda process, split=split: process["selections"][selector, split],
+        )
+
+
+@pytest.mark.parametrize("number", SPLITS)
+@pytest.mark.parametrize("selector", LARGE)
+def test_selections_too_large_for_one_piece_are_the_same(groups, alone, selector, number):
+    expected = alone["large"][selector]
+    check_selections(groups[number], expected, lambda process: process["large"][selector])
+    # The limits did something.
+    assert expected[0] != alone["selections"][selector][0]
+
+
+@pytest.mark.parametrize("number", SPLITS)
+def test_rows_of_all_processes_meet_on_each(groups, number):
+    for process in groups[number]:
         told = process["exchange"]
         assert told["uneven"].tolist() == [[0, 1], [2, 3], [4, 5]]
         assert told["uneven"].dtype == torch.int64
-        assert told["only second"].tolist() == [[0, 1], [2, 3], [4, 5]]
-        assert told["only second"].dtype == torch.float64
-        assert told["flat"].tolist() == [7.0]
+        assert told["only last"].tolist() == [[0, 1], [2, 3], [4, 5]]
+        assert told["only last"].dtype == torch.float64
+        assert told["flat"].tolist() == [7.0] * sum(range(number))
         assert told["nothing"].shape == (0, 0)
         assert told["names"] == ["a\nb", "ü", "", "c"]
         assert told["no names"] == ["c"]
-        assert told["of first"].tolist() == [[0, 1], [2, 3], [4, 5]]
-        assert told["total"].tolist() == [4.5, 6.0]
-        assert told["examples"] == {3: {"input_ids": [1]}}
+        assert told["of first"].tolist() == [0, 1, 2]
+        assert told["nothing of first"].dtype == torch.float32
+        assert len(told["nothing of first"]) == len(told["nothing in union"]) == 0
+        assert told["union"].tolist() == [*range(1, number), 5]
+        total = sum(range(number + 1))
+        assert told["total"].tolist() == [1.5 * total, 2.0 * total]
+
+
+@pytest.mark.parametrize("number", SPLITS)
+def test_examples_reach_only_the_process_that_they_are_for(groups, number):
+    for rank, process in enumerate(groups[number]):
+        told = process["exchange"]
+        giver = (rank - 1) % number
+        expected = {giver: {"input_ids": [giver] * giver, "text": "ü"}}
+        if rank == number - 1:
+            expected |= {10: {"input_ids": [0]}, 11: {"input_ids": [1]}}
+        assert told["examples"] == expected
+        assert told["no examples"] == {}
+        # A size from each process, and the packets.
+        assert 8 * number < told["example bytes"] < 8 * number + 200 * len(expected)
+
+
+@pytest.mark.parametrize("number", SPLITS)
+def test_what_cannot_be_sent_is_refused_on_every_process(groups, number):
+    told = {process["refused"] for process in groups[number]}
+    assert len(told) == 1
+    assert "selection_scope='local'" in told.pop()
 
 
 def test_each_process_has_something_to_train_on(pair):
-    labelled, unlabelled, first, second = (
+    labelled, unlabelled, *single = (
         [process["edges"][name] for process in pair]
-        for name in ("one without labels", "none with labels", "first alone", "second alone")
+        for name in (
+            *("one without labels", "none with labels"),
+            *("first alone", "second alone", "first has all"),
+        )
     )
     assert [len(share) for share in labelled] == [2, 2]
     assert all(label_token_count(example) for share in labelled for example in share)
     assert len({tuple(e["input_ids"]) for share in labelled for e in share}) == 4
     assert [len(share) for share in unlabelled] == [1, 1]
-    # One example for two processes: the other only fills its micro-batch, adding to no loss.
-    for single in (first, second):
-        assert [len(share) for share in single] == [1, 1]
-        assert label_token_count(single[0][0]) > 0 == label_token_count(single[1][0])
+    # One example for two processes: it stays where it is, and the other process only fills its
+    # micro-batch, adding to no loss.
+    for shares, holder in zip(single, (0, 1, 0), strict=True):
+        assert [len(share) for share in shares] == [1, 1]
+        assert label_token_count(shares[holder][0]) > 0
+        assert label_token_count(shares[1 - holder][0]) == 0
 
 
 def test_where_processes_disagree_the_first_decides(pair):
     kept = [tuple(e["input_ids"]) for process in pair for e in process["edges"]["torn"]]
     assert len(kept) == 8
-
-
-@given(st.lists(st.integers(1, 500), max_size=40), st.integers(1, 6))
-def test_shares_are_even(lengths, processes):
-    shares = deal(lengths, processes)
-    counts = Counter(shares)
-    assert set(shares) <= set(range(processes))
-    assert max(counts.values(), default=0) - min(counts[rank] for rank in range(processes)) <= 1
-    load = [
-        sum(n for n, rank in zip(lengths, shares, strict=True) if rank == r)
-        for r in range(processes)
-    ]
-    # No process is ahead by more than the longest example.
-    assert max(load) - min(load) <= max(lengths, default=0)
-
-
-def test_a_process_on_its_own_tells_nobody():
-    exchange = Exchange()
-    rows = torch.ones(2, 3)
-    assert exchange.rows(rows) is rows
-    assert exchange.total(rows) is rows
-    assert exchange.names(["a"]) == ["a"]
-    assert exchange.examples({1: {"input_ids": [2]}}) == {1: {"input_ids": [2]}}

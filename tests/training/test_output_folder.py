@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from colm.training.manifest import choose_last, find_checkpoints, write_manifest
 from colm.training.output_folder import find_checkpoint
 
 
@@ -11,7 +12,8 @@ def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     if whole:
-        (path / "trainer_state.json").write_text("{}")
+        (path / "trainer_state.json").write_text('{"global_step": 1}')
+        write_manifest(path)
     return path
 
 
@@ -37,16 +39,17 @@ def test_a_folder_with_a_run_is_refused(tmp_path: Path, trace: str) -> None:
 def test_the_last_checkpoint_is_taken_up(tmp_path: Path, resume) -> None:
     for step in (9, 10, 2):
         checkpoint(tmp_path, step)
-    assert find_checkpoint(tmp_path, resume) == str(tmp_path / "checkpoint-10")
+    assert find_checkpoint(tmp_path, resume) is True
+    assert choose_last(tmp_path, find_checkpoints(tmp_path)) == (tmp_path / "checkpoint-10", None)
 
 
 @pytest.mark.parametrize("resume", [True, "true"])
 def test_there_must_be_a_checkpoint(tmp_path: Path, resume) -> None:
     for folder in (tmp_path, tmp_path / "new"):
-        with pytest.raises(ValueError, match=r"is true, but .* holds no checkpoint"):
+        with pytest.raises(ValueError, match=r"resume_from_checkpoint: .* holds no checkpoint"):
             find_checkpoint(folder, resume)
     checkpoint(tmp_path, 3, whole=False)
-    with pytest.raises(ValueError, match=r"checkpoint-3 has no trainer_state\.json"):
+    with pytest.raises(ValueError, match=r"no complete checkpoint: checkpoint-3 has no colm_"):
         find_checkpoint(tmp_path, resume)
 
 
@@ -70,3 +73,27 @@ def test_an_output_folder_is_a_folder(tmp_path: Path) -> None:
     path.write_text("mine")
     with pytest.raises(ValueError, match="is not a folder"):
         find_checkpoint(path, None)
+
+
+def test_what_is_not_complete_is_passed_over_and_said(tmp_path: Path) -> None:
+    for step, whole in ((2, True), (10, True), (30, False), (9, False)):
+        checkpoint(tmp_path, step, whole)
+    (tmp_path / "checkpoint-40-copy").mkdir()
+    assert find_checkpoint(tmp_path, True) is True
+    last, line = choose_last(tmp_path, find_checkpoints(tmp_path))
+    assert last == tmp_path / "checkpoint-10"
+    assert line is not None
+    assert "passed over" in line
+    assert "checkpoint-30 has no colm_manifest.json" in line
+    assert "checkpoint-9 " not in line
+    assert (tmp_path / "checkpoint-30").is_dir()
+
+
+def test_only_a_named_checkpoint_may_be_of_another_trainer(tmp_path: Path) -> None:
+    plain = checkpoint(tmp_path / "plain", 3, whole=False)
+    (plain / "trainer_state.json").write_text('{"global_step": 3}')
+    with pytest.raises(ValueError, match=r"checkpoint-3 has no colm_manifest\.json"):
+        find_checkpoint(tmp_path / "plain", str(plain))
+    with pytest.raises(ValueError, match=r"checkpoint-3 has no colm_manifest\.json"):
+        find_checkpoint(tmp_path / "plain", True, by_others=True)
+    assert find_checkpoint(tmp_path / "plain", str(plain), by_others=True) == str(plain)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 #: Modules of this package that are commands, in the order of ``colm --help``.
-COMMANDS = ("demo", "sft", "environment")
+COMMANDS = ("demo", "sft", "plan", "environment")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process by default.
 
     Returns:
-        0 for success, 2 for bad input (told in one line on stderr), 130 when interrupted.
+        0 for success, 2 for bad input and files that cannot be read or written (told in one line
+        on stderr), 130 when interrupted.
 
     Raises:
         SystemExit: Help or the version was asked for and printed.
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_BAD_INPUT
         namespace.rest = rest
         code: int = namespace.run(namespace)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if not is_raised_by_colm(error):
             raise
         print(f"colm: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -10,8 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from colm.coreset.checks import check_choice, check_flags, check_whole
+from colm.coreset.mixture import ALLOCATIONS
+from colm.coreset.similarity import METRICS
 from colm.gradients.observation import OBSERVATIONS
+from colm.gradients.sparsify import CRITERIA
 
+EXAMPLE_WEIGHTS = ("equal", "label_tokens")
 # Relative error of float32 features computed anew, in other micro-batches, with room to spare. Adam
 # makes the small elements of a gradient as large as the others, and their errors with them.
 TIE_TOLERANCES = {"none": 1e-5, "rms": 1e-5, "adam": 1e-4}
@@ -40,6 +45,20 @@ class SelectionOptions:
     prompt_features: bool = False
     example_weights: str = "equal"
     tie_tolerance: float | None = TIE_TOLERANCES["none"]
+
+    def __post_init__(self) -> None:
+        """Refuse what an option cannot be.
+
+        Raises:
+            ValueError: one line that names it.
+        """
+        check_choice("distance", self.distance, METRICS)
+        check_choice("allocation", self.allocation, ALLOCATIONS)
+        check_choice("dimension_criterion", self.dimension_criterion, CRITERIA)
+        check_choice("example_weights", self.example_weights, EXAMPLE_WEIGHTS)
+        check_flags(prompt_features=self.prompt_features)
+        if self.kept_dimensions is not None:
+            check_whole("kept_dimensions", self.kept_dimensions, least=1)
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,14 @@ def order_by_key(keys: Sequence[Any] | Tensor, sources: Sequence[str]) -> Tensor
         >>> order_by_key(["c", "a", "b"], ["one", "one", "two"])
         tensor([1, 2, 0])
     """
-    keys = keys.tolist() if isinstance(keys, Tensor) else list(keys)
+    keys = keys.tolist() if isinstance(keys, Tensor) else keys
+    if isinstance(keys, str | bytes) or not isinstance(keys, Sequence):
+        raise ValueError(f"keys must be a list, one a candidate; got {type(keys).__name__}.")
     if len(keys) != len(sources):
         raise ValueError(f"{len(keys)} keys were passed for {len(sources)} candidates.")
     try:
         rows = sorted(range(len(keys)), key=lambda row: (keys[row], sources[row]))
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError):
         kinds = ", ".join(sorted({type(key).__name__ for key in keys}))
         raise ValueError(f"keys must be all strings or all numbers; got {kinds}.") from None
     return torch.tensor(rows, dtype=torch.int64)

@@ -6,16 +6,28 @@ example of largest gain again and again comes within 1 - 1/e of the best S of th
 The cover of i is max_{s in S} similarity[i, s] for the S chosen so far.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# As much as torch does on one thread: for so little work, starting more costs more than it saves.
-_ENTRIES_AT_ONCE = 32_000
-_BLOCK_GROWTH = 4
-_PICKED = -torch.inf
+from colm.coreset.checks import (
+    check_budget,
+    check_matrix,
+    check_not_negative,
+    check_whole,
+)
+from colm.coreset.facility_cover import Cover, Similarities
+from colm.coreset.facility_greedy import greedy_cover
+from colm.coreset.facility_pairs import Array
+from colm.coreset.similarity import distances_to
+
+# Rows that stay in the processor's cache while they are gone through.
+_ENTRIES_AT_ONCE = 2**19
+# Pairs to hold, as a share of the matrix, or of the similarities computed at once.
+_MOST_PAIRS = 1 / 4
+_PAIRS_A_ROW_AT_ONCE = 1 / 2
 
 
 class FacilityLocation(NamedTuple):
@@ -38,12 +50,10 @@ def facility_location(
 ) -> FacilityLocation:
     """Choose the examples that stand for all, by greedy maximisation of facility location.
 
-    The lazy greedy: gains only ever fall, so old ones bound new ones from above, and an example is
-    looked at again only while its bound is the largest. The result is that of the plain greedy, to
-    the last tie, which goes to the lowest index: gains are summed in float64, always over all
-    examples, never updated by differences. One pick costs O(n) to O(n^2), nearer to O(n) in
-    practice. Runs on the CPU, where the order of sums, and with it every tie, is always the same.
-    Paper: SSM v1, Eq. 6.
+    The result is that of the plain greedy whose gains are summed in float64 over all examples, to
+    the last tie, which goes to the lowest index. The matrix is read about twice in all; the picks
+    are made among the pairs whose similarity exceeds the cover, which soon are few. Runs on the
+    CPU, where the order of sums, and with it every tie, is always the same.  Paper: SSM v1, Eq. 6.
 
     Args:
         similarity: ``[n, n]`` finite; ``[i, j]`` is how well example j stands for example i. It
@@ -68,75 +78,93 @@ def facility_location(
         FacilityLocation(indices=tensor([1, 2]), gains=tensor([6., 2.]), weights=tensor([2., 1.]))
     """
     n = _check_square(similarity)
-    if not 1 <= budget <= n:
-        raise ValueError(f"budget must be between 1 and the number of examples, {n}; got {budget}.")
+    budget = check_budget(budget, n)
+    check_not_negative("tie_tolerance", tie_tolerance)
     dtype = torch.promote_types(similarity.dtype, torch.float32)
-    representatives = similarity.to("cpu", dtype).T.contiguous()
-    indices, gains = _lazy_greedy(representatives, budget, tie_tolerance)
-    clusters = representatives[indices].argmax(0)
+    matrix = similarity.detach().to("cpu", dtype).contiguous()
+    rows = matrix.numpy()
+    similarities = Similarities(
+        n=n,
+        rows_at_once=max(1, _ENTRIES_AT_ONCE // n),
+        rows=lambda part: rows[part],
+        columns=lambda part: matrix.index_select(1, torch.from_numpy(part)).T.contiguous(),
+        most_pairs=int(_MOST_PAIRS * n * n),
+    )
+    return _chosen(greedy_cover(similarities, budget, tie_tolerance), dtype, similarity.device)
+
+
+@torch.no_grad()
+def facility_location_from_features(
+    features: Tensor,
+    budget: int,
+    metric: str = "l1",
+    *,
+    tie_tolerance: float = 0.0,
+    rows_at_once: int = 256,
+) -> FacilityLocation:
+    """Choose the examples that stand for all without ever holding all similarities.
+
+    Picks what `facility_location` picks from the matrix of `distances_to` of all, C - distance with
+    C the largest: for ``l1`` that is the matrix of `similarity`, bit for bit, for the others it is
+    without the rounding of inner products. Memory is O(n * rows_at_once + n d); the price is that
+    distances are computed about five times, one by one, where a matrix needs them once. Worth it
+    where that matrix does not fit.  Paper: SSM v1, Eq. 6.
+
+    Args:
+        features: ``[n, d]`` finite, one row an example.
+        budget: ``1 <= budget <= n`` examples.
+        metric: ``l1``, ``l2`` or ``cosine``.
+        tie_tolerance: as in `facility_location`.
+        rows_at_once: rows of similarities computed together, at least 1.
+
+    Returns:
+        Indices, gains and cluster sizes.
+
+    Raises:
+        ValueError: features are not finite or no matrix, or an option is out of range.
+
+    Example:
+        >>> facility_location_from_features(torch.tensor([[0.0], [1.0], [3.0], [9.0]]), 2).indices
+        tensor([1, 3])
+    """
+    check_matrix("features", features)
+    n = len(features)
+    budget = check_budget(budget, n)
+    check_not_negative("tie_tolerance", tie_tolerance)
+    rows_at_once = check_whole("rows_at_once", rows_at_once, least=1)
+    if not torch.isfinite(features).all():
+        raise ValueError("features must be finite; got NaN or infinity: leave such examples out.")
+    points = features.detach().cpu()
+    blocks = points.split(rows_at_once)
+    largest = max(float(distances_to(points, block, metric).max()) for block in blocks)
+
+    def rows(part: slice | Array) -> Tensor:
+        return largest - distances_to(points, points[part], metric)
+
+    similarities = Similarities(
+        n=n,
+        rows_at_once=rows_at_once,
+        rows=lambda part: rows(part).numpy(),
+        columns=rows,
+        most_pairs=int(_PAIRS_A_ROW_AT_ONCE * rows_at_once * n),
+    )
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return _chosen(greedy_cover(similarities, budget, tie_tolerance), dtype, features.device)
+
+
+def _chosen(cover: Cover, dtype: torch.dtype, device: torch.device) -> FacilityLocation:
+    """What was picked, its gains and cluster sizes."""
+    clusters = np.bincount(cover.owners, minlength=len(cover.picks))
     return FacilityLocation(
-        indices=torch.tensor(indices, device=similarity.device),
-        gains=torch.tensor(gains, dtype=dtype, device=similarity.device),
-        weights=clusters.bincount(minlength=budget).to(similarity.device, dtype),
+        indices=torch.tensor(cover.picks, device=device),
+        gains=torch.tensor(cover.added, dtype=dtype, device=device),
+        weights=torch.tensor(clusters, dtype=dtype, device=device),
     )
 
 
 def _check_square(similarity: Tensor) -> int:
-    """Return n, or refuse what is not a finite ``[n, n]`` matrix."""
-    if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
+    """Return n, or refuse what is not an ``[n, n]`` matrix."""
+    check_matrix("similarity", similarity, "a square matrix")
+    if similarity.shape[0] != similarity.shape[1]:
         raise ValueError(f"similarity must be a square matrix; got shape {[*similarity.shape]}.")
-    if not torch.isfinite(similarity).all():
-        raise ValueError("similarity must be finite; got NaN or infinity: leave such examples out.")
     return len(similarity)
-
-
-def _lazy_greedy(
-    representatives: Tensor, budget: int, tolerance: float
-) -> tuple[list[int], list[float]]:
-    """Pick rows of ``representatives [n, n]``; row j is how well j stands for each example."""
-    cover = representatives.amin(0).clamp(max=0).double()
-
-    def gains_of(rows: Tensor) -> Tensor:
-        covered = representatives.index_select(0, rows).double()
-        return covered.sub_(cover).clamp_(min=0).sum(1)
-
-    n = len(representatives)
-    block = max(2, _ENTRIES_AT_ONCE // n)
-    bounds = torch.cat([gains_of(rows) for rows in torch.arange(n).split(block)])
-    indices: list[int] = []
-    gains: list[float] = []
-    while len(indices) < budget:
-        pick, gain, largest = _largest_gain(bounds, gains_of, block, tolerance)
-        if largest <= tolerance:
-            break
-        indices.append(pick)
-        gains.append(gain)
-        torch.maximum(cover, representatives[pick].double(), out=cover)
-        bounds[pick] = _PICKED
-    # With nothing left to gain beyond the tolerance, all that is left is tied.
-    rest = (bounds != _PICKED).nonzero().flatten()[: budget - len(indices)].tolist()
-    return indices + rest, gains + [0.0] * len(rest)
-
-
-def _largest_gain(
-    bounds: Tensor, gains_of: Callable[[Tensor], Tensor], size: int, tolerance: float
-) -> tuple[int, float, float]:
-    """Return the next pick, its gain and the largest; tighten the ``bounds [n]`` looked at.
-
-    Args:
-        bounds: of the gain of each example, from above; of those picked, ``_PICKED``.
-        gains_of: rows to their gains.
-        size: examples to look at first; more while a tie or a larger gain may be among the others.
-        tolerance: what the gain of the first of those tied may fall short of the largest by.
-    """
-    while True:
-        bound, rows = bounds.topk(min(size, len(bounds)))
-        gain = torch.where(bound == _PICKED, bound, gains_of(rows))
-        bounds[rows] = gain
-        largest = float(gain.max())
-        # Rows not looked at have at most the last bound: one as large might be a tie.
-        if largest - tolerance > bound[-1] or len(rows) == len(bounds):
-            tied = gain >= largest - tolerance
-            pick = rows[tied].argmin()
-            return int(rows[tied][pick]), float(gain[tied][pick]), largest
-        size *= _BLOCK_GROWTH

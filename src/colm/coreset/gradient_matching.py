@@ -21,6 +21,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from colm.coreset.checks import (
+    check_budget,
+    check_matrix,
+    check_not_negative,
+    check_vector,
+)
 from colm.coreset.gram import centred_gram, product_tolerance
 
 NOISE = 0.1
@@ -77,10 +83,12 @@ def gradient_matching(
         >>> chosen.indices, chosen.weights, round(chosen.error, 3)
         (tensor([3, 4]), tensor([4.5000, 0.5000]), 0.0)
     """
-    if noise < 0:
-        raise ValueError(f"noise must not be negative; got {noise}.")
+    check_matrix("features", features)
+    budget = check_budget(budget, len(features))
+    for option, value in (("noise", noise), ("tie_tolerance", tie_tolerance)):
+        check_not_negative(option, value)
     shares = _shares(target, len(features))
-    gram = centred_gram(features, budget, shares)
+    gram = centred_gram(features, shares)
     tolerance = product_tolerance(features, gram, tie_tolerance)
     indices, chosen = _Pursuit(gram, shares, noise).run(budget, tolerance)
     error = (chosen @ gram[indices][:, indices] @ chosen).clamp(min=0).sqrt()
@@ -92,7 +100,8 @@ def _shares(target: Tensor | None, n: int) -> Tensor:
     """Return p, ``[n]`` float64 on the CPU."""
     if target is None:
         return torch.full((n,), 1 / n, dtype=torch.float64)
-    if len(target) != n or not (target > 0).all():
+    check_vector("target", target, n)
+    if not ((target > 0) & torch.isfinite(target)).all():
         raise ValueError(f"target must have {n} positive entries, one an example.")
     shares = target.cpu().to(torch.float64)
     return shares / shares.sum()
@@ -131,7 +140,8 @@ class _Pursuit:
         curvature = (own - 2 * products + self.quadratic.diagonal()).clamp(min=self.ridge)
         share = (slope / curvature).clamp(0, 1)
         gain = share * (2 * slope - share * curvature)
-        return gain.index_fill(0, self.picked, 0.0)
+        # Not 0: a gain within the tolerance of it would be tied with those picked.
+        return gain.index_fill(0, self.picked, -torch.inf)
 
     def _add(self, row: Tensor) -> None:
         """Give a row its weight and the others theirs anew, as Lawson and Hanson do.

@@ -5,29 +5,22 @@ import math
 import torch
 from torch import Tensor
 
-from colm.coreset.similarity import sizes
-
 _COLUMNS_AT_ONCE = 8192
 
 
-def centred_gram(features: Tensor, budget: int, shares: Tensor | None = None) -> Tensor:
+def centred_gram(features: Tensor, shares: Tensor | None = None) -> Tensor:
     """Return the ``[n, n]`` inner products of the rows less their mean, float64 on the CPU.
 
     Costs O(n^2 d), some columns at a time.
 
     Args:
         features: ``[n, d]`` finite, one row an example.
-        budget: how many of them are to be chosen.
         shares: ``[n]`` what each counts for in the mean, sum 1; all the same where ``None``.
 
     Raises:
-        ValueError: features are not a finite matrix, or the budget is not between 1 and n.
+        ValueError: features are not finite.
     """
-    if features.ndim != 2:
-        raise ValueError(f"features must be a matrix; got shape {[*features.shape]}.")
     n = len(features)
-    if not 1 <= budget <= n:
-        raise ValueError(f"budget must be between 1 and the number of examples, {n}; got {budget}.")
     # Apple's accelerator has no float64.
     device = "cpu" if features.device.type == "mps" else features.device
     gram = torch.zeros(n, n, dtype=torch.float64, device=device)
@@ -43,5 +36,9 @@ def centred_gram(features: Tensor, budget: int, shares: Tensor | None = None) ->
 
 def product_tolerance(features: Tensor, gram: Tensor, relative_error: float) -> float:
     """Return what a relative error of the rows moves an inner product of centred ones by."""
-    mean_square = float(sizes(features, "l2").square().mean())
+    # In float64: squares of large float32 numbers overflow, and everything would be tied.
+    device = "cpu" if features.device.type == "mps" else features.device
+    blocks = features.split(_COLUMNS_AT_ONCE, dim=1)
+    squares = sum(float(block.to(device, torch.float64).square().sum()) for block in blocks)
+    mean_square = squares / len(features)
     return relative_error * math.sqrt(mean_square * float(gram.diagonal().mean()))

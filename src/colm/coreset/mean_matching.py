@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from colm.coreset.checks import check_budget, check_matrix, check_not_negative
 from colm.coreset.gram import centred_gram, product_tolerance
 
 # Swaps seldom number more than r; the bound only keeps a hostile input from running for long.
@@ -55,7 +56,10 @@ def mean_matching(features: Tensor, budget: int, *, tie_tolerance: float = 0.0) 
         >>> mean_matching(torch.tensor([[0.0], [1.0], [5.0], [9.0], [10.0]]), 1)
         MeanMatching(indices=tensor([2]), error=0.0)
     """
-    gram = centred_gram(features, budget)
+    check_matrix("features", features)
+    budget = check_budget(budget, len(features))
+    check_not_negative("tie_tolerance", tie_tolerance)
+    gram = centred_gram(features)
     tolerance = product_tolerance(features, gram, tie_tolerance)
     indices = _swap(gram, _herd(gram, budget, tolerance), tolerance)
     error = gram[indices][:, indices].sum().clamp(min=0).sqrt() / budget

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from colm.coreset import baselines, methods
 from colm.coreset.candidates import Choose
+from colm.coreset.checks import check_flags, shown
 from colm.gradients.observation import OBSERVATIONS
 
 
@@ -69,6 +70,11 @@ def register_selector(
         >>> "shortest" in available_selectors()
         True
     """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be that of a selector; got {shown(name)}.")
+    check_flags(keeps_small_sources=keeps_small_sources, keeps_all=keeps_all, weighs=weighs)
+    if not isinstance(needs, Sequence):
+        raise ValueError(f"needs must be a list of {', '.join(OBSERVATIONS)}; got {shown(needs)}.")
     needs = (needs,) if isinstance(needs, str) else tuple(needs)
     for need in needs:
         if need not in OBSERVATIONS:
@@ -94,8 +100,8 @@ def get_selector(name: str) -> Selector:
     Raises:
         ValueError: there is none; the message lists those there are.
     """
-    if name not in _SELECTORS:
-        raise ValueError(f"selector must be one of {', '.join(_SELECTORS)}; got {name!r}.")
+    if not isinstance(name, str) or name not in _SELECTORS:
+        raise ValueError(f"selector must be one of {', '.join(_SELECTORS)}; got {shown(name)}.")
     return _SELECTORS[name]
 
 

@@ -5,16 +5,39 @@ from dataclasses import fields
 
 from torch import Tensor
 
+from colm.coreset.checks import check_matrix, check_tensor, check_vector, shown
 from colm.gradients.observation import Observed
 
 Observation = Tensor | Observed | Callable[[Tensor], Tensor | Observed] | None
 
 
 def as_observed(values: Tensor | Observed | None) -> Observed:
-    """Return ``values`` as they are; a bare tensor as gradients, ``None`` as nothing observed."""
-    if isinstance(values, Observed):
-        return values
-    return Observed(gradients=values)
+    """Return ``values`` as they are; a bare tensor as gradients, ``None`` as nothing observed.
+
+    Raises:
+        ValueError: they are none of these, or a part is not ``[n, d]``, or losses not ``[n]``.
+    """
+    observed = values if isinstance(values, Observed) else Observed(gradients=values)
+    for name, part in _parts(observed).items():
+        option = f"observed {name}"
+        if name == "losses":
+            check_tensor(option, part, "a vector")
+            check_vector(option, part, part.numel())
+        else:
+            check_matrix(option, part)
+    return observed
+
+
+def check_details(n: int, label_tokens: Tensor | None, weight: Tensor | None) -> None:
+    """Refuse what is told of n candidates where it cannot be that.
+
+    Raises:
+        ValueError: such a thing.
+    """
+    if label_tokens is not None:
+        check_vector("label_tokens", label_tokens, n)
+    if weight is not None:
+        check_tensor("weight", weight, "a weight")
 
 
 def number_of_rows(observed: Observed) -> int | None:
@@ -46,6 +69,8 @@ def source_names(
         ValueError: there are no candidates, or sources and rows differ in number.
     """
     n = None if callable(observed) else number_of_rows(as_observed(observed))
+    if sources is not None and (isinstance(sources, str) or not isinstance(sources, Sequence)):
+        raise ValueError(f"sources must be a list, one name a candidate; got {shown(sources)}.")
     if sources is None:
         if n is None:
             raise ValueError("Pass sources, one name a candidate, or features as a tensor.")

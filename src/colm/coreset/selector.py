@@ -17,17 +17,23 @@ from torch import Tensor
 
 from colm.coreset.candidates import TIE_TOLERANCES, Candidates, Choice, SelectionOptions
 from colm.coreset.canonical_order import order_by_content, order_by_key
+from colm.coreset.checks import check_choice, check_flags, check_whole
 from colm.coreset.matching import matching_error
-from colm.coreset.mixture import ALLOCATIONS, source_codes
+from colm.coreset.mixture import source_codes
 from colm.coreset.randomness import keyed_generator
 from colm.coreset.registry import get_selector
-from colm.coreset.rows import Observation, as_observed, number_of_rows, source_names, take_rows
+from colm.coreset.rows import (
+    Observation,
+    as_observed,
+    check_details,
+    number_of_rows,
+    source_names,
+    take_rows,
+)
 from colm.coreset.selection import Selection, keep_whole
-from colm.coreset.similarity import METRICS
 from colm.coreset.small_sources import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE, SmallSources
 from colm.gradients.moments import AdamMoments, rms_normalise
 from colm.gradients.observation import OBSERVATIONS, Observed
-from colm.gradients.sparsify import CRITERIA
 
 __all__ = [
     "NORMALISATIONS",
@@ -39,7 +45,6 @@ __all__ = [
 ]
 
 NORMALISATIONS = ("adam", "rms", "none")
-EXAMPLE_WEIGHTS = ("equal", "label_tokens")
 ONE_SOURCE = "all"
 
 
@@ -97,15 +102,8 @@ class CoresetSelector:
         reference_behaviour: bool = False,
         seed: int = 0,
     ) -> None:
-        for option, value, choices in (
-            ("distance", distance, METRICS),
-            ("allocation", allocation, ALLOCATIONS),
-            ("normalisation", normalisation, NORMALISATIONS),
-            ("dimension_criterion", dimension_criterion, CRITERIA),
-            ("example_weights", example_weights, EXAMPLE_WEIGHTS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{option} must be one of {', '.join(choices)}; got {value!r}.")
+        check_choice("normalisation", normalisation, NORMALISATIONS)
+        check_flags(reference_behaviour=reference_behaviour)
         self.selector = get_selector(selector)
         self.options = SelectionOptions(
             distance,
@@ -118,7 +116,7 @@ class CoresetSelector:
         )
         self.normalisation = normalisation
         self.reference_behaviour = reference_behaviour
-        self.seed = seed
+        self.seed = check_whole("seed", seed)
         self.step = 0
         self._small_sources = SmallSources(
             small_sources, source_sizes, keeps_automatically=self.selector.keeps_small_sources
@@ -167,14 +165,14 @@ class CoresetSelector:
             ValueError: a budget below 1, no candidates, sizes that do not fit, or something needed
                 is missing.
         """
+        budget = check_whole("budget", budget, least=1)
         names = source_names(observed, sources, default=ONE_SOURCE)
-        if budget < 1:
-            raise ValueError(f"budget must be at least 1; got {budget}.")
+        check_details(len(names), label_tokens, weight)
         order = torch.arange(len(names))
         if keys is not None and not self.reference_behaviour:
             order = order_by_key(keys, names)
         self._small_sources.see(names)
-        self.step = self.step if step is None else step
+        self.step = self.step if step is None else check_whole("step", step, least=0)
         generator = keyed_generator(self.seed, self.step, "select")
         self.step += 1
         if self.selector.keeps_all or budget >= len(names):

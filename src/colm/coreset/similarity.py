@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 _ORDERS = {"l1": 1.0, "l2": 2.0}
 METRICS = (*_ORDERS, "cosine")
+_ONE_BY_ONE = "donot_use_mm_for_euclid_dist"
 
 
 def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
@@ -35,14 +36,53 @@ def pairwise_distances(features: Tensor, metric: str = "l1") -> Tensor:
         tensor([[0., 7.],
                 [7., 0.]])
     """
-    if metric not in METRICS:
-        raise ValueError(f"distance must be one of {', '.join(METRICS)}; got {metric!r}.")
+    check_metric(metric)
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     if metric == "cosine":
         directions = normalize(features, dim=1)
         with torch.autocast(features.device.type, enabled=False):
             return 1 - directions @ directions.T
     return torch.cdist(features, features, p=_ORDERS[metric])
+
+
+def distances_to(features: Tensor, others: Tensor, metric: str = "l1") -> Tensor:
+    """Return the distance of every example from some others, each computed by itself.
+
+    Costs O(m n d), at several times the time of `pairwise_distances` for ``l2`` and ``cosine``,
+    which that computes from inner products. In return a distance is the same number whichever
+    others it is computed together with, in either direction, and that of a row from itself is 0.
+
+    Args:
+        features: ``[n, d]``, one row an example.
+        others: ``[m, d]``, in the order of the result's rows.
+        metric: ``l1``, ``l2`` or ``cosine``, as in `pairwise_distances`.
+
+    Returns:
+        ``[m, n]`` distances.
+
+    Raises:
+        ValueError: the metric is unknown.
+
+    Example:
+        >>> distances_to(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 4.0]]), "l2")
+        tensor([[4., 3.]])
+    """
+    check_metric(metric)
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    features, others = features.to(dtype), others.to(dtype)
+    if metric == "cosine":
+        # Half the squared distance between directions; a row of zeros is at 1 from every row.
+        features, others = normalize(features, dim=1), normalize(others, dim=1)
+        half = torch.cdist(others, features, compute_mode=_ONE_BY_ONE).square() / 2
+        is_zero = (others == 0).all(1)[:, None] | (features == 0).all(1)
+        return half.masked_fill(is_zero, 1.0)
+    return torch.cdist(others, features, p=_ORDERS[metric], compute_mode=_ONE_BY_ONE)
+
+
+def check_metric(metric: str) -> None:
+    """Refuse what is no metric."""
+    if metric not in METRICS:
+        raise ValueError(f"distance must be one of {', '.join(METRICS)}; got {metric!r}.")
 
 
 def sizes(features: Tensor, metric: str = "l1") -> Tensor:

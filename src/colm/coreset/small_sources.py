@@ -7,6 +7,7 @@ Theorem 4.1 of CoLM v3: medoids of a random mini-batch stand for large sources, 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from colm.coreset.checks import as_list, shown
 from colm.coreset.mixture import small_sources
 
 SMALL_SOURCES_AUTO = "auto"
@@ -30,7 +31,13 @@ class SmallSources:
         *,
         keeps_automatically: bool,
     ) -> None:
-        names = [rule] if isinstance(rule, str) else list(rule)
+        names = [rule] if isinstance(rule, str) else as_list(rule)
+        if names is None or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"small_sources must be auto, none or a list of names; got {shown(rule)}."
+            )
+        if sizes is not None and not _is_counts(sizes):
+            raise ValueError(f"source_sizes must be counts by source; got {shown(sizes)}.")
         self._automatic = names == [SMALL_SOURCES_AUTO] and keeps_automatically
         is_rule = names in ([SMALL_SOURCES_AUTO], [SMALL_SOURCES_NONE])
         self._named: frozenset[str] = frozenset() if is_rule else frozenset(names)
@@ -46,3 +53,9 @@ class SmallSources:
         if not self._automatic:
             return self._named
         return small_sources(self.seen if self._sizes is None else self._sizes)
+
+
+def _is_counts(sizes: object) -> bool:
+    return isinstance(sizes, Mapping) and all(
+        isinstance(count, int) and count >= 0 for count in sizes.values()
+    )

@@ -133,12 +133,15 @@ def _held_out_shares(counts: Mapping[str, int], records: int) -> dict[str, int]:
     quotas = {source: records * count / total for source, count in counts.items()}
     shares = {s: min(max(int(quotas[s]), 1), count - 1) for s, count in counts.items()}
     by_remainder = sorted(counts, key=lambda s: (shares[s] - quotas[s], s))
+    missing = records - sum(shares.values())
     for source in by_remainder:
-        if sum(shares.values()) < records and shares[source] < counts[source] - 1:
+        if missing > 0 and shares[source] < counts[source] - 1:
             shares[source] += 1
+            missing -= 1
     for source in reversed(by_remainder):
-        if sum(shares.values()) > records and shares[source] > 1:
+        if missing < 0 and shares[source] > 1:
             shares[source] -= 1
+            missing += 1
     return shares
 
 

@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 IGNORED_LABEL = -100
 LABEL_KEYS = ("labels", "shift_labels")
+TOKENS = (torch.int64, torch.int32)
+MASKS = (*TOKENS, torch.bool, torch.float32, torch.float16, torch.bfloat16)
 PACKED_KEYS = frozenset(
     {"position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 )
@@ -78,6 +80,7 @@ def one_example_a_row(batch: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("input_ids", "labels"):
         if key not in batch:
             raise ValueError(f"A batch needs '{key}'; it has {', '.join(map(repr, batch))}.")
+    _check_shapes(batch)
     starts = _packed_starts(batch)
     if starts is None:
         return dict(batch)
@@ -90,6 +93,26 @@ def one_example_a_row(batch: Mapping[str, Any]) -> dict[str, Any]:
     }
     rows["attention_mask"] = _rows(torch.ones_like(batch["input_ids"]), lengths, 0)
     return rows
+
+
+def _check_shapes(batch: Mapping[str, Any]) -> None:
+    """Refuse tokens, labels or a mask that cannot be those of a batch."""
+    tokens = batch["input_ids"]
+    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.numel() == 0:
+        shape = [*tokens.shape] if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise ValueError(f"input_ids must be a tensor [n, t] of one token or more; got {shape}.")
+    for key in ("input_ids", "labels", "attention_mask"):
+        value: Any = batch.get(key)
+        # Masks of pairs of tokens are the model's affair.
+        if key == "attention_mask" and (value is None or getattr(value, "ndim", 0) > 2):
+            continue
+        kinds = MASKS if key == "attention_mask" else TOKENS
+        fits = isinstance(value, Tensor) and value.dtype in kinds and value.layout == torch.strided
+        if not fits or value.shape != tokens.shape:
+            shown = f"{value.dtype} {[*value.shape]}" if isinstance(value, Tensor) else type(value)
+            raise ValueError(
+                f"{key} must be whole numbers of shape {[*tokens.shape]}; got {shown}."
+            )
 
 
 def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Gradients in two whole decoder blocks: the features of gradient matching.
 
 V of the last layer alone tells little of the gradient in all weights: the deeper a block, the more
-of the gradient of every other block it shares. So the backward goes as deep as the look at an
-example may cost, and features come from every linear map of the deepest block reached and of the
-last. Of each map it is the gradient in LoRA's B factor, whose inputs are few, or that in the weight
-with inputs projected at random on as few; of large models a random part of the output rows.
-Symbols: n examples, t tokens, d features, L layers.
+of the gradient of every other block it shares. So the backward passes a share of the layers, and
+features come from every linear map of the deepest block reached and of the last. Of each map it is
+the gradient in LoRA's B factor, whose inputs are few, or that in the weight with inputs projected
+at random on as few; of large models a random part of the output rows. Symbols: n examples, t
+tokens, d features, L layers.
 """
 
 import math
@@ -16,17 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from colm.gradients.batch import one_example_a_row
-from colm.gradients.decoder import base_model, find_layers, linear_maps
+from colm.gradients.decoder import find_layers, linear_maps
 from colm.gradients.exact import TokenGradients, token_gradients, took_no_part
 from colm.gradients.features import ExampleGradients
 from colm.gradients.projections import Projection, projections_of
 
-# What the look at a candidate may cost beyond a forward without gradients, as a share of that.
-EXTRA_COST = 0.1
-# A layer's forward that is recorded and its backward without gradients of its weights, beyond a
-# forward that is not, as a share of that forward. By matrix products it would be 1.2; it is what
-# `benchmarks.match` times, with all that is elementwise and attention's second pass.
-BACKWARD_COST = 2.3
+# Share of all layers, from the last: docs/selectors.md says what it gains and costs.
+DEPTH = 0.45
 INPUTS_KEPT = 16
 MOST_FEATURES = 2**18
 
@@ -39,19 +35,17 @@ class BlockGradients:
     Args:
         model: a causal language model of ``transformers``, or PEFT's wrapper of one.
         reduction: loss of an example: ``mean`` over its label tokens, or their ``sum``.
-        small_head: whether calls will give a vocabulary: what that saves goes into depth.
+        depth: share of the layers, from the last, that the backward passes; above 0, at most 1.
 
     Raises:
-        ValueError: a model whose layers cannot be found.
+        ValueError: a model whose layers cannot be found, or a depth out of range.
     """
 
-    def __init__(
-        self, model: nn.Module, *, reduction: str = "mean", small_head: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, *, reduction: str = "mean", depth: float = DEPTH) -> None:
         self.model = model
         self.reduction = reduction
         layers = find_layers(model)
-        self.layers = spread_layers(model, small_head=small_head)
+        self.layers = spread_layers(len(layers), depth)
         self.projections = tuple(
             projection
             for index in self.layers
@@ -92,29 +86,37 @@ class BlockGradients:
         return ExampleGradients(torch.cat(parts, dim=1), losses, hidden)
 
 
-def spread_layers(model: nn.Module, *, small_head: bool) -> tuple[int, ...]:
-    """Return the blocks to take gradients of: the deepest affordable and the last.
-
-    Cost is counted in parameters: ``BACKWARD_COST`` times those of the layers passed through may
-    come to ``EXTRA_COST`` of all that a forward multiplies with and, where the head runs on a small
-    vocabulary, to those of the head on top.
+def spread_layers(layers: int, depth: float) -> tuple[int, ...]:
+    """Return the blocks to take gradients of: the deepest that the backward reaches, and the last.
 
     Args:
-        model: a causal language model.
-        small_head: whether the head will run on a small vocabulary.
+        layers: L, how many the model has.
+        depth: share of them that the backward passes, rounded down; the last is always passed.
 
     Returns:
         Ascending layer indices, one or two of them.
+
+    Raises:
+        ValueError: the depth is not above 0 and at most 1.
+
+    Example:
+        >>> spread_layers(30, 0.45)
+        (17, 29)
     """
-    layers = find_layers(model)
-    base: Any = base_model(model)
-    head = base.get_output_embeddings().weight.numel()
-    in_layers = sum(weight.numel() for weight in layers.parameters())
-    affordable = EXTRA_COST * (in_layers + head) + (head if small_head else 0)
-    reached = math.floor(affordable / (BACKWARD_COST * in_layers) * len(layers))
-    last = len(layers) - 1
-    deepest = max(0, last - max(0, reached - 1))
-    return tuple(sorted({deepest, last}))
+    check_depth(depth)
+    # 0.1 of 30 layers is 3 of them, and not 2 for what 0.1 lacks in binary.
+    passed = max(1, math.floor(depth * layers + 1e-9))
+    return tuple(sorted({layers - passed, layers - 1}))
+
+
+def check_depth(depth: float) -> None:
+    """Refuse a share of the layers that is none.
+
+    Raises:
+        ValueError: it is not above 0 and at most 1.
+    """
+    if not 0 < depth <= 1:
+        raise ValueError(f"gradient_depth must be above 0 and at most 1; got {depth!r}.")
 
 
 class _Sketch(NamedTuple):

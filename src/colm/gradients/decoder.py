@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from colm.gradients.sharding import plain_class, shape_of
+
 CROSS_ATTENTION = ("cross", "encoder_attn")
 
 
@@ -20,7 +22,7 @@ def base_model(model: nn.Module) -> nn.Module:
 
 def class_name(model: nn.Module) -> str:
     """Return the class of the model without PEFT's wrapper, for messages."""
-    return type(base_model(model)).__name__
+    return plain_class(base_model(model)).__name__
 
 
 def find_decoder(model: nn.Module) -> nn.Module:
@@ -64,8 +66,18 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
     return shallowest[0]
 
 
+def has_plain_head(model: nn.Module) -> bool:
+    """Whether the head is a linear map and no more, so that rows of it can be taken."""
+    base: Any = base_model(model)
+    head = base.get_output_embeddings()
+    return plain_class(head) is nn.Linear and head.weight.is_floating_point()
+
+
 def linear_maps(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Linear maps of a layer in order of definition, wrapped ones once, none of cross-attention."""
+    # FSDP's own checkpointing of activations wraps whole layers.
+    while isinstance(wrapped := getattr(layer, "_checkpoint_wrapped_module", None), nn.Module):
+        layer = wrapped
     wrappers: list[str] = []
     for name, module in layer.named_modules():
         if any(name.startswith(f"{wrapper}.") for wrapper in wrappers):
@@ -77,13 +89,13 @@ def linear_maps(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         inner = getattr(module, "base_layer", module)
         # A router is a linear map in a class of its own, which returns choices.
         is_map = hasattr(inner, "in_features") or is_transposed(inner)
-        if is_map and not type(inner).__name__.endswith("Router"):
+        if is_map and not plain_class(inner).__name__.endswith("Router"):
             yield name, module
 
 
 def is_transposed(module: nn.Module) -> bool:
     """Whether the weight is ``[inputs, outputs]``, as that of GPT-2's ``Conv1D``."""
-    return type(module).__name__ == "Conv1D"
+    return plain_class(module).__name__ == "Conv1D"
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
@@ -91,5 +103,5 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
     if hasattr(module, "out_features"):
         return int(module.out_features), int(module.in_features)  # type: ignore[arg-type]
     weight: Any = module.weight
-    inputs, outputs = weight.shape
+    inputs, outputs = shape_of(weight)
     return int(outputs), int(inputs)

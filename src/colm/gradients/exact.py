@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from colm.gradients.batch import label_positions, without_labels
+from colm.gradients.decoder import find_layers
 from colm.gradients.label_loss import DecoderRun, hidden_gradients
 from colm.gradients.patching import evaluation_mode, forward_hook
 from colm.gradients.projections import Projection
+from colm.gradients.sharding import tail_kept
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def token_gradients(
     labels = label_positions(batch["labels"])
     shape = tuple(batch["input_ids"].shape)
     recorders = [_Recorder(projection, shape) for projection in projections]
-    with evaluation_mode(model):
+    with evaluation_mode(model), tail_kept(model, find_layers(model)):
         with torch.no_grad(), ExitStack() as stack:
             for recorder in recorders:
                 for module in recorder.projection.modules:
@@ -72,8 +74,8 @@ def token_gradients(
             run = DecoderRun(model, without_labels(batch))
         with torch.no_grad():
             losses, gradient = hidden_gradients(run, labels, reduction, vocabulary)
-    zeros = [zero for recorder in recorders for zero in recorder.zeros]
-    found = torch.autograd.grad(run.hidden, zeros, gradient, allow_unused=True) if zeros else ()
+        zeros = [zero for recorder in recorders for zero in recorder.zeros]
+        found = torch.autograd.grad(run.hidden, zeros, gradient, allow_unused=True) if zeros else ()
     outputs = iter(found)
     calls = [recorder.calls(outputs) for recorder in recorders]
     for projection, its_calls in zip(projections, calls, strict=True):

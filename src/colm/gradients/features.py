@@ -6,6 +6,7 @@ d = o * i features for o rows of V (or of its LoRA B factor) with i inputs, summ
 where there are several, k random directions, e hidden size.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,7 @@ class ValueGradients:
         reduction: str = "mean",
     ) -> None:
         check_options(estimator, projections, reduction)
+        check_directions(num_directions, perturbation_scale)
         self.model = model
         self.estimator = estimator
         self.num_directions = num_directions
@@ -165,21 +167,37 @@ def check_options(estimator: str, projections: Sequence[str], reduction: str) ->
     Raises:
         ValueError: one of them is unknown, or ``projections`` is empty or repeats itself.
     """
-    if estimator not in ESTIMATORS:
+    if not isinstance(estimator, str) or estimator not in ESTIMATORS:
         raise ValueError(f"gradient must be one of {', '.join(ESTIMATORS)}; got {estimator!r}.")
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(
             f"gradient_reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}."
         )
+    known = isinstance(projections, Sequence) and all(name in PROJECTIONS for name in projections)
+    if not known or not projections or len({*projections}) < len(projections):
+        got = list(projections) if isinstance(projections, Sequence) else projections
+        raise ValueError(
+            f"projections must be distinct ones of {', '.join(PROJECTIONS)}; got {got!r}."
+        )
+
+
+def check_directions(num_directions: int, perturbation_scale: float) -> None:
+    """Refuse a number of directions, or a step along them, that nothing can be computed with.
+
+    Raises:
+        ValueError: such a number.
+    """
     if (
-        not projections
-        or len({*projections}) < len(projections)
-        or {*projections}.difference(PROJECTIONS)
+        not isinstance(num_directions, int)
+        or isinstance(num_directions, bool)
+        or num_directions < 1
     ):
         raise ValueError(
-            f"projections must be distinct ones of {', '.join(PROJECTIONS)}; "
-            f"got {list(projections)}."
+            f"num_directions must be a whole number at least 1; got {num_directions!r}."
         )
+    is_number = isinstance(perturbation_scale, int | float) and math.isfinite(perturbation_scale)
+    if not is_number or perturbation_scale <= 0:
+        raise ValueError(f"perturbation_scale must be above 0; got {perturbation_scale!r}.")
 
 
 def last_value_gradients(
@@ -228,8 +246,10 @@ def last_value_gradients(
     )
     if estimator == "exact":
         return gradients(batch).features
-    if generator is None:
-        raise ValueError(f"estimator={estimator!r} draws random directions: pass a generator.")
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"estimator={estimator!r} draws random directions: pass a generator; got {generator!r}."
+        )
     return gradients(batch, gradients.draw_directions(generator)).features
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from colm.gradients.decoder import base_model, find_decoder
+from colm.gradients.decoder import base_model
+from colm.gradients.label_loss import DecoderRun
 from colm.gradients.patching import evaluation_mode, forward_hook
 
 PROBE_SEQUENCES = 16
@@ -81,7 +82,7 @@ def _gradient_sizes(
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(forward_hook(module, replace))
         stack.enter_context(forward_hook(layer, read))
-        find_decoder(model)(input_ids=tokens, use_cache=False)
+        DecoderRun(model, {"input_ids": tokens})
     last = returned[0].reshape(*shape, -1)[:, -1]
     direction = torch.randn(last.shape, generator=generator).to(last)
     (gradient,) = torch.autograd.grad(last, replaced[:1], direction)

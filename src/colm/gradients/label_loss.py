@@ -6,8 +6,10 @@ left to the model: for each chunk its own ``forward`` runs with the decoder's ou
 Symbols: m label positions, n examples, c positions in a chunk.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,10 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from colm.gradients.batch import LabelPositions
-from colm.gradients.decoder import base_model, find_decoder
+from colm.gradients.decoder import base_model, find_decoder, has_plain_head
 from colm.gradients.patching import forward_hook, replaced_forward
+from colm.gradients.sharding import head_calls, is_sharded, shape_of, whole
 
 LOGITS_PER_CHUNK = 2**24  # 64 MiB of float32 logits
+# Each chunk reads the whole head: an accelerator needs some hundred positions to earn that.
+ON_ACCELERATOR = 4
+# What a configuration may ask for that no look needs, and that takes memory or time.
+BY_PRODUCTS = ("output_hidden_states", "output_attentions", "output_router_logits")
 
 
 class DecoderRun:
@@ -31,8 +38,12 @@ class DecoderRun:
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
         self._model = base_model(model)
+        # What is sharded gathers itself only when it is called by its outermost module.
+        self._call = model if is_sharded(model) else self._model
         self._decoder = find_decoder(model)
-        self._inputs = {**inputs, "use_cache": False}
+        config: Any = self._model.config
+        unwanted = [name for name in BY_PRODUCTS if getattr(config, name, False)]
+        self._inputs = {**inputs, "use_cache": False, **dict.fromkeys(unwanted, False)}
         self._small = 0
         self._output = self._run_decoder()
         hidden = self._output[0]
@@ -45,20 +56,20 @@ class DecoderRun:
 
         def keep(_module: nn.Module, _args: Any, output: Any) -> Any:
             outputs.append(output)
-            return _with_hidden(output, output[0][:, :0])
+            return with_hidden(output, output[0][:, :0])
 
         with forward_hook(self._decoder, keep):
-            self._model(**self._inputs)
+            self._call(**self._inputs)
         return outputs[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the model's logits ``[c, vocabulary]`` for hidden states ``[c, hidden size]``."""
 
         def replay(*_args: Any, **_kwargs: Any) -> Any:
-            return _with_hidden(self._output, hidden.unsqueeze(0))
+            return with_hidden(self._output, hidden.unsqueeze(0))
 
         with replaced_forward(self._decoder, replay):
-            logits: Tensor = self._model(**self._inputs).logits
+            logits: Tensor = self._call(**self._inputs).logits
         return logits[0]
 
     @property
@@ -68,18 +79,19 @@ class DecoderRun:
     @property
     def vocabulary_size(self) -> int:
         """Tokens that the head tells apart, fewer inside `small_head`."""
-        return self._small or int(self._head.weight.shape[0])
+        return self._small or int(shape_of(self._head.weight)[0])
 
     @property
     def has_plain_head(self) -> bool:
         """Whether the head is a linear map and no more, of which rows can be taken."""
-        return type(self._head) is nn.Linear and self._head.weight.is_floating_point()
+        return has_plain_head(self._model)
 
     @contextmanager
     def small_head(self, vocabulary: Tensor) -> Iterator[None]:
         """Let the head know the tokens of ``vocabulary [v]`` only, in that order."""
-        weight = self._head.weight.detach()[vocabulary]
-        bias = None if self._head.bias is None else self._head.bias.detach()[vocabulary]
+        with whole(self._head.weight, self._head.bias) as (all_rows, all_biases):
+            weight = all_rows.detach()[vocabulary]
+            bias = None if all_biases is None else all_biases.detach()[vocabulary]
         self._small = len(vocabulary)
         try:
             with replaced_forward(self._head, lambda x: functional.linear(x, weight, bias)):
@@ -137,8 +149,18 @@ def token_weights(labels: LabelPositions, reduction: str) -> Tensor:
 
 
 def _chunks(run: DecoderRun, labels: LabelPositions) -> list[slice]:
-    size = max(1, LOGITS_PER_CHUNK // run.vocabulary_size)
-    return [slice(start, start + size) for start in range(0, len(labels.position), size)]
+    calls = head_calls()
+    if calls is None:
+        calls = calls_needed(len(labels.position), run.vocabulary_size)
+    # Calls may be more than there are positions; the head then runs on none.
+    bounds = [len(labels.position) * call // max(1, calls) for call in range(calls + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+def calls_needed(positions: int, vocabulary_size: int) -> int:
+    """Return how often the head must run, for a bounded number of logits at a time."""
+    most = LOGITS_PER_CHUNK * (ON_ACCELERATOR if torch.accelerator.is_available() else 1)
+    return math.ceil(positions / max(1, most // vocabulary_size))
 
 
 def _cross_entropy(logits: Tensor, labels: LabelPositions, chunk: slice) -> Tensor:
@@ -150,11 +172,11 @@ def _accumulation_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _with_hidden(output: Any, hidden: Tensor) -> Any:
-    """Copy a decoder's output with another last hidden state, its first value."""
+def with_hidden(output: Any, hidden: Tensor) -> Any:
+    """Copy what a decoder or a layer returned with another hidden state, its first value."""
     if isinstance(output, Mapping):
         first = next(iter(output))
         return type(output)(**{**output, first: hidden})
     if isinstance(output, tuple):
         return (hidden, *output[1:])
-    return hidden
+    return [hidden, *output[1:]] if isinstance(output, list) else hidden

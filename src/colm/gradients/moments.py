@@ -79,8 +79,8 @@ class AdamMoments:
     def update(self, gradients: Tensor) -> None:
         """Move the moments to the mean of m_i and v_i over what was selected, and count the step.
 
-        With no rows nothing changes, the count included: bias correction counts what the moments
-        have seen.
+        Rows whose squares overflow are left out. With no rows nothing changes, the count included:
+        bias correction counts what the moments have seen.
 
         Args:
             gradients: ``[k, d]`` of the selected examples of large sources, before normalisation.
@@ -89,8 +89,11 @@ class AdamMoments:
             ValueError: gradients are not ``[k, d]``.
         """
         exp_avg, exp_avg_sq = self._after(gradients)
-        if len(gradients) == 0:
+        # A finite gradient can have a square that is not: it would stay in the mean for good.
+        finite = torch.isfinite(exp_avg_sq).all(1)
+        if not finite.any():
             return
+        exp_avg, exp_avg_sq = exp_avg[finite], exp_avg_sq[finite]
         self.exp_avg, self.exp_avg_sq = exp_avg.mean(0), exp_avg_sq.mean(0)
         self.step += 1
 

@@ -6,17 +6,20 @@ t tokens a row, d feature size, e hidden size.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from colm.gradients.batch import label_positions, one_example_a_row, without_labels
-from colm.gradients.blocks import BlockGradients
+from colm.gradients.blocks import DEPTH, BlockGradients
+from colm.gradients.decoder import find_layers
 from colm.gradients.features import ExampleGradients, ValueGradients, check_options
 from colm.gradients.label_loss import DecoderRun, example_losses
 from colm.gradients.observation import OBSERVATIONS, Observed
 from colm.gradients.patching import evaluation_mode
+from colm.gradients.skipping import LayerSkipping, check_share
 
 LAYERS = ("last", "spread")
 VOCABULARIES = ("full", "batch")
@@ -33,14 +36,18 @@ class ExampleObserver:
         estimator: of the gradients: ``exact``, ``directional`` or ``zeroth_order``.
         projections: of the last layer, whose gradients are the features; any of q, k, v, o, mlp.
         layers: ``last``, or ``spread``: all linear maps of two blocks, see `BlockGradients`.
+        depth: share of the layers, from the last, that the backward passes with ``spread``.
         vocabulary: of the softmax, with ``spread``: ``full``, or ``batch``, the tokens that calls
             give.
         num_directions: k, for ``directional`` and ``zeroth_order``.
         perturbation_scale: eps of ``zeroth_order``.
         reduction: loss of an example: ``mean`` over its label tokens, or their ``sum``.
+        skipped_layers: share of the decoder's layers, middle ones, that looks do without: cheaper,
+            and no longer quite what the model computes; see `LayerSkipping`.
 
     Raises:
-        ValueError: an unknown choice, or a model whose layers or projections cannot be found.
+        ValueError: an unknown choice, a model whose layers or projections cannot be found, or one
+            that cannot do without as many layers.
     """
 
     def __init__(
@@ -51,25 +58,26 @@ class ExampleObserver:
         estimator: str = "exact",
         projections: Sequence[str] = ("v",),
         layers: str = "last",
+        depth: float = DEPTH,
         vocabulary: str = "full",
         num_directions: int = 1,
         perturbation_scale: float = 1e-3,
         reduction: str = "mean",
+        skipped_layers: float = 0.0,
     ) -> None:
         unknown = [need for need in needs if need not in OBSERVATIONS]
         if unknown:
             raise ValueError(f"needs must be among {', '.join(OBSERVATIONS)}; got {unknown[0]!r}.")
         check_options(estimator, projections, reduction)
         check_layers(layers, vocabulary, estimator)
+        check_share(skipped_layers)
         self.model = model
         self.needs = tuple(needs)
         self.reduction = reduction
         self.vocabulary = vocabulary
         self.gradients: ValueGradients | BlockGradients | None = None
         if "gradients" in self.needs and layers == "spread":
-            self.gradients = BlockGradients(
-                model, reduction=reduction, small_head=vocabulary == "batch"
-            )
+            self.gradients = BlockGradients(model, reduction=reduction, depth=depth)
         elif "gradients" in self.needs:
             self.gradients = ValueGradients(
                 model,
@@ -79,6 +87,17 @@ class ExampleObserver:
                 perturbation_scale=perturbation_scale,
                 reduction=reduction,
             )
+        self._skipping = self._skip(skipped_layers)
+
+    def _skip(self, share: float) -> LayerSkipping | None:
+        """Leave out layers before the first whose gradients are observed, or before the last."""
+        if share == 0:
+            return None
+        if self.gradients is None:
+            before = len(find_layers(self.model)) - 1
+        else:
+            before = min(projection.first_layer for projection in self.gradients.projections)
+        return LayerSkipping(self.model, share, before)
 
     def draw_directions(self, generator: torch.Generator) -> list[Tensor] | None:
         """Draw z for all batches of a step; ``None``, and nothing drawn, where none is needed."""
@@ -118,11 +137,12 @@ class ExampleObserver:
             ValueError: the batch lacks an input, or directions are needed.
         """
         batch = one_example_a_row(batch)
-        if self.gradients is None:
-            features, (losses, hidden) = None, self._losses(batch)
-        else:
-            result = self._gradients_of(batch, directions, vocabulary)
-            features, losses, hidden = result.features, result.losses, result.hidden
+        with self._skipping() if self._skipping else nullcontext():
+            if self.gradients is None:
+                features, (losses, hidden) = None, self._losses(batch)
+            else:
+                result = self._gradients_of(batch, directions, vocabulary)
+                features, losses, hidden = result.features, result.losses, result.hidden
         return Observed(
             gradients=features,
             losses=losses,

@@ -23,6 +23,7 @@ from colm.gradients.decoder import (
     linear_shape,
 )
 from colm.gradients.fused import fused_rows
+from colm.gradients.sharding import whole
 
 PROJECTIONS = ("q", "k", "v", "o", "mlp")
 
@@ -107,7 +108,8 @@ def weight_rows(projection: Projection) -> Tensor:
         ValueError: the weight is quantised and has no such shape.
     """
     module = projection.modules[0]
-    weight: Tensor = module.weight.detach()  # type: ignore[operator]
+    with whole(module.weight) as (gathered,):  # type: ignore[arg-type]
+        weight: Tensor = gathered.detach().clone()
     if weight.ndim != 2 or not weight.is_floating_point():
         raise ValueError(f"The weight of '{projection.name}' is quantised and cannot be read.")
     weight = weight.T if is_transposed(module) else weight

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from colm.gradients.decoder import base_model, find_layers
 from colm.gradients.patching import forward_hook, replaced_forward
+from colm.gradients.sharding import is_sharded
 
 
 class Replay:
@@ -26,6 +27,7 @@ class Replay:
 
     def __init__(self, model: nn.Module, layer: int) -> None:
         self._model = model
+        self.is_sharded = is_sharded(model)
         config: Any = base_model(model).config
         # Layers that share keys and values (Gemma 3n) hand on more than they return: run them all.
         is_whole = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)

@@ -33,5 +33,6 @@ def largest(scores: Tensor, count: int, tie_tolerance: float = 0.0) -> Tensor:
     last = scores.topk(count).values[-1]
     above = (scores > last + tie_tolerance).nonzero().flatten()
     above = above[scores[above].argsort(descending=True, stable=True)]
-    tied = ((scores - last).abs() <= tie_tolerance).nonzero().flatten()
+    # Infinity is tied with itself, though their difference is not a number.
+    tied = ((scores == last) | ((scores - last).abs() <= tie_tolerance)).nonzero().flatten()
     return torch.cat([above, tied[: count - len(above)]])

@@ -128,6 +128,11 @@ class _Move:
 
 def _replay_in_full_precision(stack: ExitStack, replay: Replay, device: torch.device) -> None:
     """Replay in float32, without autocast; as things are, and with a warning, where that fails."""
+    if replay.is_sharded:
+        # What gathers weights decides on their types, and copies would take their place.
+        stack.enter_context(full_precision(device.type))
+        stack.enter_context(replay.replaying())
+        return
     modules = replay.modules()
     foreign = {
         str(weight.dtype).removeprefix("torch.")

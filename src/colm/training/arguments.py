@@ -124,7 +124,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else path
         raise ValueError(f"{place}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none; depth
         raise ValueError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise ValueError(f"{path}: a recipe must be a YAML mapping of options to values")

@@ -18,17 +18,6 @@ def as_names(option: str, value: Any) -> list[str]:
     raise ValueError(f"{option} must be one name or a list of names; got {value!r}.")
 
 
-def check_choice(option: str, value: Any, choices: Iterable[str]) -> None:
-    """Refuse a value that is none of the choices.
-
-    Raises:
-        ValueError: it is not.
-    """
-    choices = tuple(choices)
-    if value not in choices:
-        raise ValueError(f"{option} must be one of {', '.join(choices)}; got {value!r}.")
-
-
 def check_number(
     option: str,
     value: Any,

@@ -2,9 +2,9 @@
 
 Before training, the model reads every training example once, without gradients; k-means on the
 means of its last hidden states puts the examples into clusters, which then serve as sources.
-Checkpoints keep them, for a resumed run starts from other weights, which would cluster otherwise.
-Paper: CoLM v3, for data whose sources are unknown.  Symbols: N examples in the data set, e hidden
-size, k clusters.
+The selector's state in a checkpoint holds them, for a resumed run starts from other weights, which
+would cluster otherwise. Paper: CoLM v3, for data whose sources are unknown.  Symbols: N examples in
+the data set, e hidden size, k clusters.
 """
 
 import logging
@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from colm.training.candidates import tabulate
+from colm.training.checkpoint import FILE_NAME
 from colm.training.config import SelectionArguments
 from colm.training.exchange import Exchange
 from colm.training.model_access import ModelAccess
@@ -24,7 +25,8 @@ from colm.training.observing import CandidateObserver
 
 #: Column that names the cluster of an example.
 CLUSTER_COLUMN = "colm_cluster"
-FILE_NAME = "colm_clusters.safetensors"
+#: What they are called in the selector's state.
+STATE_KEY = "clusters"
 
 _BLOCK_EXAMPLES = 4096
 _STARTS = 10
@@ -148,11 +150,6 @@ def with_clusters(dataset: Dataset, clusters: Tensor) -> Dataset:
     return dataset.add_column(CLUSTER_COLUMN, [names[index] for index in clusters.tolist()])
 
 
-def save_clusters(folder: str | Path, clusters: Tensor) -> None:
-    """Write the clusters into a checkpoint folder."""
-    save_file({"clusters": clusters}, Path(folder) / FILE_NAME)
-
-
 def load_clusters(folder: str | Path, examples: int) -> Tensor:
     """Read the clusters of a checkpoint.
 
@@ -164,12 +161,14 @@ def load_clusters(folder: str | Path, examples: int) -> Tensor:
         ``[N]`` int64.
 
     Raises:
-        ValueError: there are none, or not as many as examples.
+        ValueError: there are none that can be read, or not as many as examples.
     """
     path = Path(folder) / FILE_NAME
-    if not path.is_file():
-        raise ValueError(f"{folder} has no {FILE_NAME}: its run had no source_clusters.")
-    clusters = load_file(path)["clusters"]
+    try:
+        with safe_open(path, framework="pt") as file:
+            clusters: Tensor = file.get_tensor(STATE_KEY)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise ValueError(f"{path} has no clusters: its run had no source_clusters.") from error
     if len(clusters) != examples:
         raise ValueError(
             f"{path} has the clusters of {len(clusters)} training examples, but there are "

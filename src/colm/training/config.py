@@ -13,41 +13,20 @@ from typing import Any
 from transformers import TrainingArguments
 from trl import SFTConfig
 
+from colm.coreset.candidates import EXAMPLE_WEIGHTS
 from colm.coreset.mixture import ALLOCATIONS
-from colm.coreset.registry import available_selectors, get_selector
-from colm.coreset.selector import EXAMPLE_WEIGHTS, NORMALISATIONS
+from colm.coreset.registry import available_selectors
+from colm.coreset.selector import NORMALISATIONS
 from colm.coreset.similarity import METRICS
+from colm.gradients.blocks import DEPTH
 from colm.gradients.features import ESTIMATORS, REDUCTIONS
-from colm.gradients.observe import LAYERS, VOCABULARIES, check_layers
+from colm.gradients.observe import LAYERS, VOCABULARIES
 from colm.gradients.projections import PROJECTIONS
 from colm.gradients.sparsify import CRITERIA
-from colm.training.checks import as_names, check_choice, check_number
+from colm.training.checks import as_names
+from colm.training.option_checks import SCOPES, check_options
 from colm.training.presets import DEFAULTS, PRESETS, resolve
 from colm.training.sampling import CANDIDATE_SAMPLINGS
-
-SCOPES = ("local", "global")
-
-_CHOICES = {
-    "gradient": ESTIMATORS,
-    "gradient_reduction": REDUCTIONS,
-    "gradient_layers": LAYERS,
-    "selection_vocabulary": VOCABULARIES,
-    "normalisation": NORMALISATIONS,
-    "example_weights": EXAMPLE_WEIGHTS,
-    "dimension_criterion": CRITERIA,
-    "distance": METRICS,
-    "allocation": ALLOCATIONS,
-    "candidate_sampling": CANDIDATE_SAMPLINGS,
-    "selection_scope": SCOPES,
-}
-_LEAST_WHOLE_NUMBER = {
-    "num_directions": 1,
-    "kept_dimensions": 1,
-    "source_clusters": 2,
-    "selection_tokens": 1,
-    "match_every": 0,
-}
-_MAY_BE_NONE = {"kept_dimensions", "source_clusters"}
 
 
 def _governed(meaning: str, choices: Iterable[str] = ()) -> Any:
@@ -101,8 +80,15 @@ class SelectionArguments:
     )
     gradient_layers: str = _governed(
         "Where in the model features come from. last: the projections of the last layer; spread: "
-        "all linear maps of two blocks, as deep as a tenth of a forward allows, in parameters.",
+        "all linear maps of two blocks, the last and the one at gradient_depth.",
         LAYERS,
+    )
+    gradient_depth: float = field(
+        default=DEPTH,
+        metadata={
+            "help": "Share of the decoder's layers, from the last, that the selection's backward "
+            "passes with gradient_layers spread: more matches better and takes longer."
+        },
     )
     selection_vocabulary: str = _governed(
         "Tokens of the selection's softmax, with gradient_layers spread. full: all; batch: those "
@@ -197,6 +183,20 @@ class SelectionArguments:
         default=8192,
         metadata={"help": "Most tokens, padding included, in one forward pass of the selection."},
     )
+    skipped_layers: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the decoder's layers, middle ones, that looks at candidates do "
+            "without: cheaper, and only close to what the model computes. Training has them all."
+        },
+    )
+    selection_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "A model, smaller and of the same tokenizer, to look at candidates with in "
+            "place of the one in training: a folder or a name on the hub. It stays as it is."
+        },
+    )
     match_every: int = field(
         default=0,
         metadata={
@@ -216,25 +216,7 @@ class SelectionArguments:
             setattr(self, name, value)
         self.small_sources = as_names("small_sources", self.small_sources)
         self.projections = as_names("projections", self.projections)
-        get_selector(self.selector)
-        for option, choices in _CHOICES.items():
-            check_choice(option, getattr(self, option), choices)
-        for name in self.projections or [""]:
-            check_choice("projections", name, PROJECTIONS)
-        if len(set(self.projections)) < len(self.projections):
-            raise ValueError(f"projections must differ from each other; got {self.projections!r}.")
-        check_layers(self.gradient_layers, self.selection_vocabulary, self.gradient)
-        check_number("candidate_ratio", self.candidate_ratio, least=1)
-        check_number("perturbation_scale", self.perturbation_scale, above=0)
-        for option, least in _LEAST_WHOLE_NUMBER.items():
-            value = getattr(self, option)
-            if value is not None or option not in _MAY_BE_NONE:
-                check_number(option, value, least=least, whole=True)
-        if self.source_clusters is not None and self.source_column is not None:
-            raise ValueError(
-                f"source_clusters={self.source_clusters} makes sources of its own, and "
-                f"source_column={self.source_column!r} names others: set one of them."
-            )
+        check_options(self)
         super().__post_init__()  # type: ignore[misc]
 
 

@@ -1,21 +1,23 @@
 """What processes tell each other when they select among the candidates of all of them.
 
 Every process observes its own candidates and tells the others what was observed; then each runs
-the same selection on the union, and the kept examples go to where they are trained on. What is
-observed travels as plain tensors, tokens only of those kept examples that change place. Selection
-among a process's own candidates is the same with a group of one, which tells nobody anything.
+the same selection on the union, and a kept example goes to another process only where shares must
+be evened out. Everything travels as plain tensors; nothing is pickled. Selection among a process's
+own candidates is the same with a group of one, which tells nobody anything.
 
 Every process of a group makes the same calls in the same order, whatever it holds. Symbols: n
 candidates of the whole group, r kept, w processes.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
-from accelerate.utils import gather, gather_object, reduce
-from torch import Tensor
+from accelerate.utils import gather, reduce
+from torch import Tensor, distributed
 
+from colm.training.packets import packed, unpacked
 from colm.training.pool import Example
 
 _DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8)
@@ -28,6 +30,10 @@ class Exchange:
         num_processes: w; 1 for a process that selects on its own, whatever else is running.
         process_index: this process's place in it.
         device: where the group's backend wants its tensors.
+
+    Attributes:
+        received_bytes: what this process has got from the others so far, padding included, by kind
+            of call: ``rows``, ``first``, ``sums`` and ``examples``.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class Exchange:
         self.num_processes = num_processes
         self.process_index = process_index
         self.device = torch.device(device)
+        self.received_bytes: Counter[str] = Counter()
 
     def rows(self, own: Tensor) -> Tensor:
         """Return the rows of all processes, those of the first process first.
@@ -57,19 +64,30 @@ class Exchange:
             return own
         width = own.shape[1] if own.ndim == 2 else 1
         header = [len(own), *((width, _DTYPES.index(own.dtype)) if len(own) else (0, 0))]
-        headers = gather(torch.tensor([header], device=self.device))
+        headers = self._gathered(torch.tensor([header], device=self.device))
         most, width, dtype = (int(value) for value in headers.amax(0))
         padded = torch.zeros((most, width), dtype=_DTYPES[dtype], device=self.device)
         if len(own):
             padded[: len(own)] = own.reshape(len(own), width)
-        parts = gather(padded).split(most) if most else [padded] * self.num_processes
+        parts = self._gathered(padded).split(most) if most else [padded] * self.num_processes
         counts = headers[:, 0].tolist()
         joined = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
         return joined if own.ndim == 2 else joined.flatten()
 
     def of_first(self, own: Tensor) -> Tensor:
-        """Return the rows of the first process, whatever the others have."""
-        return self.rows(own if self.process_index == 0 else own[:0])
+        """Return the flat tensor of the first process, whatever the others have."""
+        if self.num_processes == 1:
+            return own
+        header = torch.tensor([len(own), _DTYPES.index(own.dtype)], device=self.device)
+        distributed.broadcast(header, src=0)
+        length, dtype = header.tolist()
+        sent = torch.empty(length, dtype=_DTYPES[dtype], device=self.device)
+        if self.process_index == 0:
+            sent.copy_(own)
+        distributed.broadcast(sent, src=0)
+        if self.process_index:
+            self.received_bytes["first"] += header.nbytes + sent.nbytes
+        return sent
 
     def names(self, own: Sequence[str]) -> list[str]:
         """Return the names of all processes, those of the first process first."""
@@ -77,49 +95,76 @@ class Exchange:
             return list(own)
         # JSON has no line break inside a string, so that each name is a line.
         text = "".join(f"{json.dumps(name)}\n" for name in own)
-        lines = self.rows(torch.tensor(list(text.encode()), dtype=torch.uint8))
-        return [json.loads(line) for line in bytes(lines.tolist()).decode().split("\n")[:-1]]
+        lines = self.rows(_as_tensor(text.encode()))
+        return [json.loads(line) for line in _as_bytes(lines).decode().split("\n")[:-1]]
+
+    def union(self, own: Tensor) -> Tensor:
+        """Return which whole numbers any process has, ascending, each once.
+
+        What travels is a number for each up to the largest, however many processes there are.
+
+        Args:
+            own: ``[k]`` int64, none negative.
+        """
+        own = own.unique()
+        if self.num_processes == 1:
+            return own
+        largest = self.rows(own[-1:])
+        size = int(largest.max()) + 1 if len(largest) else 0
+        has = torch.zeros(size, dtype=torch.int32, device=self.device)
+        has[own.to(self.device)] = 1
+        return self.total(has).nonzero().flatten()
 
     def total(self, own: Tensor) -> Tensor:
         """Return the sum over processes of a tensor that has the same shape on each."""
         if self.num_processes == 1:
             return own
         summed: Tensor = reduce(own.to(self.device), "sum")
+        self.received_bytes["sums"] += own.nbytes
         return summed.to(own.device)
 
-    def examples(self, leaving: Mapping[int, Example]) -> dict[int, Example]:
-        """Return what all processes hand over, by its key.
+    def examples(self, leaving: Mapping[int, Mapping[int, Example]]) -> dict[int, Example]:
+        """Return the examples that other processes hand over to this one, by their number.
 
-        Lists of token ids are pickled: 2 bytes a token up to 255, 3 up to 65,535, 5 above, for each
-        column of the example. Every process receives every example that changes place.
+        Costs two collective calls: one of w numbers, one of what changes place, which only the
+        process that it is for receives.
+
+        Args:
+            leaving: for each process that gets some of this one's, those, by number.
+
+        Raises:
+            ValueError: a column cannot be sent; see `packed`.
         """
         if self.num_processes == 1:
-            return dict(leaving)
-        return dict(gather_object(list(leaving.items())))
+            return dict(leaving.get(0, {}))
+        everyone = range(self.num_processes)
+        packets = [packed(leaving[to]) if leaving.get(to) else b"" for to in everyone]
+        sizes = torch.tensor([len(packet) for packet in packets], device=self.device)
+        arriving = torch.empty_like(sizes)
+        distributed.all_to_all_single(arriving, sizes)
+        splits = arriving.tolist()
+        received = torch.empty(sum(splits), dtype=torch.uint8, device=self.device)
+        sent = _as_tensor(b"".join(packets)).to(self.device)
+        distributed.all_to_all_single(received, sent, splits, sizes.tolist())
+        self.received_bytes["examples"] += arriving.nbytes + received.nbytes
+        examples: dict[int, Example] = {}
+        for packet in received.cpu().split(splits):
+            if len(packet):
+                examples |= unpacked(_as_bytes(packet))
+        return examples
+
+    def _gathered(self, own: Tensor) -> Tensor:
+        """Join tensors of one shape along their first axis."""
+        joined: Tensor = gather(own)
+        self.received_bytes["rows"] += joined.nbytes - own.nbytes
+        return joined
 
 
-def deal(lengths: Sequence[int], processes: int) -> list[int]:
-    """Share kept examples out, as many for each process give or take one, and even in tokens.
+def _as_tensor(data: bytes) -> Tensor:
+    """Return bytes as a flat tensor of their own."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0).byte()
 
-    In each round every process gets one example, the longest going where there are fewest tokens.
 
-    Args:
-        lengths: ``[r]`` tokens of each kept example.
-        processes: w.
-
-    Returns:
-        ``[r]`` the process that trains on each.
-
-    Example:
-        >>> deal([9, 5, 5, 4, 1, 1], 2)
-        [0, 1, 1, 0, 1, 0]
-    """
-    shares = [0] * len(lengths)
-    load = [0] * processes
-    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    for start in range(0, len(lengths), processes):
-        least_loaded = sorted(range(processes), key=lambda process: load[process])
-        for index, process in zip(longest_first[start:], least_loaded, strict=False):
-            shares[index] = process
-            load[process] += lengths[index]
-    return shares
+def _as_bytes(data: Tensor) -> bytes:
+    """Return a flat tensor of bytes as bytes."""
+    return data.cpu().numpy().tobytes()

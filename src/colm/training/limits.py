@@ -12,6 +12,7 @@ from trl import SFTTrainer
 from colm.coreset.registry import get_selector
 from colm.coreset.selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 from colm.training.config import SelectionArguments
+from colm.training.proxy import check_tokenizer
 from colm.training.sources import column_names
 
 SHOWN_NAMES = 20
@@ -70,11 +71,20 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
     if args.candidate_ratio > 1:
         check_parallelism(trainer.accelerator, args)
         check_examples(dataset)
+        check_tokenizer(args, trainer.processing_class)
         if args.weighted:
             check_weighting(trainer)
     if args.source_clusters is not None:
         check_clusters(args, dataset, trainer.accelerator)
     check_sampling(args, dataset, source_column)
+
+
+def shards_weights(accelerator: Any) -> bool:
+    """Whether the processes hold the model's weights together: FSDP and ZeRO-3."""
+    distribution = getattr(accelerator.distributed_type, "name", "NO")
+    if distribution == "DEEPSPEED":
+        return bool(accelerator.state.deepspeed_plugin.zero_stage == 3)
+    return distribution == "FSDP"
 
 
 def check_parallelism(accelerator: Any, args: SelectionArguments) -> None:
@@ -96,6 +106,12 @@ def check_parallelism(accelerator: Any, args: SelectionArguments) -> None:
             f"match_every={args.match_every} needs whole gradients and moments on each process, "
             f"which {'tensor parallelism' if splits_tensors else distribution} shards: set "
             "match_every=0."
+        )
+    is_old = distribution == "FSDP" and accelerator.state.fsdp_plugin.fsdp_version == 1
+    if is_old and get_selector(args.selector).needs:
+        raise ValueError(
+            f"selector={args.selector!r} runs parts of the model, for which FSDP version 1 does "
+            "not gather weights: set version to 2 in fsdp_config, or fsdp_version for accelerate."
         )
     for kind in ("cp", "sp"):
         if parallelism is not None and getattr(parallelism, f"{kind}_enabled", False):

@@ -4,23 +4,30 @@ import math
 from collections import Counter, defaultdict
 
 PREFIX = "colm/"
+#: Sources that are logged by name; data of thousands would drown every other metric.
+MOST_SOURCES = 50
+OTHER_SOURCES = "other sources"
 
 
 class SelectionMetrics:
-    """Averages over the steps since the last log; a source absent from a step counts as 0 there."""
+    """Averages over the steps since the last log; a source absent from a step counts as 0 there.
+
+    Of more than ``MOST_SOURCES`` sources, those with the most candidates are named and the rest
+    summed up as ``OTHER_SOURCES``.
+    """
 
     def __init__(self) -> None:
         self._steps = 0
         self._totals: dict[str, float] = defaultdict(float)
         self._measured: dict[str, list[float]] = defaultdict(list)
+        self._by_source: dict[str, Counter[str]] = {"candidates": Counter(), "kept": Counter()}
 
     def count_step(self, candidates: Counter[str], kept: Counter[str]) -> None:
         """Count a step's candidates and kept examples, in all and by source."""
         self._steps += 1
         for name, counts in (("candidates", candidates), ("kept", kept)):
             self._totals[name] += counts.total()
-            for source, count in counts.items():
-                self._totals[f"{name}/{source}"] += count
+            self._by_source[name].update(counts)
 
     def count(self, name: str, number: int) -> None:
         """Count something that happens in few steps."""
@@ -35,7 +42,20 @@ class SelectionMetrics:
     def drain(self) -> dict[str, float]:
         """Return the averages under ``colm/...`` and start afresh."""
         steps = max(1, self._steps)
-        values = {name: total / steps for name, total in self._totals.items()}
+        totals = self._totals | self._totals_by_source()
+        values = {name: total / steps for name, total in totals.items()}
         values |= {name: sum(seen) / len(seen) for name, seen in self._measured.items()}
         self.__init__()  # type: ignore[misc]
         return {PREFIX + name: value for name, value in values.items()}
+
+    def _totals_by_source(self) -> dict[str, float]:
+        """Totals of each source, those beyond the largest summed up."""
+        seen = self._by_source["candidates"]
+        largest = sorted(seen, key=lambda source: (-seen[source], source))[:MOST_SOURCES]
+        totals: dict[str, float] = {}
+        for name, counts in self._by_source.items():
+            totals |= {f"{name}/{source}": counts[source] for source in largest if counts[source]}
+            others = counts.total() - sum(counts[source] for source in largest)
+            if others:
+                totals[f"{name}/{OTHER_SOURCES}"] = others
+        return totals

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from colm.training.exchange import Exchange
 from colm.training.pool import Example
 
 
@@ -20,6 +21,8 @@ class ModelAccess:
         prepare: moves a batch to the model's device.
         autocast: context of the training forward.
         optimizer: returns the optimiser, with its state.
+        sharing: the processes that hold the model's weights together; this one alone where it has
+            them all.
     """
 
     model: Callable[[], nn.Module]
@@ -27,3 +30,4 @@ class ModelAccess:
     prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     autocast: Callable[[], AbstractContextManager[Any]]
     optimizer: Callable[[], Any]
+    sharing: Exchange = field(default_factory=Exchange)

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from colm.data import SOURCE_COLUMN, source_counts
 from colm.training.config import SelectionArguments
+from colm.training.metrics import MOST_SOURCES, OTHER_SOURCES
 
 _SECTION_AFTER = "### Framework versions"
 
@@ -60,8 +61,11 @@ def describe_training(args: Any, train_dataset: Any) -> str:
     ]
     column = args.source_column or SOURCE_COLUMN
     if isinstance(train_dataset, Dataset) and column in train_dataset.column_names:
-        counts = source_counts(train_dataset, column)
-        parts += ["### Training data", _table(("source", "examples"), counts.items())]
+        counts = list(source_counts(train_dataset, column).items())
+        shown, rest = counts[:MOST_SOURCES], counts[MOST_SOURCES:]
+        if rest:
+            shown.append((f"{len(rest)} {OTHER_SOURCES}", sum(count for _, count in rest)))
+        parts += ["### Training data", _table(("source", "examples"), shown)]
     return "\n\n".join(parts)
 
 

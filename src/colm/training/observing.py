@@ -5,19 +5,26 @@ meet. Symbols: n candidates of the whole group, k of them to be looked at.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from colm.coreset.randomness import keyed_generator
+from colm.gradients.decoder import base_model
 from colm.gradients.observation import OBSERVATIONS, Observed
 from colm.gradients.observe import ExampleObserver
 from colm.training.candidates import CandidateTable
 from colm.training.config import SelectionArguments
 from colm.training.exchange import Exchange
+from colm.training.lockstep import Lockstep, make_filler
 from colm.training.model_access import ModelAccess
-from colm.training.pool import Example, length_sorted_chunks, token_count
+from colm.training.pool import Example, label_token_count, length_sorted_chunks, token_count
 from colm.training.presets import WEIGHT_CRITERIA
+from colm.training.proxy import model_to_look_with
+from colm.training.thinning import MOST_NUMBERS, ThinnedObserver
+from colm.training.token_limit import TokenLimit
 
 
 class CandidateObserver:
@@ -45,6 +52,9 @@ class CandidateObserver:
         self.seed = seed
         self.exchange = exchange
         self._observer: ExampleObserver | None = None
+        self._lockstep = Lockstep(access.sharing)
+        self._limit = TokenLimit(args.selection_tokens, recovers=not self._lockstep.is_needed)
+        self._has_looked = False
 
     def weight(self) -> Tensor | None:
         """Return the weight that the features are gradients of, ``[d]``, where it is asked for."""
@@ -67,7 +77,8 @@ class CandidateObserver:
         owners = table.owners[rows]
         mine = rows[owners == self.exchange.process_index]
         examples = [own[row - table.own.start] for row in mine]
-        seen = self._look(examples, self._vocabulary(examples), step)
+        seen = self._look(examples, self._vocabulary(examples), step, own)
+        self._has_looked = True
         # The joined rows come process by process; each goes back to its place.
         place = owners.argsort(stable=True).argsort()
         joined = {
@@ -75,6 +86,20 @@ class CandidateObserver:
             for name, flat in self._parts()
         }
         return Observed(**{name: part[place.to(part.device)] for name, part in joined.items()})
+
+    def accompany(self, own: Sequence[Example], step: int) -> None:
+        """Run what others run to look, where there was nothing for this process to look at.
+
+        Every process calls this after every selection; it does nothing but where the model's
+        weights are sharded and processes select apart.
+
+        Args:
+            own: this process's candidates.
+            step: the optimiser step.
+        """
+        if self.needs and self._lockstep.is_needed and not self._has_looked:
+            self._look([], self._vocabulary(list(own)), step, own)
+        self._has_looked = False
 
     def _parts(self) -> list[tuple[str, bool]]:
         """Names of what is exchanged and whether it has one number a row; losses always are.
@@ -94,49 +119,80 @@ class CandidateObserver:
         tokens = {token for each in examples for token in each["input_ids"]}
         tokens.update(token for each in examples for token in each.get("labels") or ())
         own = torch.tensor(sorted(int(token) for token in tokens if token >= 0), dtype=torch.int64)
-        union: Tensor = self.exchange.rows(own).unique()
-        return union
+        return self.exchange.union(own)
 
     def _look(
-        self, examples: list[Example], vocabulary: Tensor | None, step: int
+        self,
+        examples: list[Example],
+        vocabulary: Tensor | None,
+        step: int,
+        own: Sequence[Example],
     ) -> dict[str, Tensor]:
         """Look at examples of this process, chunk by chunk; nothing is seen of none."""
-        if not examples:
+        if not examples and not self._lockstep.is_needed:
             return {}
         # Rows come in the selector's own order, so that the same examples share a chunk whatever
         # the order of the batch: what is seen of them is then the same to the last bit.
         lengths = [token_count(example) for example in examples]
         observer, directions = self._model_observer(), self._draw_directions(step)
-        order: list[int] = []
-        seen: list[Observed] = []
-        with self.access.autocast():
-            for chunk in length_sorted_chunks(lengths, self.args.selection_tokens):
-                batch = self.access.prepare(self.access.collate([examples[i] for i in chunk]))
-                if vocabulary is not None:
-                    vocabulary = vocabulary.to(batch["input_ids"].device)
-                seen.append(observer(batch, directions, vocabulary=vocabulary))
-                order += chunk
+
+        def look_at(chunk: Sequence[Example]) -> Observed:
+            batch = self.access.prepare(self.access.collate(chunk))
+            known = None if vocabulary is None else vocabulary.to(batch["input_ids"].device)
+            return observer(batch, directions, vocabulary=known)
+
+        with self.access.autocast(), self._in_step(examples, vocabulary) as missing:
+            order, seen = self._limit.look(
+                lengths, lambda chunk: look_at([examples[index] for index in chunk])
+            )
+            for _ in range(missing):
+                look_at([make_filler(own, vocabulary)])
+        if not seen:
+            return {}
         place = torch.tensor(order).argsort()
         parts = {name: [getattr(part, name) for part in seen] for name, _ in self._parts()}
         return {name: torch.cat(part)[place.to(part[0].device)] for name, part in parts.items()}
+
+    def _in_step(
+        self, examples: list[Example], vocabulary: Tensor | None
+    ) -> AbstractContextManager[int]:
+        """Agree with those who hold the model together on how often it runs."""
+        config: Any = base_model(self.access.model()).config
+        whole: int = config.get_text_config(decoder=True).vocab_size
+        chunks = length_sorted_chunks(list(map(token_count, examples)), self._limit.most_tokens)
+        return self._lockstep(
+            [sum(label_token_count(examples[index]) for index in chunk) for chunk in chunks],
+            whole if vocabulary is None else len(vocabulary),
+        )
 
     def _draw_directions(self, step: int) -> list[Tensor] | None:
         """Draw z of a step; the published code draws it once a run."""
         key = [self.seed] if self.args.reference_behaviour else [self.seed, step]
         return self._model_observer().draw_directions(keyed_generator(*key, "directions"))
 
+    @property
+    def _most_candidates(self) -> int:
+        """Candidates of a step, as many on one process as on w with a w-th of its batch each."""
+        args: Any = self.args
+        in_a_batch: int = round(args.train_batch_size * args.candidate_ratio)
+        batches = int(args.gradient_accumulation_steps) * self.exchange.num_processes
+        return max(1, in_a_batch * batches)
+
     def _model_observer(self) -> ExampleObserver:
         """What looks at examples of this trainer's model; V is looked for at the first use."""
         if self._observer is None:
-            self._observer = ExampleObserver(
-                self.access.model(),
+            self._observer = ThinnedObserver(
+                model_to_look_with(self.args, self.access),
                 self.needs,
+                most_dimensions=max(1, MOST_NUMBERS // self._most_candidates),
                 estimator=self.args.gradient,
                 projections=self.args.projections,
                 layers=self.args.gradient_layers,
+                depth=self.args.gradient_depth,
                 vocabulary=self.args.selection_vocabulary,
                 num_directions=self.args.num_directions,
                 perturbation_scale=self.args.perturbation_scale,
                 reduction=self.args.gradient_reduction,
+                skipped_layers=self.args.skipped_layers,
             )
         return self._observer

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transformers.trainer_utils import get_last_checkpoint
+from colm.training.manifest import choose_last, find_checkpoints, problem_of_named
 
 #: Names of what a run leaves in its folder.
 _TRACES = (
@@ -19,22 +19,27 @@ _TRACES = (
 _SHOWN_TRACES = 3
 _YES = {"true", "yes", "1"}
 _NO = {"false", "no", "0", "none", ""}
-_STATE_FILE = "trainer_state.json"
 
 
-def find_checkpoint(output_dir: str | Path, resume: str | bool | None) -> str | None:
-    """Return the checkpoint to go on from, and make sure that no other run is written over.
+def find_checkpoint(
+    output_dir: str | Path, resume: str | bool | None, by_others: bool = False
+) -> str | bool | None:
+    """Return what to go on from, and make sure that no other run is written over.
 
     Args:
         output_dir: Folder that the run writes to; need not exist.
-        resume: The option ``resume_from_checkpoint``: ``True`` or "true" for the last checkpoint in
-            the folder, a path for that checkpoint, ``None`` or "false" to start afresh.
+        resume: The option ``resume_from_checkpoint``: ``True`` or "true" for the last complete
+            checkpoint in the folder, a path for that checkpoint, ``None`` or "false" to start
+            afresh.
+        by_others: Whether a checkpoint that is named may come from another trainer.
 
     Returns:
-        Folder of the checkpoint, ``None`` to start afresh.
+        Folder of the checkpoint that was named, ``True`` for the last one, on which all processes
+        have yet to agree, ``None`` to start afresh.
 
     Raises:
-        ValueError: The folder holds a run that is not to be resumed, or there is no checkpoint.
+        ValueError: The folder holds a run that is not to be resumed, or there is no complete
+            checkpoint.
 
     Example:
         >>> import tempfile
@@ -43,29 +48,21 @@ def find_checkpoint(output_dir: str | Path, resume: str | bool | None) -> str | 
         >>> find_checkpoint(folder, "true")
         Traceback (most recent call last):
         ...
-        ValueError: resume_from_checkpoint is true, but .../run holds no checkpoint
+        ValueError: resume_from_checkpoint: .../run holds no checkpoint
     """
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {folder} is not a folder")
     wish = str(resume).lower() if resume is not None else "none"
     if wish in _YES:
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        if last is None:
-            raise ValueError(f"resume_from_checkpoint is {wish}, but {folder} holds no checkpoint")
-        return _whole_checkpoint(Path(last))
-    checkpoint = None if wish in _NO else _whole_checkpoint(Path(str(resume)))
-    if checkpoint is None or Path(checkpoint).resolve().parent != folder.resolve():
-        _refuse_traces(folder)
-    return checkpoint
-
-
-def _whole_checkpoint(checkpoint: Path) -> str:
-    """The checkpoint, if it is one that a trainer finished writing."""
-    if not (checkpoint / _STATE_FILE).is_file():
-        problem = f"has no {_STATE_FILE}" if checkpoint.is_dir() else "does not exist"
+        choose_last(folder, find_checkpoints(folder))
+        return True
+    checkpoint = None if wish in _NO else Path(str(resume))
+    if checkpoint is not None and (problem := problem_of_named(checkpoint, by_others)):
         raise ValueError(f"resume_from_checkpoint: {checkpoint} {problem}")
-    return str(checkpoint)
+    if checkpoint is None or checkpoint.resolve().parent != folder.resolve():
+        _refuse_traces(folder)
+    return None if checkpoint is None else str(checkpoint)
 
 
 def _refuse_traces(folder: Path) -> None:

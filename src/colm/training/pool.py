@@ -8,10 +8,18 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
+
+from colm.training.runs import cheapest_runs
+
 Example = dict[str, Any]
 IGNORED_LABEL = -100
 #: Where a kept example has its weight in the loss, from the selection to the collator.
 WEIGHT_KEY = "colm_weight"
+# What a forward pass costs beyond its tokens, in tokens. Launching a model's kernels one by one
+# takes an accelerator as long as computing thousands of tokens; a CPU hardly notices.
+CALL_TOKENS_ACCELERATOR = 2048
+CALL_TOKENS_CPU = 128
 
 
 class Pool:
@@ -47,29 +55,33 @@ def without_labels(example: Example) -> Example:
     return {**example, "labels": [IGNORED_LABEL] * token_count(example)}
 
 
-def length_sorted_chunks(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+def length_sorted_chunks(
+    lengths: Sequence[int], most_tokens: int, call_tokens: int | None = None
+) -> list[list[int]]:
     """Group examples of similar length so that a padded chunk has at most ``most_tokens`` tokens.
 
-    Longest first, so that memory peaks at once; an example longer than that is a chunk of its own.
+    What a chunk costs beyond its tokens is weighed against padding. Longest first, so that memory
+    peaks early; an example longer than the bound is a chunk of its own.
 
     Args:
         lengths: tokens of each example.
         most_tokens: bound on rows x longest row of a chunk.
+        call_tokens: what another forward pass costs, in tokens; by default what it costs on an
+            accelerator where there is one, else on a CPU.
 
     Returns:
         Chunks of indices; each index once.
 
     Example:
-        >>> length_sorted_chunks([3, 9, 4, 8], 18)
+        >>> length_sorted_chunks([3, 9, 4, 8], 18, call_tokens=2)
         [[1, 3], [2, 0]]
     """
-    chunks: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if chunks and (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] <= most_tokens:
-            chunks[-1].append(index)
-        else:
-            chunks.append([index])
-    return chunks
+    if call_tokens is None:
+        on_accelerator = torch.accelerator.is_available()
+        call_tokens = CALL_TOKENS_ACCELERATOR if on_accelerator else CALL_TOKENS_CPU
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    runs = cheapest_runs([lengths[i] for i in order], most_tokens, call_tokens)
+    return [order[run] for run in runs]
 
 
 def even_parts(items: Sequence[Example], parts: int) -> list[list[Example]]:

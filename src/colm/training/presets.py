@@ -97,7 +97,7 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
         >>> options["distance"], options["gradient"], options["candidate_sampling"]
         ('cosine', 'zeroth_order', 'inverse_source_size')
     """
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}.")
     fallback = _defaults(given) if preset is None else PRESETS[preset]
     chosen = {
@@ -113,7 +113,8 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     selector = given.get("selector") or DEFAULTS["selector"]
     if selector != "gradient_matching":
         # An unknown name is refused where options are checked.
-        weighs = selector in available_selectors() and get_selector(selector).weighs
+        known = isinstance(selector, str) and selector in available_selectors()
+        weighs = known and get_selector(selector).weighs
         return DEFAULTS | {"weighted": weighs}
     fallback = DEFAULTS | MATCHING
     # Only exact gradients come from several layers, and only V has a weight to go by.

@@ -7,7 +7,7 @@ What is kept goes where it is trained on. Symbols: n candidates, r kept.
 
 import time
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -18,11 +18,14 @@ from colm.coreset.selection import Selection
 from colm.coreset.selector import CoresetSelector
 from colm.training.candidates import CandidateTable, tabulate
 from colm.training.config import SelectionArguments
+from colm.training.dealing import deal
 from colm.training.diagnostics import Compared, match_gradients
-from colm.training.exchange import Exchange, deal
+from colm.training.exchange import Exchange
 from colm.training.metrics import SelectionMetrics
 from colm.training.model_access import ModelAccess
 from colm.training.observing import CandidateObserver
+from colm.training.packets import packed
+from colm.training.parts import in_parts
 from colm.training.pool import WEIGHT_KEY, Example, token_count, without_labels
 
 
@@ -55,6 +58,7 @@ class ExampleSelection:
         self.selector = selector
         self.source_column = source_column
         self.exchange = exchange or Exchange()
+        selector.selector = in_parts(selector.selector, self.exchange)
         self.metrics = SelectionMetrics()
         self._observe = CandidateObserver(args, access, selector.needs, seed, self.exchange)
         self._to_match: list[Compared] | None = None
@@ -77,11 +81,14 @@ class ExampleSelection:
         Raises:
             FloatingPointError: no candidate has a finite loss and gradient.
         """
-        table = tabulate(examples, self.source_column, self.exchange)
         bare = [
             {key: value for key, value in example.items() if key != self.source_column}
             for example in examples
         ]
+        if bare and self.exchange.num_processes > 1:
+            # What cannot be sent is refused at the first step, not when it has to be sent.
+            packed({0: bare[0]})
+        table = tabulate(examples, self.source_column, self.exchange)
         rows = self._labelled(table)
         selection = self._select(bare, table, rows, budget, step)
         kept = rows[selection.indices].tolist()
@@ -155,6 +162,7 @@ class ExampleSelection:
             keys=table.keys[rows].tolist(),
             step=step,
         )
+        self._observe.accompany(bare, step)
         # All had the same to go by, but unlike accelerators may break a tie in unlike ways.
         return replace(
             selection,
@@ -170,16 +178,32 @@ class ExampleSelection:
         Where less is kept than there are processes, some get an example without labels.
         """
         me, processes = self.exchange.process_index, self.exchange.num_processes
-        tokens = table.tokens[list(weights)].tolist()
-        trained_by = dict(zip(weights, deal(tokens, processes), strict=True))
-        examples = {row: bare[row - table.own.start] for row in weights if row in table.own}
-        leaving = {row: example for row, example in examples.items() if trained_by[row] != me}
-        too_few = len(weights) < processes
-        examples |= self.exchange.examples(examples if too_few else leaving)
+        kept = list(weights)
+        tokens, owners = table.tokens[kept].tolist(), table.owners[kept].tolist()
+        trained_by = dict(zip(kept, deal(tokens, owners, processes), strict=True))
+        moves = [
+            (row, owner, to)
+            for (row, to), owner in zip(trained_by.items(), owners, strict=True)
+            if to != owner
+        ]
+        # A process without candidates of its own needs something to fill its micro-batch with.
+        idle = {*range(processes)} - {*trained_by.values()} - {*table.owners.tolist()}
+        moves += [(kept[0], owners[0], to) for to in sorted(idle)]
+        examples = {row: bare[row - table.own.start] for row in kept if row in table.own}
+        # All processes know all moves, so that all or none of them take part.
+        if moves:
+            leaving: dict[int, dict[int, Example]] = defaultdict(dict)
+            for row, owner, to in moves:
+                if owner == me:
+                    leaving[to][row] = examples[row]
+            examples |= self.exchange.examples(leaving)
+        share = {row: examples[row] for row in kept if trained_by[row] == me}
+        if not share:
+            filler = min([*bare, *examples.values()], key=token_count)
+            share = {kept[0]: without_labels(filler)}
         if self.args.weighted:
-            examples = {row: each | {WEIGHT_KEY: weights[row]} for row, each in examples.items()}
-        share = [examples[row] for row in weights if trained_by[row] == me]
-        return share or [without_labels(min(examples.values(), key=token_count))]
+            return [each | {WEIGHT_KEY: weights[row]} for row, each in share.items()]
+        return list(share.values())
 
     def _measure(self, table: CandidateTable, kept: list[int], selection: Selection) -> None:
         self.metrics.count_step(Counter(table.sources), Counter(table.sources[row] for row in kept))

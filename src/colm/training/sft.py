@@ -33,7 +33,9 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
     training = arguments.training
     if not arguments.model.model_name_or_path:
         raise ValueError("no model: set model_name_or_path to a folder or the name of a hub model")
-    checkpoint = find_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    checkpoint = find_checkpoint(
+        training.output_dir, training.resume_from_checkpoint, training.candidate_ratio == 1
+    )
     tokenizer = _load_tokenizer(arguments)
     conversational = bool(tokenizer.chat_template or training.chat_template_path)
     with training.main_process_first(desc="loading data"):

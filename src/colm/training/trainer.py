@@ -10,22 +10,19 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
 from colm.coreset.selector import CoresetSelector
-from colm.training.checkpoint import load_state, resume_settings, save_state, state_file
 from colm.training.clusters import (
     CLUSTER_COLUMN,
     cluster_names,
     find_clusters,
     load_clusters,
-    save_clusters,
     with_clusters,
 )
 from colm.training.config import (
@@ -40,21 +37,20 @@ from colm.training.limits import (
     check_small_sources,
     check_trainer,
     report_unlabelled,
+    shards_weights,
 )
+from colm.training.micro_batches import averages_over_step, is_padding_free, split_kept
 from colm.training.model_access import ModelAccess
-from colm.training.pool import WEIGHT_KEY, Pool, even_parts, without_labels
+from colm.training.pool import WEIGHT_KEY, Pool
+from colm.training.resuming import ResumingMixin
 from colm.training.sampling import make_sampler, set_sampler_epoch
 from colm.training.selection import ExampleSelection
 from colm.training.sources import resolve_source_column, source_sizes
+from colm.training.streaming import as_endless, keep_shards, report_unknown_sizes
 from colm.training.weighting import collate_weighted, weighted_loss
 
-if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
-    from transformers import Trainer as _Base
-else:
-    _Base = object
 
-
-class CoresetTrainerMixin(_Base):
+class CoresetTrainerMixin(ResumingMixin):
     """Selection for any trainer of ``transformers``; placed before it in the bases of a class."""
 
     data_collator: Any
@@ -79,6 +75,7 @@ class CoresetTrainerMixin(_Base):
             source_column = resolve_source_column(args.source_column, train_dataset)
         sizes = source_sizes(train_dataset, source_column)
         check_small_sources(args.small_sources, cluster_names(clusters) if clusters else sizes)
+        report_unknown_sizes(args, source_column, sizes)
         super().__init__(model, args, *rest, **options)
         report_unlabelled("training", train_dataset, self.train_dataset, self.args)
         self._training_since: float | None = None
@@ -117,17 +114,10 @@ class CoresetTrainerMixin(_Base):
             prepare=lambda batch: self._prepare_inputs(dict(batch)),
             autocast=self.accelerator.autocast,
             optimizer=lambda: self.optimizer,
+            sharing=self._group if shards_weights(self.accelerator) else Exchange(),
         )
         exchange = self._group if together else Exchange()
         return ExampleSelection(args, access, selector, source_column, args.seed, exchange)
-
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **options: Any) -> Any:
-        """Train as the plain trainer does; where clusters serve as sources, find them first."""
-        if self.args.source_clusters is not None:
-            if resume_from_checkpoint is True:
-                resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
-            self._use_clusters(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, *args, **options)
 
     def _use_clusters(self, checkpoint: Any) -> None:
         """Make clusters the sources: those of the checkpoint, or else those found now."""
@@ -155,7 +145,7 @@ class CoresetTrainerMixin(_Base):
         self._signature_columns = [*columns, *([source_column] if source_column else [])]
         try:
             loader: DataLoader[Any] = self._get_dataloader(
-                dataset=self.train_dataset,
+                dataset=as_endless(self.train_dataset, self.accelerator),
                 description="Training",
                 batch_size=self._candidates_per_batch,
                 sampler_fn=self._get_train_sampler,
@@ -163,6 +153,7 @@ class CoresetTrainerMixin(_Base):
             )
         finally:
             self.data_collator, self._signature_columns = collator, columns
+        keep_shards(loader)
         return loader
 
     def get_batch_samples(
@@ -189,9 +180,12 @@ class CoresetTrainerMixin(_Base):
         share = self._train_batch_size / self._candidates_per_batch
         budget = max(len(pools), round(len(examples) * share))
         kept = self._selection.keep(examples, budget, self.state.global_step)
-        while len(kept) < len(pools):
-            kept.append(without_labels(kept[0]))
-        parts = even_parts(kept, len(pools))
+        parts = split_kept(
+            kept,
+            len(pools),
+            by_tokens=averages_over_step(self),
+            padding_free=is_padding_free(self.data_collator),
+        )
         if not self.args.weighted:
             return [self.data_collator(part) for part in parts]
         # Where each process averages over its own tokens, it weighs among its own.
@@ -237,28 +231,6 @@ class CoresetTrainerMixin(_Base):
             seconds = time.perf_counter() - self._training_since
             self._selection.metrics.measure("training_seconds", seconds)
             self._training_since = None
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Save the selector's state where the optimiser's is saved, in the same checkpoint."""
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self._clusters is not None and self.args.should_save:
-            save_clusters(output_dir, self._clusters)
-        if self._selects:
-            state = self._selection.selector.state_dict()
-            save_state(self._state_file(output_dir), state, resume_settings(self.args))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load the selector's state when the optimiser's is loaded."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        path = self._state_file(checkpoint)
-        if self._selects or path.is_file():
-            state = load_state(path, resume_settings(self.args))
-            self._selection.selector.load_state_dict(state)
-
-    def _state_file(self, folder: str) -> Path:
-        return state_file(folder, self.args.process_index, self.args.world_size)
 
 
 class CoLMTrainer(CoresetTrainerMixin, Trainer):

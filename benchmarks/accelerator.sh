@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# The benchmarks that want an accelerator, within ten minutes in all. Nothing is downloaded: models
+# have random weights of a real shape, examples are random tokens.
+#
+#   benchmarks/accelerator.sh                       # Phi-2: 64 of 128 and 32 of 128, LoRA and full
+#   SHAPE=smollm2 benchmarks/accelerator.sh
+#
+# Results go to benchmarks/results, or to the folder OUT where that is set; a measurement that is cut
+# short leaves those of the repeats that were done. Python needs torch, transformers, trl, peft and
+# datasets; colm is taken from this checkout.
+set -u
+cd "$(dirname "$0")/.." || exit
+
+SHAPE=${SHAPE:-phi-2}
+N=${N:-128}
+MICRO_BATCH=${MICRO_BATCH:-8}
+MAX_LENGTH=${MAX_LENGTH:-512}
+REPEATS=${REPEATS:-4}
+SKIPPED=${SKIPPED:-0.25 0.5}
+LIMIT_SECONDS=${LIMIT_SECONDS:-580}
+
+export PYTHONPATH="src:.${PYTHONPATH:+:$PYTHONPATH}"
+export BENCHMARK_RESULTS=${OUT:-benchmarks/results}
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+PYTHON=${PYTHON:-python3}
+failed=0
+
+# Runs one benchmark in at most so many of the seconds left; the others go on if it fails.
+measure() {
+  local most=$1 left=$((LIMIT_SECONDS - SECONDS))
+  shift
+  if ((left < 5)); then
+    echo "no time left for: $*" >&2
+    failed=1
+    return
+  fi
+  echo "== $* (at ${SECONDS} s)"
+  timeout "$((most < left ? most : left))" "$PYTHON" -m "$@" || {
+    echo "failed or out of time: $*" >&2
+    failed=1
+  }
+}
+
+for share in 2 4; do
+  for weights in "" --full; do
+    # An eight-billion model with its gradients and moments fits no single accelerator.
+    [[ $SHAPE == llama-3-8b && $weights == --full ]] && continue
+    # shellcheck disable=SC2086
+    measure 150 benchmarks.step --shape "$SHAPE" --selector gradient_matching --plain $weights \
+      --n "$N" --r "$((N / share))" --micro-batch "$MICRO_BATCH" --max-length "$MAX_LENGTH" \
+      --repeats "$REPEATS" --skipped-layers $SKIPPED
+  done
+done
+# Only once it takes a shape: it must not need a model or data that are not at hand.
+if grep -qs -e '"--shape"' benchmarks/memory.py; then
+  # shellcheck disable=SC2086
+  measure 150 benchmarks.memory --shape "$SHAPE" ${MEMORY_OPTIONS:-}
+fi
+exit "$failed"

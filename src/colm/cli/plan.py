@@ -1,0 +1,114 @@
+"""``colm plan``: what a step of ``colm sft`` would hold and do, before anything is loaded."""
+
+import argparse
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from colm.planning.plan import Plan, StepPlan
+
+HEADINGS = {"colm": "colm", "plain_r": "plain r", "plain_n": "plain n", "plain_2n": "plain 2n"}
+UNKNOWN = "unknown"
+THOUSAND = 1000
+PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command; beside its own options it takes those of ``colm sft``.
+
+    Args:
+        subparsers: What ``add_subparsers`` returned.
+    """
+    parser = subparsers.add_parser(
+        "plan",
+        allow_abbrev=False,
+        help="what a step of colm sft would hold and do, before anything is loaded",
+        usage="colm plan [--config FILE] [--tokens T] [--json] [any option of colm sft]",
+        description="Print parameters, memory and work of a step of colm sft and of plain steps on "
+        "r, n and 2n examples. Of the model only its configuration is read; of the data nothing. "
+        "Takes every option of colm sft, which colm sft --help lists.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="recipe: a YAML file of options")
+    parser.add_argument(
+        "--tokens", type=int, metavar="T", help="tokens of an example (default: max_length)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, in bytes")
+    parser.set_defaults(run=run, takes_rest=True)
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Make the plan and print it.
+
+    Args:
+        namespace: The options of ``add_parser``; its ``rest`` holds those of ``colm sft``.
+
+    Returns:
+        Exit code 0.
+    """
+    recipe = [] if namespace.config is None else ["--config", namespace.config]
+    # Says on import what this machine's processor cannot do, which nobody asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # What the libraries deprecate is not for who plans.
+        warnings.simplefilter("ignore", FutureWarning)
+        from colm.planning.plan import make_plan
+        from colm.training.arguments import parse_arguments
+
+        arguments = parse_arguments([*recipe, *namespace.rest])
+        plan = make_plan(arguments, namespace.tokens)
+    print(json.dumps(plan.to_dict(), indent=1) if namespace.json else describe(plan))
+    return 0
+
+
+def describe(plan: "Plan") -> str:
+    """Return the plan in words: a table, and what its figures rest on."""
+    from colm.reports.tables import Table
+
+    kept, drawn = plan.ways["colm"].examples, plan.ways["plain_n"].examples
+    ways = plan.ways.values()
+    rows = [
+        _row("examples in a micro-batch", ways, lambda way: f"{way.examples:,}"),
+        _row("saved for backward, most", ways, lambda way: in_bytes(way.saved_bytes)),
+        _row("alive while training, most", ways, lambda way: in_bytes(way.training_bytes)),
+        _row("alive while looking, most", ways, lambda way: in_bytes(way.look_bytes)),
+        _row("with weights and optimiser", ways, lambda way: in_bytes(way.total_bytes)),
+        _row("operations of a step", ways, lambda way: with_prefix(way.flops, "FLOP")),
+        _row("of the look", ways, lambda way: with_prefix(way.look_flops, "FLOP")),
+        _row("operations over those of colm", ways, lambda way: f"{way.work_ratio:.2f}"),
+        _row("time over that of colm", ways, lambda way: f"{way.time_ratio:.2f}"),
+    ]
+    table = Table(["", *(HEADINGS[name] for name in plan.ways)], rows, indented=[6])
+    facts = {
+        "model": f"{plan.model} ({plan.architecture})",
+        "parameters": f"{plan.parameters:,}, of which trained {plan.trained_parameters:,}",
+        "weights": in_bytes(plan.weight_bytes),
+        "gradients": in_bytes(plan.gradient_bytes),
+        "optimiser": f"{in_bytes(plan.optimizer_bytes)} ({plan.optimizer})",
+        "micro-batch": f"r = {kept} of n = {drawn} examples of {plan.tokens:,} tokens",
+        "micro-batches": f"{plan.micro_batches} a step",
+    }
+    width = max(map(len, facts))
+    lines = [f"{name:<{width}}  {fact}" for name, fact in facts.items()]
+    return "\n".join([*lines, "", table.to_text(), "", *(f"- {note}" for note in plan.notes)])
+
+
+def _row(name: str, ways: Any, show: Callable[["StepPlan"], str]) -> list[str]:
+    return [name, *map(show, ways)]
+
+
+def in_bytes(number: int | None) -> str:
+    """Return a number of bytes to three figures or so, ``unknown`` for none."""
+    return UNKNOWN if number is None else with_prefix(number, "B")
+
+
+def with_prefix(number: float, unit: str) -> str:
+    """Return a number with a decimal prefix: ``1.50 kB`` for 1500 and ``B``."""
+    power = 0
+    while number >= THOUSAND and power < len(PREFIXES) - 1:
+        number /= THOUSAND
+        power += 1
+    digits = 0 if not power else 2 if number < 10 else 1
+    return f"{number:,.{digits}f} {PREFIXES[power]}{unit}"

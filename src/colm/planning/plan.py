@@ -1,0 +1,235 @@
+"""The plan of a run: what a step holds in memory and how its work compares, from options alone.
+
+Symbols: r examples kept and trained on in a micro-batch, n drawn for it, t tokens an example.
+"""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from colm.gradients.decoder import class_name
+from colm.planning.counting import Counted, StepCounter
+from colm.planning.machine import Machine, measure_machine
+from colm.planning.optimizer_state import optimizer_bytes, trained_weights
+from colm.planning.tally import Work, storage_bytes
+from colm.training.arguments import SFTArguments
+from colm.training.config import CoLMConfig
+from colm.training.skeleton import (
+    autocast_dtype,
+    build_skeleton,
+    loss_in_place,
+    observer_of,
+)
+
+#: Ways of training that a plan compares: ours, and plain steps on r, n and 2n examples.
+WAYS = ("colm", "plain_r", "plain_n", "plain_2n")
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One way of training: what its step holds and does.
+
+    Attributes:
+        examples: in a micro-batch of the forward and backward.
+        saved_bytes: most that are saved for backward at one time, the look's included.
+        training_bytes: most that are alive during forward and backward, gradients included.
+        look_bytes: most that are alive while candidates are looked at; 0 for plain training.
+        total_bytes: weights, optimiser, and the larger of the two; ``None`` where the optimiser is
+            not known.
+        flops: multiplications and additions in matrix products and attention of an optimiser step.
+        look_flops: those of the look among them.
+        work_ratio: ``flops`` over those of ``colm``.
+        time_ratio: estimated time of a step over that of ``colm``'s; see `Machine`.
+    """
+
+    examples: int
+    saved_bytes: int
+    training_bytes: int
+    look_bytes: int
+    total_bytes: int | None
+    flops: int
+    look_flops: int
+    work_ratio: float
+    time_ratio: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `make_plan` returns.
+
+    Attributes:
+        model: its name or folder.
+        architecture: its class.
+        tokens: of each example.
+        micro_batches: of an optimiser step.
+        parameters: all.
+        trained_parameters: those that training changes.
+        weight_bytes: of parameters and buffers.
+        gradient_bytes: of the trained parameters.
+        optimizer: its name.
+        optimizer_bytes: of its state, ``None`` where it is not known.
+        ways: by name, each of ``WAYS``.
+        notes: what the figures rest on, a sentence each.
+    """
+
+    model: str
+    architecture: str
+    tokens: int
+    micro_batches: int
+    parameters: int
+    trained_parameters: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer: str
+    optimizer_bytes: int | None
+    ways: dict[str, StepPlan]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as what JSON can hold."""
+        return asdict(self)
+
+
+def make_plan(
+    arguments: SFTArguments, tokens: int | None = None, machine: Machine | None = None
+) -> Plan:
+    """Return the plan of a run; neither weights nor data are read.
+
+    Args:
+        arguments: options of the run, from ``colm.training.arguments.parse_arguments``.
+        tokens: of each example; ``max_length`` by default.
+        machine: to estimate times for; the one at hand is measured by default.
+
+    Raises:
+        ValueError: an option, or a model that cannot be planned for, in one line.
+    """
+    training = arguments.training
+    tokens = _tokens(tokens, training.max_length)
+    model = build_skeleton(arguments)
+    counter = StepCounter(model, autocast_dtype(arguments), tokens)
+    kept, accumulated = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    drawn = round(kept * training.candidate_ratio)
+    look = Counted()
+    observer = observer_of(training, model)
+    if observer is not None:
+        look = counter.look(observer, accumulated * drawn, training.selection_tokens)
+    sizes = {"colm": kept, "plain_r": kept, "plain_n": drawn, "plain_2n": 2 * drawn}
+    with loss_in_place(training.device):
+        steps = {size: counter.train(size, accumulated) for size in set(sizes.values())}
+    held = _held(model, training)
+    counted = {way: (size, steps[size]) for way, size in sizes.items()}
+    ways = _ways(counted, look, held, machine or _machine(arguments, model))
+    copied_bytes = max(0, 2 * steps[drawn].saved_bytes - steps[2 * drawn].saved_bytes)
+    return Plan(
+        model=str(arguments.model.model_name_or_path),
+        architecture=class_name(model),
+        tokens=tokens,
+        micro_batches=accumulated,
+        **asdict(held),
+        ways=ways,
+        notes=_notes(arguments, ways, copied_bytes),
+    )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What lies in memory between steps, and gradients; names as in `Plan`."""
+
+    parameters: int
+    trained_parameters: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer: str
+    optimizer_bytes: int | None
+
+
+def _held(model: nn.Module, training: CoLMConfig) -> _Held:
+    trained = trained_weights(model)
+    optimizer = str(getattr(training.optim, "value", training.optim))
+    return _Held(
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        trained_parameters=sum(weight.numel() for weight in trained),
+        weight_bytes=storage_bytes([*model.parameters(), *model.buffers()]),
+        gradient_bytes=storage_bytes(trained),
+        optimizer=optimizer,
+        optimizer_bytes=optimizer_bytes(optimizer, trained, training.optim_args),
+    )
+
+
+def _machine(arguments: SFTArguments, model: nn.Module) -> Machine:
+    """The machine at hand, in the types that training multiplies in."""
+    dtype = autocast_dtype(arguments) or next(model.parameters()).dtype
+    return measure_machine([dtype], arguments.training.device)
+
+
+def _tokens(given: int | None, max_length: int | None) -> int:
+    tokens = max_length if given is None else given
+    if tokens is None:
+        raise ValueError("max_length is None: say with --tokens how many tokens an example has")
+    if tokens < 2:
+        option = "max_length" if given is None else "--tokens"
+        raise ValueError(f"{option} must be at least 2, to plan with; got {tokens}")
+    return tokens
+
+
+def _ways(
+    counted: dict[str, tuple[int, Counted]], look: Counted, held: _Held, machine: Machine
+) -> dict[str, StepPlan]:
+    """Each way's counts and, for those of ``colm``, the look's beside them."""
+    # The optimiser reads and writes its state and the weights, and reads gradients.
+    stepped_bytes = 2 * (held.optimizer_bytes or 0) + 3 * held.gradient_bytes
+    stepping = Counter({Work(0, stepped_bytes, torch.float32): 1})
+    looks = {way: look if way == "colm" else Counted() for way in counted}
+    flops = {way: step.flops + looks[way].flops for way, (_, step) in counted.items()}
+    seconds = {
+        way: machine.seconds(step.work + looks[way].work + stepping)
+        for way, (_, step) in counted.items()
+    }
+    return {
+        way: StepPlan(
+            examples=size,
+            saved_bytes=max(step.saved_bytes, looks[way].saved_bytes),
+            training_bytes=step.alive_bytes,
+            look_bytes=looks[way].alive_bytes,
+            total_bytes=_total(held, max(step.alive_bytes, looks[way].alive_bytes)),
+            flops=flops[way],
+            look_flops=looks[way].flops,
+            work_ratio=flops[way] / flops["colm"],
+            time_ratio=seconds[way] / seconds["colm"],
+        )
+        for way, (size, step) in counted.items()
+    }
+
+
+def _total(held: _Held, alive_bytes: int) -> int | None:
+    if held.optimizer_bytes is None:
+        return None
+    return held.weight_bytes + held.optimizer_bytes + alive_bytes
+
+
+def _notes(arguments: SFTArguments, ways: dict[str, StepPlan], copied_bytes: int) -> list[str]:
+    """What the figures rest on, and what to know about them."""
+    notes = [
+        "Counted on the CPU's operators, every example as long as said and every token a label, "
+        "with the attention mask that a batch has once one example is shorter. "
+        "Memory that kernels take for themselves, and what an allocator holds in reserve, come on "
+        "top.",
+        "Operations are those of matrix products and attention. Times are estimated from them, "
+        "from the bytes that all operations move, and from this machine's speeds as just measured; "
+        "reading data and choosing among what was seen are left out. Trust a measurement more.",
+    ]
+    copies = autocast_dtype(arguments) is not None and arguments.model.dtype == "float32"
+    if copies and copied_bytes > 0.05 * ways["plain_n"].saved_bytes:
+        share = copied_bytes / ways["plain_n"].saved_bytes
+        notes.append(
+            f"{share:.0%} of what a plain step on n saves does not grow with n: copies of weights "
+            "that autocast makes, mostly. dtype: bfloat16 does without them."
+        )
+    if ways["colm"].examples == ways["plain_n"].examples:
+        notes.append("candidate_ratio=1 selects nothing: colm is plain training.")
+    if arguments.training.activation_offloading:
+        notes.append("activation_offloading is not counted: what is saved goes to the host.")
+    return notes

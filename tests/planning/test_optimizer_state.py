@@ -1,0 +1,61 @@
+"""Bytes of optimisers' state, against those that optimisers have once they have stepped."""
+
+from itertools import chain
+
+import pytest
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from colm.planning.optimizer_state import optimizer_bytes
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Embedding(13, 6), nn.Linear(6, 9), nn.LayerNorm(9), nn.Linear(9, 4))
+    return layers.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("optim", "options"),
+    [
+        ("adamw_torch", None),
+        ("adamw_torch_fused", None),
+        ("adafactor", None),
+        ("sgd", None),
+        ("sgd", "momentum=0.9"),
+        ("adagrad", None),
+        ("rmsprop", None),
+    ],
+)
+def test_bytes_are_those_of_the_optimiser(optim, options, dtype, model, tmp_path):
+    model = model.to(dtype)
+    model[1].weight.requires_grad = False
+    args = TrainingArguments(
+        str(tmp_path), optim=optim, optim_args=options, use_cpu=True, report_to="none"
+    )
+    kind, arguments = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = kind(trained, **arguments)
+    model(torch.arange(5)).sum().backward()
+    optimizer.step()
+    state = chain.from_iterable(state.values() for state in optimizer.state.values())
+    tensors = [part for part in state if isinstance(part, torch.Tensor) and part.numel() > 1]
+    held = sum(part.numel() * part.element_size() for part in tensors)
+    planned = optimizer_bytes(optim, trained, options)
+    assert planned == held
+
+
+def test_eight_bits_take_a_quarter_and_pages_are_not_told_apart():
+    weights = [torch.zeros(4096, 4)]
+    whole = optimizer_bytes("adamw_torch", weights)
+    eight = optimizer_bytes("adamw_8bit", weights)
+    assert 0.25 * whole < eight < 0.26 * whole
+    assert optimizer_bytes("paged_adamw_8bit", weights) == eight
+    assert optimizer_bytes("paged_adamw_32bit", weights) == whole
+
+
+def test_an_unknown_optimiser_is_not_guessed():
+    assert optimizer_bytes("lomo", [torch.zeros(3)]) is None

@@ -1,0 +1,188 @@
+"""Plans, against what the trainer that they are of then holds: `benchmarks.memory` measures it."""
+
+import argparse
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import memory
+from colm.planning import plan as planning
+from colm.planning.machine import Machine
+from colm.planning.plan import WAYS, make_plan
+from colm.training import skeleton
+from colm.training.arguments import parse_arguments
+
+TOKENS, KEPT = 48, 4
+NEAR = 0.15
+LORA = ("--use_peft", "--lora_target_modules", "all-linear", "--lora_dropout=0.1")
+
+
+def arguments_of(folder, tmp_path, *options):
+    return parse_arguments(
+        [
+            f"--model_name_or_path={folder}",
+            f"--output_dir={tmp_path / 'run'}",
+            f"--per_device_train_batch_size={KEPT}",
+            f"--max_length={TOKENS}",
+            # In one chunk are as many as in a micro-batch, as with models of some size.
+            f"--selection_tokens={KEPT * TOKENS}",
+            # All candidates are looked at, and no guess is made at how many tokens they contain.
+            "--small_sources=none",
+            "--selection_vocabulary=full",
+            "--bf16=false",
+            "--gradient_checkpointing=false",
+            "--report_to=none",
+            "--disable_tqdm=true",
+            *options,
+        ]
+    )
+
+
+@pytest.fixture(autouse=True)
+def _same_machine_everywhere(monkeypatch):
+    machine = Machine({torch.float32: 1e9}, 1e30)
+    monkeypatch.setattr(planning, "measure_machine", lambda *_: machine)
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    """Measure one step of each way on texts of three sources."""
+
+    records = [
+        {
+            "prompt": [{"content": f"{source} {number} is a question of {source}"}],
+            "completion": [{"content": "xyz" * (number % 5)}],
+            "source": source,
+        }
+        for source in ("algebra", "logic", "rare")
+        for number in range(60)
+    ]
+    monkeypatch.setattr(memory, "generate_mixture", lambda seed: SimpleNamespace(train=records))
+
+    def run(arguments):
+        options = argparse.Namespace(tokens=TOKENS, repeats=1, same_length=False)
+        bench = memory.MemoryBench(memory.build_trainer(arguments, options))
+        bench.run_all(memory.timed)
+        return bench.held_bytes() | bench.run_all(memory.counted_on(bench.model))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        LORA,
+        (*LORA, "--gradient_checkpointing=true", "--selector=colm"),
+        ("--gradient_checkpointing=true", "--gradient_accumulation_steps=2"),
+        ("--bf16=true", "--selector=colm", "--optim=adafactor"),
+        (*LORA, "--bf16=true", "--dtype=bfloat16", "--selector=random", "--candidate_ratio=3"),
+    ],
+    ids=["full", "lora", "lora-checkpointed", "accumulated", "autocast", "half"],
+)
+def test_a_plan_is_near_what_is_measured(options, tiny_model_folder, tmp_path, measure):
+    planned = make_plan(arguments_of(tiny_model_folder, tmp_path, *options)).to_dict()
+    measured = measure(arguments_of(tiny_model_folder, tmp_path, *options))
+    exact = ("parameters", "trained_parameters", "weight_bytes", "gradient_bytes")
+    assert {name: planned[name] for name in exact} == {name: measured[name] for name in exact}
+    # Adam's step counts are tensors of one number each.
+    assert planned["optimizer_bytes"] == pytest.approx(measured["optimizer_bytes"], rel=0.02)
+    for way, plan in planned["ways"].items():
+        alive = max(plan["training_bytes"], plan["look_bytes"])
+        assert plan["saved_bytes"] == pytest.approx(measured[f"{way}_saved_bytes"], rel=NEAR), way
+        assert alive == pytest.approx(measured[f"{way}_alive_bytes"], rel=NEAR), way
+
+
+def test_what_is_saved_grows_with_the_micro_batch(tiny_model_folder, tmp_path):
+    plan = make_plan(arguments_of(tiny_model_folder, tmp_path))
+    ways = plan.ways
+    assert list(ways) == list(WAYS)
+    assert [way.examples for way in ways.values()] == [KEPT, KEPT, 2 * KEPT, 4 * KEPT]
+    assert ways["plain_n"].saved_bytes == pytest.approx(2 * ways["plain_r"].saved_bytes, rel=0.01)
+    assert ways["plain_2n"].flops == pytest.approx(4 * ways["plain_r"].flops, rel=0.01)
+    assert ways["colm"].flops == ways["plain_r"].flops + ways["colm"].look_flops
+    assert 0 < ways["colm"].look_flops < ways["plain_n"].flops
+    assert ways["colm"].work_ratio == ways["colm"].time_ratio == 1
+    assert plan.optimizer_bytes == 2 * plan.gradient_bytes
+    # Where moving costs nothing, times compare as operations do.
+    for way in ways.values():
+        assert way.time_ratio == pytest.approx(way.work_ratio)
+
+
+def test_checkpointing_saves_less_and_works_more(tiny_model_folder, tmp_path):
+    plain = make_plan(arguments_of(tiny_model_folder, tmp_path)).ways["plain_n"]
+    options = ("--gradient_checkpointing=true",)
+    saving = make_plan(arguments_of(tiny_model_folder, tmp_path, *options)).ways["plain_n"]
+    assert saving.saved_bytes < 0.5 * plain.saved_bytes
+    assert saving.flops > 1.05 * plain.flops
+
+
+def test_micro_batches_add_work_and_hardly_memory(tiny_model_folder, tmp_path):
+    one = make_plan(arguments_of(tiny_model_folder, tmp_path))
+    options = ("--gradient_accumulation_steps=3",)
+    three = make_plan(arguments_of(tiny_model_folder, tmp_path, *options))
+    assert three.ways["plain_r"].flops == 3 * one.ways["plain_r"].flops
+    assert three.ways["colm"].look_flops == pytest.approx(3 * one.ways["colm"].look_flops, rel=0.05)
+    assert three.ways["plain_r"].saved_bytes == one.ways["plain_r"].saved_bytes
+
+
+def test_without_selection_colm_is_plain(tiny_model_folder, tmp_path):
+    plan = make_plan(arguments_of(tiny_model_folder, tmp_path, "--candidate_ratio=1"))
+    assert plan.ways["colm"] == plan.ways["plain_n"]
+    assert any("candidate_ratio=1" in note for note in plan.notes)
+
+
+def test_copies_of_weights_are_told(tiny_model_folder, tmp_path):
+    options = ("--bf16=true", *LORA)
+    notes = make_plan(arguments_of(tiny_model_folder, tmp_path, *options), tokens=8).notes
+    assert any("dtype: bfloat16" in note for note in notes)
+
+
+@pytest.mark.parametrize("gradient", ["exact", "directional", "zeroth_order"])
+def test_every_estimator_can_be_planned_for(gradient, tiny_model_folder, tmp_path):
+    options = ("--selector=colm", f"--gradient={gradient}")
+    look = make_plan(arguments_of(tiny_model_folder, tmp_path, *options)).ways["colm"]
+    assert look.look_flops > 0
+    assert look.look_bytes > 0
+
+
+def test_a_machine_that_moves_slowly_is_told_apart(tiny_model_folder, tmp_path):
+    arguments = arguments_of(tiny_model_folder, tmp_path)
+    plan = make_plan(arguments, machine=Machine({torch.float32: 1e30}, 1.0))
+    ways = plan.ways
+    assert ways["plain_r"].time_ratio < ways["plain_n"].time_ratio < ways["plain_2n"].time_ratio
+    assert ways["plain_n"].time_ratio != pytest.approx(ways["plain_n"].work_ratio, rel=0.001)
+    # The optimiser's step takes the same whatever the batch: twice as much is less than twice.
+    assert ways["plain_2n"].time_ratio < 2 * ways["plain_n"].time_ratio
+
+
+def test_where_kernels_compute_the_loss_its_tiles_are_not_counted(
+    tiny_model_folder, tmp_path, monkeypatch
+):
+    from trl.kernels import chunked_logprob
+
+    own = chunked_logprob._forward_tile
+    arguments = arguments_of(tiny_model_folder, tmp_path)
+    before = make_plan(arguments).ways["plain_n"]
+    counted = skeleton.loss_in_place
+
+    @contextmanager
+    def as_on_an_accelerator(device):
+        with monkeypatch.context() as patch:
+            # The question is answered for the plan, and not for the loss that runs in it.
+            patch.setattr(chunked_logprob, "_use_triton", lambda _: True)
+            inner = counted(torch.device("cuda"))
+            inner.__enter__()
+        yield
+        inner.__exit__(None, None, None)
+
+    monkeypatch.setattr(planning, "loss_in_place", as_on_an_accelerator)
+    after = make_plan(arguments).ways["plain_n"]
+    assert chunked_logprob._forward_tile is own
+    assert after.saved_bytes == before.saved_bytes
+    assert after.flops == before.flops
+    # At least z, its exponential and the gradient, of each position and token of the vocabulary.
+    tile_bytes = 4 * 2 * KEPT * (TOKENS - 1) * 259
+    assert after.training_bytes < before.training_bytes - 3 * tile_bytes
