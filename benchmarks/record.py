@@ -60,9 +60,11 @@ def _version(library: str) -> str:
 
 
 def _without_folder(value: Any) -> Any:
-    """A file by its name: where it lies is one machine's business."""
-    is_file = isinstance(value, str) and Path(value).is_file()
-    return Path(value).name if is_file else value
+    """A file or folder by its name: where it lies is one machine's business."""
+    if isinstance(value, list):
+        return [_without_folder(part) for part in value]
+    is_place = isinstance(value, str) and (Path(value).is_file() or Path(value).is_absolute())
+    return Path(value).name if is_place else value
 
 
 def machine() -> dict[str, str | int]:
