@@ -72,6 +72,7 @@ class Arm:
     directions: int = 0
 
 
+BALANCED = {"selector": "balanced_sampling", "normalisation": "rms"}
 MATCHING = {"selector": "gradient_matching", "normalisation": "rms"}
 ARMS = (
     Arm("random", None, {"selector": "random"}),
@@ -90,6 +91,8 @@ ARMS = (
     Arm("selective back-propagation", V, {"selector": "selective_backprop"}),
     Arm("middle perplexity", V, {"selector": "middle_perplexity"}),
     Arm("longest", None, {"selector": "longest"}),
+    Arm("balanced sampling, 0.45 deep", BLOCKS, BALANCED),
+    Arm("balanced sampling", SHALLOW, BALANCED),
     Arm("gradient matching, V", V, MATCHING),
     Arm("gradient matching, 0.17 deep", SHALLOW, MATCHING),
     Arm("gradient matching", BLOCKS, MATCHING),
@@ -136,23 +139,28 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser)
+    parser.add_argument("--timed-batches", type=int, default=2, help="of those, with looks timed")
+    parser.add_argument("--timed-examples", type=int, default=16, help="of a timed batch")
+    parser.add_argument("--cheaper", action="store_true", help="looks without some layers, too")
+    parser.add_argument("--ablations", action="store_true", help="other dimensions for CoLM, too")
+    return parser.parse_args()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which batches are scored, at which states of which model."""
     parser.add_argument("--data", help="JSONL, CSV or Parquet; default: the generated mixture")
     parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
     parser.add_argument("--n", type=int, default=64, help="candidates")
     parser.add_argument("--r", type=int, nargs="+", default=[32, 16], help="kept")
     parser.add_argument("--states", type=int, nargs="+", default=[20, 40, 80], help="after steps")
     parser.add_argument("--batches", type=int, default=8, help="batches at each state")
-    parser.add_argument("--timed-batches", type=int, default=2, help="of those, with looks timed")
-    parser.add_argument("--timed-examples", type=int, default=16, help="of a timed batch")
     parser.add_argument("--train-batch", type=int, default=8, help="examples in a training step")
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--chunk-tokens", type=int, default=4096, help="tokens looked at together")
-    parser.add_argument("--cheaper", action="store_true", help="looks without some layers, too")
-    parser.add_argument("--ablations", action="store_true", help="other dimensions for CoLM, too")
     parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
 
 
 def all_arms(options: argparse.Namespace) -> tuple[Arm, ...]:
@@ -175,11 +183,11 @@ class MatchBench:
         self.batches = 0
         look = {"needs": ("gradients", "losses", "hidden")}
         self.arms = all_arms(options)
-        spread: dict[str, Any] = {"layers": "spread", "vocabulary": "batch"}
+        spread: dict[str, Any] = {"layers": "spread", "vocabulary": "batch", "depth": 0.45}
         self.observers = {
             V: ExampleObserver(self.model, **look),
             BLOCKS: ExampleObserver(self.model, **spread),
-            SHALLOW: ExampleObserver(self.model, **spread, depth=0.17),
+            SHALLOW: ExampleObserver(self.model, **spread | {"depth": 0.17}),
         }
         for name, share in SKIPPED.items() if options.cheaper else ():
             self.observers[name] = ExampleObserver(self.model, **spread, skipped_layers=share)

@@ -30,9 +30,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 
 from benchmarks.record import RESULTS, machine, without_folder, write_result
-from colm import CoLMConfig, CoLMSFTTrainer, available_selectors, register_selector
-from colm.coreset.candidates import Candidates, Choice
-from colm.coreset.methods import matched_gradient
+from colm import CoLMConfig, CoLMSFTTrainer
 from colm.coreset.mixture import small_sources
 from colm.data import format_dataset, read_file, source_counts
 from colm.data.even_split import split_evenly
@@ -59,43 +57,28 @@ class Arm:
     steps: float = 1.0
 
 
-def boosted_gradient_matching(
-    candidates: Candidates, budget: int, generator: torch.Generator
-) -> Choice:
-    """Match the gradient of large sources, and count each of theirs as one of small sources.
-
-    So small sources, which are kept whole, count for more than among the candidates, as with CoLM.
-    """
-    choice = matched_gradient(candidates, budget, generator)
-    return Choice(choice.rows, choice.counts * budget / len(candidates))
-
-
 PLAIN = {"candidate_ratio": 1.0, "selector": "none"}
 NO_SMALL = {"small_sources": ["none"]}
-BOOSTED = {
-    "selector": "boosted_gradient_matching",
-    "gradient_layers": "spread",
-    "selection_vocabulary": "batch",
-    "normalisation": "rms",
-}
 ARMS = {
-    "gradient matching": Arm(),
-    "plain r": Arm(PLAIN, steps=2),
+    "balanced sampling": Arm(),
+    "plain r": Arm(PLAIN, steps=1.5),
     "plain n": Arm(PLAIN, size=2),
     "plain 2n": Arm(PLAIN, size=4),
     "weighted sampling, random": Arm(
-        {"selector": "random", "candidate_sampling": "inverse_source_size"} | NO_SMALL, steps=2
+        {"selector": "random", "candidate_sampling": "inverse_source_size"} | NO_SMALL, steps=1.5
     ),
-    "small sources, random": Arm({"selector": "small_random"}, steps=2),
+    "small sources, random": Arm({"selector": "small_random"}, steps=1.5),
     "CoLM": Arm({"preset": "colm"}),
     "SSM": Arm({"preset": "ssm"}),
     "CoLM, exact gradients": Arm({"preset": "colm", "gradient": "exact"}),
     "mean matching": Arm({"selector": "mean_matching"} | NO_SMALL),
     "mean matching, small sources": Arm({"selector": "mean_matching"}),
     "highest loss": Arm({"selector": "top_loss"}),
-    "longest": Arm({"selector": "longest"}, steps=2),
-    "gradient matching, small sources": Arm(BOOSTED),
-    "gradient matching, weighted sampling": Arm({"candidate_sampling": "inverse_source_size"}),
+    "longest": Arm({"selector": "longest"}, steps=1.5),
+    # What the draws of the default do by themselves, and its selector.
+    "UniMax, random": Arm({"selector": "random", "candidate_sampling": "unimax"}, steps=1.5),
+    "balanced sampling, uniform draws": Arm({"candidate_sampling": "uniform"}),
+    "gradient matching": Arm({"selector": "gradient_matching"}),
 }
 
 
@@ -158,7 +141,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--r", type=int, default=8, help="kept")
     parser.add_argument("--micro-batch", type=int, default=2, help="examples")
     parser.add_argument("--max-length", type=int, default=512, help="tokens")
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--warmup-steps", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
 
@@ -203,10 +186,6 @@ class QualityBench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        if BOOSTED["selector"] not in available_selectors():
-            register_selector(BOOSTED["selector"], keeps_small_sources=True, weighs=True)(
-                boosted_gradient_matching
-            )
         self.model = options.model or str(demo_model_folder())
         self.tokenizer = AutoTokenizer.from_pretrained(self.model)
         dataset = load_data(options.data)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from benchmarks.result_files import BySeed, Mixture
 from benchmarks.standings import ABSENT, Spread, Standing, join, table
 
-DEFAULT = "gradient matching"
+DEFAULT = "balanced sampling"
 #: The arms that a full comparison has, in the order of tables.
 ARMS = (
     DEFAULT,
@@ -21,14 +21,18 @@ ARMS = (
     "mean matching, small sources",
     "highest loss",
     "longest",
-    "gradient matching, weighted sampling",
+    "UniMax, random",
+    "balanced sampling, uniform draws",
+    "gradient matching",
 )
 WEIGHTED = (
     "plain r",
     "weighted sampling, random",
     "SSM",
+    "UniMax, random",
     DEFAULT,
-    "gradient matching, weighted sampling",
+    "balanced sampling, uniform draws",
+    "gradient matching",
 )
 #: What the default is to end below, and at equal what.
 TARGETS = {
@@ -218,7 +222,9 @@ def weighted_sentences(mixture: Mixture) -> list[str]:
     pairs = [
         ("weighted sampling, random", "plain r"),
         ("SSM", "weighted sampling, random"),
-        ("gradient matching, weighted sampling", DEFAULT),
+        ("UniMax, random", "weighted sampling, random"),
+        (DEFAULT, "balanced sampling, uniform draws"),
+        (DEFAULT, "UniMax, random"),
     ]
     said = []
     for ours, theirs in pairs:

@@ -18,6 +18,7 @@ MATCHED = (
     "highest loss",
     "longest",
     DEFAULT,
+    "gradient matching",
     "all gradients known, gradient matching",
 )
 KINDS = {"raw": "Mean over examples", "tokens_raw": "Mean over label tokens"}

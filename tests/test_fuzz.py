@@ -18,6 +18,7 @@ import colm
 from colm import (
     CoresetSelector,
     Observed,
+    balanced_sampling,
     facility_location,
     facility_location_from_features,
     gradient_matching,
@@ -39,7 +40,7 @@ seeds = st.integers(0, 10**6)
 
 # Records of what others check; two that need a model have their own tests below.
 RECORDS = {"Candidates", "Choice", "FacilityLocation", "GradientMatching", "MeanMatching"}
-RECORDS |= {"Observed", "Selection"}
+RECORDS |= {"BalancedSample", "Observed", "Selection"}
 TRAINING = {"CoLMConfig", "CoLMTrainingArguments", "CoLMSFTTrainer", "CoLMTrainer"}
 
 JUNK = [
@@ -140,12 +141,16 @@ def test_facility_location(locate, n, d, budget, seed, data):
     assert torch.isfinite(chosen.gains).all()
 
 
-@pytest.mark.parametrize("match", [mean_matching, gradient_matching])
+@pytest.mark.parametrize("match", [mean_matching, gradient_matching, balanced_sampling])
 @fuzz
 @given(sizes, sizes, st.integers(-1, 8), seeds, st.data())
 def test_matching(match, n, d, budget, seed, data):
-    arguments = {"features": matrix(n, d, seed), "budget": budget, "tie_tolerance": 1e-5}
-    if match is gradient_matching:
+    arguments = {"features": matrix(n, d, seed), "budget": budget}
+    if match is balanced_sampling:
+        arguments |= {"generator": torch.Generator().manual_seed(seed)}
+    else:
+        arguments |= {"tie_tolerance": 1e-5}
+    if match is not mean_matching:
         arguments |= {"noise": 0.1, "target": torch.arange(1, n + 1)}
     arguments = with_junk(data, arguments)
     try:
@@ -221,6 +226,7 @@ def test_coreset_selector(n, d, budget, seed, replaces_options, data):
 def test_every_public_name_is_fuzzed_somewhere():
     tested = {
         "available_selectors",
+        "balanced_sampling",
         "CoresetSelector",
         "facility_location",
         "facility_location_from_features",

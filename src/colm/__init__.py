@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from colm.coreset.balanced_sampling import BalancedSample, balanced_sampling
     from colm.coreset.candidates import Candidates, Choice
     from colm.coreset.facility_location import (
         FacilityLocation,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "colm.coreset.balanced_sampling": ("BalancedSample", "balanced_sampling"),
     "colm.coreset.candidates": ("Candidates", "Choice"),
     "colm.coreset.facility_location": (
         "FacilityLocation",
@@ -45,6 +47,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BalancedSample",
     "Candidates",
     "Choice",
     "CoLMConfig",
@@ -59,6 +62,7 @@ __all__ = [
     "Selection",
     "ValueGradients",
     "available_selectors",
+    "balanced_sampling",
     "facility_location",
     "facility_location_from_features",
     "gradient_matching",

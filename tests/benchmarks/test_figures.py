@@ -15,14 +15,14 @@ from benchmarks.result_files import Run, read_results, slug
 from benchmarks.standings import Standing
 
 SLOPES = {
-    "gradient matching": 0.010,
+    "balanced sampling": 0.010,
     "plain r": 0.004,
     "plain n": 0.006,
     "plain 2n": 0.007,
     "small sources, random": 0.005,
     "CoLM": 0.005,
 }
-PACES = {"gradient matching": 1.5, "plain r": 1.0, "plain n": 1.9, "plain 2n": 3.8}
+PACES = {"balanced sampling": 1.5, "plain r": 1.0, "plain n": 1.9, "plain 2n": 3.8}
 PACES |= {"small sources, random": 1.05, "CoLM": 1.2}
 SHARED = {"data": "mixed.jsonl", "model": None, "n": 32, "r": 16, "micro_batch": 8}
 SHARED |= {"max_length": 512, "dtype": "bfloat16", "learning_rate": 4e-4, "warmup_steps": 4}
@@ -63,8 +63,8 @@ def write_match(folder):
     repeats = [
         {f"{arm}/16/{kind}": score for kind in ("raw", "tokens_raw") for arm, score in row.items()}
         for row in (
-            {"gradient matching": 0.5, "CoLM as published": 1.2},
-            {"gradient matching": 0.7, "CoLM as published": 1.4},
+            {"balanced sampling": 0.5, "CoLM as published": 1.2},
+            {"balanced sampling": 0.7, "CoLM as published": 1.4},
         )
     ]
     write(folder / "match-1.json", {"n": 32, "r": [16]}, repeats)
@@ -104,13 +104,13 @@ def test_means_deviations_and_ranges_at_equal_steps(folder):
     loss = "1.610 ± 0.010<br>1.600 to 1.620"
     micro = "0.805 ± 0.005<br>0.800 to 0.810"
     small = "3.220 ± 0.020<br>3.200 to 3.240"
-    assert f"| gradient matching | 3 | {loss} | {micro} | {small} |" in main
+    assert f"| balanced sampling | 3 | {loss} | {micro} | {small} |" in main
     assert "| plain n | 3 | 1.770 ± 0.010<br>1.760 to 1.780 |" in main
 
 
 def test_at_equal_time_losses_lie_on_the_line_between_measurements(folder):
     main = section(page_of(folder), "Main result")
-    assert "| gradient matching (40.0 steps) | 3 | 1.610 ±" in main
+    assert "| balanced sampling (40.0 steps) | 3 | 1.610 ±" in main
     # 40 steps of 1.5 are 60 of plain r: 2 - 60 * 0.004, and a hundredth for the seeds.
     assert "| plain r (60.0 steps) | 3 | 1.770 ±" in main
     # 60 / 1.9 = 31.6 steps: 2 - 31.58 * 0.006, and a hundredth.
@@ -210,7 +210,7 @@ def test_variance_is_the_mean_of_squared_scores(folder):
     part = section(page_of(folder), "Variance")
     ours = "0.37 ± 0.17<br>0.25 to 0.49"  # (0.25 + 0.49) / 2
     theirs = "1.70 ± 0.37<br>1.44 to 1.96"
-    assert f"| gradient matching | {ours} | {ours} |" in part
+    assert f"| balanced sampling | {ours} | {ours} |" in part
     assert f"| CoLM as published | {theirs} | {theirs} |" in part
     assert "The paper reports less variance for CoLM." in part
 
@@ -233,7 +233,7 @@ def test_speed_beside_the_papers(folder):
 def test_convergence_says_when_a_loss_is_reached(folder):
     part = section(page_of(folder), "Convergence")
     # Plain n ends at 2 - 0.24; the default is there after 24 steps.
-    assert "gradient matching is after 24.0 steps at the mean macro loss that plain n has" in part
+    assert "balanced sampling is after 24.0 steps at the mean macro loss that plain n has" in part
     assert "CoLM is nowhere in its run at the mean macro loss that plain n has" in part
 
 

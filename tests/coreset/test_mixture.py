@@ -14,6 +14,7 @@ from colm.coreset.mixture import (
     inverse_size_weights,
     small_sources,
     source_codes,
+    unimax_draws,
 )
 
 counts_and_budget = st.tuples(st.lists(st.integers(0, 40), max_size=8), st.integers(0, 200))
@@ -159,3 +160,56 @@ def test_codes_follow_the_alphabet_wherever_a_source_stands(names, random) -> No
     assert [codes[name] for name in sorted(codes)] == list(range(len(codes)))
     shuffled = random.sample(names, len(names))
     assert source_codes(shuffled).tolist() == [codes[name] for name in shuffled]
+
+
+def level(sizes: dict[str, int], draws: float, most: float) -> dict[str, float]:
+    """The same height for all, up to where each is full, found by halving."""
+    low, high = 0.0, draws + 1
+    for _ in range(200):
+        middle = (low + high) / 2
+        poured = sum(min(middle, most * size) for size in sizes.values())
+        low, high = (middle, high) if poured <= draws else (low, middle)
+    return {name: min(low, most * size) for name, size in sizes.items()}
+
+
+source_sizes = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 10**6), min_size=1)
+
+
+@given(source_sizes, st.integers(0, 10**7), st.sampled_from([1, 2.5, 4]))
+def test_unimax_draws_are_equal_up_to_the_bound(sizes, draws, most) -> None:
+    found = unimax_draws(sizes, draws, most)
+    assert list(found) == list(sizes)
+    assert sum(found.values()) == pytest.approx(draws)
+    if draws <= most * sum(sizes.values()):
+        assert found == pytest.approx(level(sizes, draws, most), rel=1e-6, abs=1e-6)
+        assert all(found[name] <= most * size * (1 + 1e-9) for name, size in sizes.items())
+    else:
+        total = sum(sizes.values())
+        expected = {name: draws * size / total for name, size in sizes.items()}
+        assert found == pytest.approx(expected)
+
+
+@given(source_sizes, st.integers(1, 10**6))
+def test_unimax_draws_of_sources_that_are_large_enough_are_the_same(sizes, draws) -> None:
+    whole = dict.fromkeys(sizes, draws)
+    assert unimax_draws(whole, draws, 4) == pytest.approx(dict.fromkeys(sizes, draws / len(sizes)))
+
+
+@given(source_sizes, st.integers(1, 10**6), st.randoms())
+def test_unimax_draws_do_not_depend_on_the_order_of_sources(sizes, draws, random) -> None:
+    shuffled = dict(random.sample(list(sizes.items()), len(sizes)))
+    assert unimax_draws(shuffled, draws, 4) == pytest.approx(unimax_draws(sizes, draws, 4))
+
+
+@pytest.mark.parametrize(
+    ("draws", "expected"),
+    [
+        (30, {"web": 10, "books": 10, "code": 10}),
+        (300, {"web": 110, "books": 110, "code": 80}),
+        (1000, {"web": 600, "books": 320, "code": 80}),
+        (4000, {"web": 3600, "books": 320, "code": 80}),
+        (8000, {"web": 7200, "books": 640, "code": 160}),
+    ],
+)
+def test_unimax_draws_by_hand(draws: int, expected: dict[str, float]) -> None:
+    assert unimax_draws({"web": 900, "books": 80, "code": 20}, draws, 4) == pytest.approx(expected)

@@ -209,7 +209,15 @@ def test_moments_and_matching_error_are_of_gradients_that_were_needed():
 
 
 @pytest.mark.parametrize(
-    "name", ["colm", "mean_matching", "gradient_matching", "small_random", "selective_backprop"]
+    "name",
+    [
+        "colm",
+        "mean_matching",
+        "gradient_matching",
+        "balanced_sampling",
+        "small_random",
+        "selective_backprop",
+    ],
 )
 def test_state_survives_a_round_trip(name):
     features, sources = candidates()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from colm.gradients.blocks import INPUTS_KEPT, BlockGradients, spread_layers
+from colm.gradients.blocks import DEPTH, INPUTS_KEPT, BlockGradients, spread_layers
 from colm.gradients.decoder import find_layers
 from colm.gradients.observe import ExampleObserver
 from colm.gradients.per_example import example_gradients, trained_parameters
@@ -101,7 +101,15 @@ def test_a_vocabulary_without_a_label_is_refused():
 
 @pytest.mark.parametrize(
     ("layers", "depth", "expected"),
-    [(30, 0.45, (17, 29)), (30, 0.1, (27, 29)), (30, 1.0, (0, 29)), (2, 0.1, (1,)), (1, 1, (0,))],
+    [
+        (30, 0.45, (17, 29)),
+        (30, DEPTH, (25, 29)),
+        (2, DEPTH, (1,)),
+        (30, 0.1, (27, 29)),
+        (30, 1.0, (0, 29)),
+        (2, 0.1, (1,)),
+        (1, 1, (0,)),
+    ],
 )
 def test_depth_is_a_share_of_the_layers(layers, depth, expected):
     assert spread_layers(layers, depth) == expected

@@ -98,7 +98,8 @@ def test_unless_told_otherwise_looks_do_not_move_the_peak(tmp_path, is_checkpoin
     folder = tmp_path / "model"
     memory.shape_config("tiny").save_pretrained(folder)
     checkpointing = f"--gradient_checkpointing={str(is_checkpointed).lower()}"
-    options = (*LORA, checkpointing, "--candidate_ratio=4")
+    # More candidates than fit into one look.
+    options = (*LORA, checkpointing, "--candidate_ratio=8")
     plan = make_plan(arguments_of(folder, tmp_path, *options))
     colm, plain = plan.ways["colm"], plan.ways["plain_r"]
     assert 0 < colm.look_bytes < colm.training_bytes == plain.training_bytes

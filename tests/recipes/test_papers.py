@@ -61,7 +61,7 @@ ARMS = {
     "plain-256": (None, 256, 256, "uniform", None),
     "weighted-random": ("random", DRAWN, KEPT, "inverse_source_size", None),
     "small-random": ("small_random", DRAWN, KEPT, "uniform", "auto"),
-    "default": ("gradient_matching", DRAWN, KEPT, "uniform", None),
+    "default": ("balanced_sampling", DRAWN, KEPT, "unimax", None),
 }
 VARIANTS = ["2048-steps", "cb", "clusters", "multirc", "sst2"]
 QUICK = (
@@ -177,7 +177,8 @@ def test_an_arm_changes_how_mini_batches_are_made_and_nothing_else(arm: str) -> 
 def test_the_default_arm_is_the_default() -> None:
     arm = parse_arguments(over("phi-2-mathinstruct.yaml", "arms/default.yaml")).training
     plain = parse_arguments([]).training
-    for option in ("selector", "gradient", "gradient_layers", "normalisation", "weighted"):
+    options = ("selector", "gradient", "gradient_layers", "gradient_depth", "normalisation")
+    for option in (*options, "weighted", "candidate_sampling"):
         assert getattr(arm, option) == getattr(plain, option)
 
 

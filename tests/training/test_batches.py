@@ -34,6 +34,7 @@ def padded_tokens(batches):
 # SGD: Adam's first steps would blow rounding of tiny gradients up to whole steps.
 SGD = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 3, "max_length": None}
 SELECTIONS = [
+    {"selector": "balanced_sampling"},
     {"selector": "gradient_matching"},
     {"selector": "colm", "normalisation": "none", "weighted": True},
     {"selector": "colm", "normalisation": "none"},
@@ -108,7 +109,7 @@ def test_losses_that_are_no_mean_over_the_step_keep_equal_numbers(make_trainer, 
         assert [len(batch["input_ids"]) for batch in batches] == [4, 4]
 
 
-@pytest.mark.parametrize("selector", ["gradient_matching", "colm", "top_loss"])
+@pytest.mark.parametrize("selector", ["balanced_sampling", "gradient_matching", "colm", "top_loss"])
 @pytest.mark.parametrize("adapter", [False, True])
 def test_a_look_never_pays_for_gradient_checkpointing(make_trainer, dataset, selector, adapter):
     """Attention of the first layer runs once for a look, but twice for a kept micro-batch."""

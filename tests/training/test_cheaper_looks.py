@@ -47,7 +47,7 @@ def deep_trainer(tiny_model_folder, dataset, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("selector", ["gradient_matching", "colm", "top_loss"])
+@pytest.mark.parametrize("selector", ["balanced_sampling", "gradient_matching", "colm", "top_loss"])
 def test_looks_do_without_layers_and_training_has_all(deep_trainer, selector):
     trainer = deep_trainer(selector=selector, skipped_layers=0.3)
     ran = {True: set(), False: set()}
@@ -96,7 +96,7 @@ def proxy_folder(tiny_model_folder, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("selector", ["gradient_matching", "top_loss"])
+@pytest.mark.parametrize("selector", ["balanced_sampling", "gradient_matching", "top_loss"])
 def test_a_proxy_is_looked_with_and_not_trained(
     make_trainer, dataset, proxy_folder, record_selections, selector
 ):

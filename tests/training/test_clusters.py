@@ -142,13 +142,14 @@ def test_clusters_go_before_a_source_column_that_nobody_named(make_trainer, kind
     assert logged <= {"colm/candidates/cluster 0", "colm/candidates/cluster 1"}
 
 
-def test_clusters_can_be_drawn_equally_often(make_trainer, kinds):
+@pytest.mark.parametrize(("sampling", "steps"), [("inverse_source_size", 20), ("unimax", 4)])
+def test_clusters_can_be_drawn_equally_often(make_trainer, kinds, sampling, steps):
     trainer = make_trainer(
         kinds,
         source_clusters=2,
-        candidate_sampling="inverse_source_size",
+        candidate_sampling=sampling,
         selector="random",
-        max_steps=20,
+        max_steps=steps,
     )
     trainer.train()
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]

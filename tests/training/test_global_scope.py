@@ -30,7 +30,7 @@ SELECTORS = [name for name in available_selectors() if name != "none"]
 # Before which candidate those of the second process begin, of the third, and so on.
 SPLITS = {2: [(12,), (3,), (24,)], 4: [(6, 12, 18), (0, 3, 20)]}
 # Selectors under limits so low that features are thinned and candidates divided into parts.
-LARGE = ["gradient_matching", "mean_matching", "colm"]
+LARGE = ["balanced_sampling", "gradient_matching", "mean_matching", "colm"]
 LIMITS = {"numbers": 16 * 40, "together": 7}
 
 RUNS = {

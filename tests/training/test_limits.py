@@ -17,7 +17,8 @@ from tests.training.conftest import make_records
         ({"candidate_ratio": float("nan")}, "candidate_ratio must be a number at least 1; got nan"),
         (
             {"selector": "best"},
-            "selector must be one of colm, ssm, mean_matching, gradient_matching",
+            "selector must be one of colm, ssm, mean_matching, gradient_matching, "
+            "balanced_sampling",
         ),
         ({"gradient": "second_order"}, "gradient must be one of exact, directional, zeroth_order"),
         ({"gradient_reduction": "max"}, "gradient_reduction must be one of mean, sum"),
@@ -101,8 +102,12 @@ def finished_run(make_trainer, tmp_path) -> Path:
     [
         ({"candidate_ratio": 3.0}, "candidate_ratio is 3.0.*written with 2.0"),
         ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps is 1.*written with 2"),
-        ({"selector": "random"}, "selector is 'random'.*written with 'gradient_matching'"),
+        ({"selector": "random"}, "selector is 'random'.*written with 'balanced_sampling'"),
         ({"candidate_ratio": 1}, "candidate_ratio is 1.*written with 2.0"),
+        (
+            {"candidate_sampling": "uniform"},
+            "candidate_sampling is 'uniform'.*written with 'unimax'",
+        ),
     ],
 )
 def test_a_changed_setting_is_refused_on_resuming(finished_run, make_trainer, change, message):

@@ -3,6 +3,7 @@
 That processes agree on them is the matter of ``test_global_scope.py``.
 """
 
+import pytest
 import torch
 
 from colm.coreset.candidates import Candidates, Choice, SelectionOptions
@@ -99,16 +100,39 @@ def test_the_mean_of_all_is_matched(monkeypatch):
     assert error(divided.rows, divided.counts) < 0.6 * sum(by_chance) / 50
 
 
-def test_processes_share_the_parts(monkeypatch):
+def test_a_balanced_draw_in_parts_is_closer_to_the_mean_than_a_plain_one(monkeypatch):
+    limited(monkeypatch, 20)
+    # Fewer dimensions than a part has candidates, so that there is something to balance.
+    candidates = make_candidates(100, d=4)
+    shares = candidates.target / candidates.target.sum()
+    mean = shares @ candidates.features
+    selector = in_parts(get_selector("balanced_sampling"), Exchange())
+    generator = torch.Generator().manual_seed(0)
+    errors = {"balanced": 0.0, "plain": 0.0}
+    for _ in range(20):
+        rows = selector.choose(candidates, 40, generator).rows
+        assert len(set(rows.tolist())) == 40
+        assert torch.bincount(rows // 20).tolist() == [8] * 5
+        for name, kept in (
+            ("balanced", rows),
+            ("plain", torch.randperm(100, generator=generator)[:40]),
+        ):
+            weights = shares[kept] / shares[kept].sum()
+            errors[name] += float((weights @ candidates.features[kept] - mean).square().sum())
+    assert errors["balanced"] < 0.5 * errors["plain"]
+
+
+@pytest.mark.parametrize("name", ["mean_matching", "balanced_sampling"])
+def test_processes_share_the_parts(monkeypatch, name):
     limited(monkeypatch, 16)
     candidates = make_candidates(90)
-    expected = chosen("mean_matching", candidates, 40)
+    expected = chosen(name, candidates, 40)
     for number in (2, 4, 9):
         group = [Gathering(number, index) for index in range(number)]
         for exchange in group[:-1]:
-            chosen("mean_matching", candidates, 40, exchange)
+            chosen(name, candidates, 40, exchange)
         group[-1].others = [exchange.told for exchange in group[:-1]]
-        choice = chosen("mean_matching", candidates, 40, group[-1])
+        choice = chosen(name, candidates, 40, group[-1])
         assert torch.equal(choice.rows, expected.rows)
         # Six parts of 15: nobody solved them all.
         assert max(len(exchange.told) for exchange in group) <= 7 * -(-6 // number)
@@ -130,9 +154,10 @@ def test_parts_draw_apart(monkeypatch):
     assert not torch.equal(other.rows, choice.rows)
 
 
-def test_a_budget_smaller_than_the_parts_leaves_some_out(monkeypatch):
+@pytest.mark.parametrize("name", ["gradient_matching", "balanced_sampling"])
+def test_a_budget_smaller_than_the_parts_leaves_some_out(monkeypatch, name):
     limited(monkeypatch, 2)
-    choice = chosen("gradient_matching", make_candidates(20), 3)
+    choice = chosen(name, make_candidates(20), 3)
     assert len(set((choice.rows // 2).tolist())) == 3
 
 

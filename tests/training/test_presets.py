@@ -13,7 +13,7 @@ from colm.coreset import registry
 from colm.training.arguments import parse_arguments
 from colm.training.checkpoint import RESUME_SETTINGS, load_state, resume_settings, save_state
 from colm.training.config import SelectionArguments, with_selection_arguments
-from colm.training.presets import DEFAULTS, MATCHING, PRESETS, resolve
+from colm.training.presets import DEFAULTS, OF_SELECTOR, PRESETS, resolve
 
 PAPERS = {
     "selector": ("colm", "ssm"),
@@ -33,6 +33,15 @@ PAPERS = {
     "candidate_sampling": ("uniform", "inverse_source_size"),
     "reference_behaviour": (False, False),
 }
+
+
+SPREAD = {
+    "gradient_layers": "spread",
+    "selection_vocabulary": "batch",
+    "normalisation": "rms",
+}
+# What options are without any being given.
+PLAIN = DEFAULTS | SPREAD | {"candidate_sampling": "unimax"}
 
 
 @pytest.fixture
@@ -66,14 +75,25 @@ def test_every_preset_decides_every_option_that_any_decides():
 
 @pytest.mark.parametrize("config_class", [CoLMConfig, CoLMTrainingArguments])
 def test_without_a_preset_the_defaults_hold(config, config_class):
-    assert governed(config(config_class)) == DEFAULTS | MATCHING
-    assert DEFAULTS["selector"] == "gradient_matching"
+    assert governed(config(config_class)) == PLAIN
+    assert PLAIN["selector"] == "balanced_sampling"
+    assert PLAIN["weighted"] is False
+    assert config(config_class).gradient_depth == 0.17
 
 
 @pytest.mark.parametrize("selector", ["colm", "mean_matching", "random", "top_loss"])
 def test_other_selectors_have_the_papers_features(config, selector):
-    """Weights, several layers and a small softmax belong to gradient matching."""
+    """Several layers and a small softmax belong to the two selectors that match gradients."""
     assert governed(config(selector=selector)) == DEFAULTS | {"selector": selector}
+    assert set(OF_SELECTOR) == {"balanced_sampling", "gradient_matching"}
+
+
+def test_gradient_matching_is_weighted_and_draws_uniformly(config):
+    own = {"selector": "gradient_matching", "weighted": True}
+    assert governed(config(selector="gradient_matching")) == DEFAULTS | SPREAD | own
+    asked = config(selector="gradient_matching", candidate_sampling="unimax", weighted=False)
+    assert (asked.candidate_sampling, asked.weighted) == ("unimax", False)
+    assert governed(config(selector="balanced_sampling")) == PLAIN
 
 
 def test_a_selector_that_weighs_is_weighted_unless_told_not_to(config):
@@ -97,11 +117,37 @@ LAST_LAYER = {"gradient_layers": "last", "selection_vocabulary": "full"}
         ({"dimension_criterion": "weight"}, LAST_LAYER),
         ({"gradient_layers": "last"}, LAST_LAYER),
         ({"selection_vocabulary": "full"}, {}),
-        ({"weighted": False}, {}),
+        ({"weighted": True}, {}),
+        ({"small_sources": ["rare"]}, {"candidate_sampling": "uniform"}),
+        ({"small_sources": ["rare", "none"]}, {"candidate_sampling": "uniform"}),
+        ({"small_sources": ["rare"], "candidate_sampling": "unimax"}, {}),
+        ({"small_sources": ["none"]}, {}),
+        ({"small_sources": ["auto"]}, {}),
+        ({"candidate_sampling": "uniform"}, {}),
+        ({"candidate_sampling": "inverse_source_size"}, {}),
     ],
 )
-def test_what_does_not_go_with_an_option_steps_back(config, given, follows):
-    assert governed(config(**given)) == DEFAULTS | MATCHING | follows | given
+@pytest.mark.parametrize("selector", ["balanced_sampling", "gradient_matching"])
+def test_what_does_not_go_with_an_option_steps_back(config, selector, given, follows):
+    before = governed(config(selector=selector))
+    assert governed(config(selector=selector, **given)) == before | follows | given
+    if selector == DEFAULTS["selector"]:
+        assert governed(config(**given)) == PLAIN | follows | given
+
+
+@pytest.mark.parametrize("ratio", [1, 1.0])
+def test_without_selection_nothing_is_drawn_otherwise_unless_asked_for(config, ratio):
+    assert governed(config(candidate_ratio=ratio)) == PLAIN | {"candidate_sampling": "uniform"}
+    asked = config(candidate_ratio=ratio, candidate_sampling="unimax")
+    assert asked.candidate_sampling == "unimax"
+    assert governed(config(candidate_ratio=1.5)) == PLAIN
+
+
+@pytest.mark.parametrize("name", ["auto", "none", "rare"])
+def test_small_sources_named_by_a_word_do_as_in_a_list(config, name):
+    assert governed(config(small_sources=name)) == governed(config(small_sources=[name]))
+    copied = dataclasses.replace(config(small_sources=name), seed=3)
+    assert governed(copied) == governed(config(small_sources=name))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +192,7 @@ def test_fields_wait_for_the_preset_exactly_where_presets_govern():
         ("small_sources", ["rare", "odd"]),
         ("candidate_sampling", "uniform"),
         ("candidate_sampling", "inverse_source_size"),
+        ("candidate_sampling", "unimax"),
         ("reference_behaviour", False),
         ("reference_behaviour", True),
     ],
@@ -186,7 +233,7 @@ def test_a_plain_configuration_keeps_its_values_and_gets_the_defaults(config):
     plain = config(SFTConfig, learning_rate=3e-3, max_length=77)
     args = with_selection_arguments(plain, CoLMConfig)
     assert (args.learning_rate, args.max_length) == (3e-3, 77)
-    assert governed(args) == DEFAULTS | MATCHING
+    assert governed(args) == PLAIN
     args = with_selection_arguments(config(TrainingArguments, seed=9), CoLMTrainingArguments)
     assert args.seed == 9
     with pytest.raises(ValueError, match="args must be a CoLMConfig; got dict"):
@@ -249,7 +296,8 @@ def test_help_names_the_defaults_that_wait_for_a_preset(capsys):
         ({"small_sources": 3}, "small_sources must be one name or a list of names; got 3"),
         (
             {"candidate_sampling": "weighted"},
-            "candidate_sampling must be one of uniform, inverse_source_size; got 'weighted'",
+            "candidate_sampling must be one of uniform, unimax, inverse_source_size; got "
+            "'weighted'",
         ),
         ({"source_clusters": 1}, "source_clusters must be a whole number at least 2; got 1"),
         ({"match_every": -1}, "match_every must be a whole number at least 0; got -1"),

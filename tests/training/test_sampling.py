@@ -102,6 +102,7 @@ def test_there_must_be_examples():
 
 
 OPTIONS = {"candidate_sampling": "inverse_source_size", "selector": "random"}
+by_source = pytest.mark.parametrize("sampling", ["inverse_source_size", "unimax"])
 
 
 def test_the_trainer_draws_small_sources_as_often_as_large_ones(make_trainer, dataset):
@@ -122,10 +123,12 @@ def test_selection_off_leaves_the_sampling_on(make_trainer, dataset):
     trainer.train()
 
 
+@by_source
 @pytest.mark.parametrize("stop", [3, 6, 8])
-def test_a_resumed_run_draws_on_as_if_it_had_not_stopped(make_trainer, tmp_path, stop):
+def test_a_resumed_run_draws_on_as_if_it_had_not_stopped(make_trainer, tmp_path, stop, sampling):
     """84 examples make 6 steps of an epoch: a stop in its middle, at its end, and after it."""
-    options = OPTIONS | {"max_steps": 11, "save_strategy": "steps", "save_steps": 1}
+    options = {"candidate_sampling": sampling, "selector": "random"}
+    options |= {"max_steps": 11, "save_strategy": "steps", "save_steps": 1}
 
     def run(folder, stop=None, resume=None):
         trainer = make_trainer(
@@ -146,7 +149,7 @@ def test_a_resumed_run_draws_on_as_if_it_had_not_stopped(make_trainer, tmp_path,
     assert all(torch.equal(value, got[name]) for name, value in expected.items())
 
 
-def train_and_resume(model_folder, folder):
+def train_and_resume(model_folder, folder, sampling):
     """In each of two processes: the candidates of a run, and of its resumed second part."""
     drawn = []
     for resume in (None, str(folder / "checkpoint-8")):
@@ -154,7 +157,8 @@ def train_and_resume(model_folder, folder):
             model_folder,
             Dataset.from_list(make_records()),
             output_dir=str(folder),
-            **OPTIONS,
+            candidate_sampling=sampling,
+            selector="random",
             gradient_accumulation_steps=1,
             max_steps=10,
             save_strategy="steps",
@@ -166,12 +170,13 @@ def train_and_resume(model_folder, folder):
     return drawn
 
 
+@by_source
 @pytest.mark.slow
-def test_processes_share_the_draws_of_one(tiny_model_folder, make_trainer, tmp_path):
+def test_processes_share_the_draws_of_one(tiny_model_folder, make_trainer, tmp_path, sampling):
     """Each step of two processes takes what one draws for twice the batch; also when resumed."""
     folder = tmp_path / "two"
     folder.mkdir()
-    ranks = run_in_processes(train_and_resume, folder, tiny_model_folder, folder / "run")
+    ranks = run_in_processes(train_and_resume, folder, tiny_model_folder, folder / "run", sampling)
     for whole, weights, resumed, resumed_weights in ranks:
         assert len(whole) == 10
         # Six steps are an epoch: the stop was in the middle of the second.
@@ -181,7 +186,8 @@ def test_processes_share_the_draws_of_one(tiny_model_folder, make_trainer, tmp_p
 
     alone = make_trainer(
         Dataset.from_list(make_records()),
-        **OPTIONS,
+        candidate_sampling=sampling,
+        selector="random",
         gradient_accumulation_steps=1,
         per_device_train_batch_size=8,
         max_steps=10,

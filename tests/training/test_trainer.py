@@ -53,6 +53,7 @@ class StopAt(TrainerCallback):
 @pytest.mark.parametrize(
     "options",
     [
+        {"selector": "balanced_sampling"},
         {"selector": "gradient_matching"},
         {"selector": "colm"},
         {"selector": "mean_matching", "gradient": "directional"},
@@ -156,7 +157,9 @@ def test_what_is_selected_is_what_is_trained_on(make_trainer, dataset, last_r):
     assert items == kept_tokens
 
 
-@pytest.mark.parametrize("selector", ["gradient_matching", "colm", "mean_matching", "random"])
+@pytest.mark.parametrize(
+    "selector", ["balanced_sampling", "gradient_matching", "colm", "mean_matching", "random"]
+)
 def test_selectors_do_not_keep_the_first_r(make_trainer, dataset, record_selections, selector):
     trainer = make_trainer(dataset, selector=selector, small_sources="none")
     loader = iter(trainer.get_train_dataloader())
@@ -226,7 +229,9 @@ def test_examples_without_labels_are_skipped_and_counted(make_trainer):
     assert all(entry["colm/label_token_share"] > 0 for entry in steps)
 
 
-@pytest.mark.parametrize("selector", ["gradient_matching", "colm", "mean_matching"])
+@pytest.mark.parametrize(
+    "selector", ["balanced_sampling", "gradient_matching", "colm", "mean_matching"]
+)
 def test_an_example_with_nan_is_left_out_counted_and_warned_about_once(make_trainer, selector):
     poison = 9
     rows = [

@@ -107,6 +107,16 @@ def check_tensor(option: str, value: Any, what: str) -> None:
         raise ValueError(f"{option} must be {what} of dense real numbers; got one {kind}.")
 
 
+def check_generator(option: str, value: Any) -> None:
+    """Refuse what is no generator.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, torch.Generator):
+        raise ValueError(f"{option} must be a torch.Generator; got {shown(value)}.")
+
+
 def check_flags(**flags: Any) -> None:
     """Refuse what is neither true nor false.
 

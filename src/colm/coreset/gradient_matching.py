@@ -25,9 +25,8 @@ from colm.coreset.checks import (
     check_budget,
     check_matrix,
     check_not_negative,
-    check_vector,
 )
-from colm.coreset.gram import centred_gram, product_tolerance
+from colm.coreset.gram import centred_gram, product_tolerance, shares_of
 
 NOISE = 0.1
 
@@ -87,24 +86,13 @@ def gradient_matching(
     budget = check_budget(budget, len(features))
     for option, value in (("noise", noise), ("tie_tolerance", tie_tolerance)):
         check_not_negative(option, value)
-    shares = _shares(target, len(features))
+    shares = shares_of(target, len(features))
     gram = centred_gram(features, shares)
     tolerance = product_tolerance(features, gram, tie_tolerance)
     indices, chosen = _Pursuit(gram, shares, noise).run(budget, tolerance)
     error = (chosen @ gram[indices][:, indices] @ chosen).clamp(min=0).sqrt()
     weights = (chosen / shares[indices]).float()
     return GradientMatching(indices.to(features.device), weights.to(features.device), float(error))
-
-
-def _shares(target: Tensor | None, n: int) -> Tensor:
-    """Return p, ``[n]`` float64 on the CPU."""
-    if target is None:
-        return torch.full((n,), 1 / n, dtype=torch.float64)
-    check_vector("target", target, n)
-    if not ((target > 0) & torch.isfinite(target)).all():
-        raise ValueError(f"target must have {n} positive entries, one an example.")
-    shares = target.cpu().to(torch.float64)
-    return shares / shares.sum()
 
 
 class _Pursuit:

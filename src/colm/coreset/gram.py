@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from colm.coreset.checks import check_vector
+
 _COLUMNS_AT_ONCE = 8192
 
 
@@ -32,6 +34,25 @@ def centred_gram(features: Tensor, shares: Tensor | None = None) -> Tensor:
     if not torch.isfinite(gram).all():
         raise ValueError("features must be finite; got NaN or infinity: leave such examples out.")
     return gram.cpu()
+
+
+def shares_of(target: Tensor | None, n: int) -> Tensor:
+    """Return what each of n rows counts for in the mean, ``[n]`` float64 on the CPU, sum 1.
+
+    Args:
+        target: ``[n]`` positive, in any unit; all the same where ``None``.
+        n: number of rows.
+
+    Raises:
+        ValueError: it has another length, or an entry that is not positive.
+    """
+    if target is None:
+        return torch.full((n,), 1 / n, dtype=torch.float64)
+    check_vector("target", target, n)
+    if not ((target > 0) & torch.isfinite(target)).all():
+        raise ValueError(f"target must have {n} positive entries, one an example.")
+    shares = target.cpu().to(torch.float64)
+    return shares / shares.sum()
 
 
 def product_tolerance(features: Tensor, gram: Tensor, relative_error: float) -> float:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from colm.coreset.balanced_sampling import balanced_sampling
 from colm.coreset.candidates import Candidates, Choice
 from colm.coreset.gradient_matching import gradient_matching
 from colm.coreset.mean_matching import mean_matching
@@ -53,3 +54,12 @@ def matched_gradient(candidates: Candidates, budget: int, _generator: torch.Gene
         tie_tolerance=options.tie_tolerance or 0.0,
     )
     return Choice(chosen.indices, chosen.weights)
+
+
+def balanced_sample(candidates: Candidates, budget: int, generator: torch.Generator) -> Tensor:
+    """Draw rows, all with the same probability, whose mean is close to the mean of all."""
+    assert candidates.features is not None
+    drawn = balanced_sampling(
+        candidates.features, budget, target=candidates.target, generator=generator
+    )
+    return drawn.indices

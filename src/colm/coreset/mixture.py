@@ -54,6 +54,34 @@ def inverse_size_weights(sources: Sequence[str] | Sequence[int] | Tensor) -> Ten
     return torch.tensor([1 / (len(sizes) * sizes[name]) for name in names], dtype=torch.float64)
 
 
+def unimax_draws(sizes: Mapping[str, int], draws: int, most_repeats: float) -> dict[str, float]:
+    """Share draws equally among sources, as far as that repeats the examples of none too often.
+
+    A source that is through its examples ``most_repeats`` times leaves the rest of its share to
+    larger ones; where all are, each goes on in proportion to its size.  Paper: Chung et al. 2023,
+    "UniMax: Fairer and More Effective Language Sampling for Large-Scale Multilingual Pretraining",
+    Alg. 1.
+
+    Args:
+        sizes: examples of each source, at least 1.
+        draws: examples drawn in all.
+        most_repeats: draws of an example, on average over its source.
+
+    Returns:
+        Draws of each source, not rounded; their sum is ``draws``.
+
+    Example:
+        >>> unimax_draws({"web": 900, "books": 80, "code": 20}, 300, most_repeats=4)
+        {'web': 110.0, 'books': 110.0, 'code': 80.0}
+    """
+    shares, left = {}, float(draws)
+    for turn, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
+        shares[name] = min(left / (len(sizes) - turn), most_repeats * sizes[name])
+        left -= shares[name]
+    beyond = max(0.0, left) / sum(sizes.values())
+    return {name: shares[name] + beyond * size for name, size in sizes.items()}
+
+
 def source_codes(names: Sequence[str]) -> Tensor:
     """Number the sources in alphabetical order, so that the order of the batch plays no part.
 

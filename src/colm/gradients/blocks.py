@@ -22,7 +22,7 @@ from colm.gradients.features import ExampleGradients
 from colm.gradients.projections import Projection, projections_of
 
 # Share of all layers, from the last: docs/selectors.md says what it gains and costs.
-DEPTH = 0.45
+DEPTH = 0.17
 INPUTS_KEPT = 16
 MOST_FEATURES = 2**18
 

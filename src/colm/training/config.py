@@ -61,10 +61,12 @@ class SelectionArguments:
         },
     )
     selector: str = _governed(
-        "How the kept examples are chosen: gradient_matching (examples and weights whose gradient "
-        "is closest to that of all candidates), colm (medoids of gradients, source by source, "
-        "small sources whole), ssm (the same with all sources alike), mean_matching (the kept mean "
-        "gradient closest), random, none (keep every candidate), or a "
+        "How the kept examples are chosen: balanced_sampling (at random, all with the same "
+        "probability, balanced so that their gradient is close to that of all candidates), "
+        "gradient_matching (examples and weights whose gradient is closest to that of all "
+        "candidates), colm (medoids of gradients, source by source, small sources whole), ssm (the "
+        "same with all sources alike), mean_matching (the kept mean gradient closest), random, "
+        "none (keep every candidate), or a "
         f"name registered with colm.register_selector. All: {', '.join(available_selectors())}."
     )
     gradient: str = _governed(
@@ -140,8 +142,8 @@ class SelectionArguments:
         "Weigh each kept example in the training loss by the candidates it stands for."
     )
     example_weights: str = _governed(
-        "What an example counts for where gradient_matching matches the mean: its label_tokens, as "
-        "in losses that average over those, or equal.",
+        "What an example counts for in the mean that balanced_sampling and gradient_matching go "
+        "by: its label_tokens, as in losses that average over those, or equal.",
         EXAMPLE_WEIGHTS,
     )
     source_column: str | None = field(
@@ -163,8 +165,9 @@ class SelectionArguments:
         "average source, for selectors that keep small sources), none, or names.",
     )
     candidate_sampling: str = _governed(
-        "How candidates are drawn: uniform (each example once an epoch), or "
-        "inverse_source_size (with replacement, every source equally often).",
+        "How candidates are drawn: uniform (each example once an epoch), unimax (every source "
+        "equally often, as far as none of its examples is drawn more than 4 times in the run on "
+        "average), or inverse_source_size (with replacement, every source equally often).",
         CANDIDATE_SAMPLINGS,
     )
     reference_behaviour: bool = _governed(
@@ -214,7 +217,7 @@ class SelectionArguments:
         Raises:
             ValueError: one line that names the option, its value and the choices.
         """
-        given = {name: getattr(self, name) for name in DEFAULTS}
+        given = {name: getattr(self, name) for name in ("candidate_ratio", *DEFAULTS)}
         for name, value in resolve(self.preset, given).items():
             setattr(self, name, value)
         self.small_sources = as_names("small_sources", self.small_sources)

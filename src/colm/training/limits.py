@@ -136,12 +136,14 @@ def check_examples(dataset: Any) -> None:
 
 
 def check_sampling(args: SelectionArguments, dataset: Any, source_column: str | None) -> None:
-    """Refuse to draw sources equally often where there are none, or where no example is drawn.
+    """Refuse to draw by inverse source size where there are none, or where no example is drawn.
+
+    UniMax draws yield instead, see `colm.training.sampling.draws_by_source`.
 
     Raises:
         ValueError: such a data set, or a strategy that draws in another way.
     """
-    if args.candidate_sampling == "uniform":
+    if args.candidate_sampling != "inverse_source_size":
         return
     option = f"candidate_sampling={args.candidate_sampling!r}"
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):

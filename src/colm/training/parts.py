@@ -20,9 +20,10 @@ from colm.coreset.registry import Selector
 from colm.training.exchange import Exchange
 
 #: The most candidates that a selector compares with each other; others take any number at once.
-#: What a part costs gradient matching grows with the cube of its size, and faster.
+#: What a part costs these two grows with the cube of its size, and faster.
 MOST_TOGETHER = {
     "gradient_matching": 512,
+    "balanced_sampling": 512,
     "mean_matching": 2048,
     "colm": 4096,
     "ssm": 4096,

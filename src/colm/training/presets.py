@@ -15,7 +15,7 @@ WEIGHT_CRITERIA = ("weight", "weight_gradient")
 
 #: What options are without a preset: the one place that says so.
 DEFAULTS: dict[str, Any] = {
-    "selector": "gradient_matching",
+    "selector": "balanced_sampling",
     "gradient": "exact",
     "gradient_reduction": "mean",
     "gradient_layers": "last",
@@ -33,12 +33,22 @@ DEFAULTS: dict[str, Any] = {
     "reference_behaviour": False,
 }
 
-#: What goes before the defaults with the selector ``gradient_matching``.
-MATCHING: dict[str, Any] = {
+_NO_SOURCES_KEPT = (
+    SMALL_SOURCES_AUTO,
+    SMALL_SOURCES_NONE,
+    [SMALL_SOURCES_AUTO],
+    [SMALL_SOURCES_NONE],
+)
+
+_SPREAD: dict[str, Any] = {
     "gradient_layers": "spread",
     "selection_vocabulary": "batch",
     "normalisation": "rms",
-    "weighted": True,
+}
+#: What goes before the defaults with these selectors.
+OF_SELECTOR: dict[str, dict[str, Any]] = {
+    "balanced_sampling": _SPREAD | {"candidate_sampling": "unimax"},
+    "gradient_matching": _SPREAD,
 }
 
 # CoLM, ICLR 2025 (v3): section 4 and Algorithm 1, with the choices of its section 5.
@@ -82,12 +92,12 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         preset: a key of ``PRESETS``, or ``None`` for the defaults.
-        given: what the user said of these options, ``None`` for nothing.
+        given: what the user said of these options, ``None`` for nothing; and the
+            ``candidate_ratio``, where it may be 1.
 
     Returns:
         The value given, else the preset's, else the default, of each key of ``DEFAULTS``; lists are
-        copies. Of gradient matching's own defaults, those that do not go with what was given step
-        back.
+        copies. Of a selector's own defaults, those that do not go with what was given step back.
 
     Raises:
         ValueError: there is no such preset; the message lists those there are.
@@ -111,12 +121,10 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults beside what was given, without a preset."""
     selector = given.get("selector") or DEFAULTS["selector"]
-    if selector != "gradient_matching":
-        # An unknown name is refused where options are checked.
-        known = isinstance(selector, str) and selector in available_selectors()
-        weighs = known and get_selector(selector).weighs
-        return DEFAULTS | {"weighted": weighs}
-    fallback = DEFAULTS | MATCHING
+    # An unknown name is refused where options are checked.
+    known = isinstance(selector, str) and selector in available_selectors()
+    fallback = DEFAULTS | (OF_SELECTOR.get(selector, {}) if known else {})
+    fallback["weighted"] = known and get_selector(selector).weighs
     # Only exact gradients come from several layers, and only V has a weight to go by.
     if (
         given.get("gradient") not in (None, "exact")
@@ -126,4 +134,9 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         fallback["gradient_layers"] = DEFAULTS["gradient_layers"]
     if (given.get("gradient_layers") or fallback["gradient_layers"]) == "last":
         fallback["selection_vocabulary"] = DEFAULTS["selection_vocabulary"]
+    # Drawn as often as large ones, small sources would fill the coreset where they are kept whole;
+    # and without selection, training is the plain trainer's.
+    named = given.get("small_sources") not in (None, *_NO_SOURCES_KEPT)
+    if named or given.get("candidate_ratio") == 1:
+        fallback["candidate_sampling"] = DEFAULTS["candidate_sampling"]
     return fallback

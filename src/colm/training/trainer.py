@@ -6,6 +6,7 @@ collates what is kept into as many micro-batches as were drawn, and lets the pla
 from there. Symbols: n candidates, r kept.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -43,7 +44,7 @@ from colm.training.micro_batches import averages_over_step, is_padding_free, spl
 from colm.training.model_access import ModelAccess
 from colm.training.pool import WEIGHT_KEY, Pool
 from colm.training.resuming import ResumingMixin
-from colm.training.sampling import make_sampler, set_sampler_epoch
+from colm.training.sampling import draws_by_source, make_sampler, set_sampler_epoch
 from colm.training.selection import ExampleSelection
 from colm.training.sources import resolve_source_column, source_sizes
 from colm.training.streaming import as_endless, keep_shards, report_unknown_sizes
@@ -201,10 +202,10 @@ class CoresetTrainerMixin(ResumingMixin):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Return the sampler of candidates."""
         column = self._selection.source_column
-        if self.args.candidate_sampling == "uniform" or column is None:
+        if column is None or not draws_by_source(self.args, self.train_dataset):
             return super()._get_train_sampler(train_dataset)
         # What is passed in lacks the columns that the model does not take.
-        return make_sampler(self.train_dataset, column, self.args)
+        return make_sampler(self.train_dataset, column, self.args, self._candidates_in_all)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
         """Compute the plain trainer's loss, weighted where the examples of a batch are."""
@@ -219,6 +220,15 @@ class CoresetTrainerMixin(ResumingMixin):
         """Candidates drawn for a micro-batch."""
         batch_size: int = self._train_batch_size
         return round(batch_size * float(self.args.candidate_ratio))
+
+    @property
+    def _candidates_in_all(self) -> int:
+        """Candidates of the whole run, in all processes."""
+        args = self.args
+        if args.max_steps <= 0:
+            return math.ceil(float(args.num_train_epochs) * len(self.train_dataset))
+        batches: int = args.max_steps * args.gradient_accumulation_steps * args.world_size
+        return batches * self._candidates_per_batch
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Log the averages of selection with those of the training step."""
