@@ -153,7 +153,7 @@ def add_time(page: Page, results: Results) -> None:
             continue
         result = mixture.pace.result
         page.add(
-            f"`{mixture.label}`, medians of {len(result.repeats)} turns, on "
+            f"`{mixture.label}`, the whole of {len(result.repeats)} turns, on "
             f"{result.machine.get('accelerator') or result.machine.get('processor', 'unknown')} "
             f"([result](../benchmarks/results/{result.name})):",
             cost_tables.pace_table(mixture),

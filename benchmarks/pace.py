@@ -1,8 +1,8 @@
 """Seconds of an optimiser step of each arm of `benchmarks.quality`, in one process.
 
 All arms train the same model on the same data. They take turns, a step each, so that a machine that
-slows down or speeds up favours none; a ratio is of two steps of the same turn, and the median over
-turns counts. It says how many steps of one arm take the time of how many of another.
+slows down or speeds up favours none. A ratio is of the time of all turns, since batches differ in
+length; it says how many steps of one arm take the time of how many of another.
 
 ``python -m benchmarks.pace`` runs on the generated mixture; ``--data FILE`` on one's own.
 """
@@ -90,12 +90,11 @@ def cycle_batches(trainer: CoLMSFTTrainer) -> Any:
 
 
 def summarise(turns: list[dict[str, float]]) -> dict[str, float]:
-    """Medians over turns: of seconds, and of their ratios within a turn to the reference's."""
-    summary = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
-    reference = f"{REFERENCE}/seconds"
-    for name in list(summary) if reference in summary else []:
-        ratios = [turn[name] / turn[reference] for turn in turns]
-        summary[f"{name.removesuffix('/seconds')}_over_plain_r"] = statistics.median(ratios)
+    """Mean seconds over turns, and their ratios to the reference's."""
+    summary = {name: statistics.fmean(turn[name] for turn in turns) for name in turns[0]}
+    reference = summary.get(f"{REFERENCE}/seconds")
+    for name, seconds in list(summary.items()) if reference else []:
+        summary[f"{name.removesuffix('/seconds')}_over_plain_r"] = seconds / reference
     return summary
 
 

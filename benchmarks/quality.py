@@ -48,8 +48,8 @@ class Arm:
     Attributes:
         options: of ``CoLMConfig``, beside what all arms share.
         size: examples in a training batch over r.
-        steps: of the run over those of colm, rounded to whole measurements: about what takes the
-            same time, as far as that is more.
+        steps: of the run over those of colm, rounded to whole measurements: at least what takes the
+            same time.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -61,13 +61,13 @@ PLAIN = {"candidate_ratio": 1.0, "selector": "none"}
 NO_SMALL = {"small_sources": ["none"]}
 ARMS = {
     "balanced sampling": Arm(),
-    "plain r": Arm(PLAIN, steps=1.5),
+    "plain r": Arm(PLAIN, steps=2),
     "plain n": Arm(PLAIN, size=2),
     "plain 2n": Arm(PLAIN, size=4),
     "weighted sampling, random": Arm(
-        {"selector": "random", "candidate_sampling": "inverse_source_size"} | NO_SMALL, steps=1.5
+        {"selector": "random", "candidate_sampling": "inverse_source_size"} | NO_SMALL, steps=2
     ),
-    "small sources, random": Arm({"selector": "small_random"}, steps=1.5),
+    "small sources, random": Arm({"selector": "small_random"}, steps=2),
     "CoLM": Arm({"preset": "colm"}),
     "SSM": Arm({"preset": "ssm"}),
     "CoLM, exact gradients": Arm({"preset": "colm", "gradient": "exact"}),
@@ -76,7 +76,7 @@ ARMS = {
     "highest loss": Arm({"selector": "top_loss"}),
     "longest": Arm({"selector": "longest"}, steps=1.5),
     # What the draws of the default do by themselves, and its selector.
-    "UniMax, random": Arm({"selector": "random", "candidate_sampling": "unimax"}, steps=1.5),
+    "UniMax, random": Arm({"selector": "random", "candidate_sampling": "unimax"}, steps=2),
     "balanced sampling, uniform draws": Arm({"candidate_sampling": "uniform"}),
     "gradient matching": Arm({"selector": "gradient_matching"}),
 }

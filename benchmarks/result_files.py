@@ -83,7 +83,7 @@ class Pace:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Time of a step over that of plain r, by arm: the median over turns."""
+        """Time of a step over that of plain r, by arm: of all turns."""
         end = "_over_plain_r"
         found = self.result.summary.items()
         return {name.removesuffix(end): ratio for name, ratio in found if name.endswith(end)}
