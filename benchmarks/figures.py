@@ -41,6 +41,7 @@ def make_page(results: Results) -> Page:
     add_time(page, results)
     add_memory(page, results)
     add_variance(page, results)
+    add_drift(page, results)
     add_convergence(page, results)
     add_selection(page, results)
     return page
@@ -119,8 +120,29 @@ def add_ablations(page: Page, results: Results) -> None:
                     quality_tables.steps_table(mixture, arms),
                     quality_tables.varied_sentence(mixture, arms),
                 )
-        if not any(arms for _, arms in found):
+        scored = add_scores(page, results, option)
+        if not scored and not any(arms for _, arms in found):
             page.add(f"Open: no run varies `{option}` yet.")
+
+
+def add_scores(page: Page, results: Results, option: str) -> bool:
+    """How well selections match gradients where an option of CoLM is varied, if that is known."""
+    match = results.ablations
+    arms = selection_tables.ablated(match, option) if match else []
+    if match is None or not arms:
+        return False
+    kept = max(match.settings["r"])
+    page.add(
+        "Not by training: with SSM's one random direction the gradient of an example is a number "
+        "times that direction, so whichever dimensions are kept, distances keep their order and "
+        "the same examples are selected. With exact gradients, normalised as CoLM does, they can "
+        "differ. How close the gradient of what is kept then comes to that of all candidates, "
+        f"squared, over the same for random mini-batches, {len(match.repeats)} batches "
+        f"([result](../benchmarks/results/{match.name})):",
+        selection_tables.variance_table(match, kept, arms),
+        selection_tables.ablation_sentence(match, kept, arms),
+    )
+    return True
 
 
 def add_cost(page: Page, results: Results) -> None:
@@ -201,6 +223,23 @@ def add_variance(page: Page, results: Results) -> None:
     draw = partial(result_plots.plot_variance, match)
     page.plot("variance", "Variance over that of random", draw)
     page.add(" ".join(selection_tables.variance_sentences(match)))
+
+
+def add_drift(page: Page, results: Results) -> None:
+    """Whether errors of selections average out over mini-batches."""
+    page.section("Errors that add up", papers.DRIFT)
+    drift = results.drift
+    if drift is None:
+        page.add(NOT_HERE)
+        return
+    page.add(
+        "Distance of the mean gradient of what is kept from that of all candidates, both over "
+        "label tokens, over the same for random mini-batches: of a single batch, and of the sum of "
+        f"the errors of {len(drift.repeats)} batches. Errors that average out leave both alike; "
+        "where the same is left out in every batch, the second is the larger "
+        f"([result](../benchmarks/results/{drift.name})).",
+        selection_tables.drift_table(drift),
+    )
 
 
 def add_convergence(page: Page, results: Results) -> None:

@@ -148,6 +148,7 @@ VARIANCE = Report(
     ),
     "the values drawn",
 )
+DRIFT = Report((), "whether the papers measure this")
 CONVERGENCE = Report(
     (Claim("CoLM converges much faster than plain fine-tuning", f"{CAPTION}, part c"),),
     "the values drawn",

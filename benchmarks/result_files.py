@@ -154,6 +154,8 @@ class Results:
 
     mixtures: list[Mixture]
     match: Result | None
+    ablations: Result | None
+    drift: Result | None
     memory: list[Result]
     steps: list[Result]
 
@@ -171,6 +173,12 @@ def read_results(folder: Path) -> Results:
             key=lambda mixture: (-sum(map(len, mixture.runs.values())), mixture.label),
         ),
         match=max(matches, key=lambda one: (len(one.repeats), one.date), default=None),
+        ablations=max(
+            (one for one in matches if one.settings.get("ablations")),
+            key=lambda one: one.date,
+            default=None,
+        ),
+        drift=max(_results(folder, "drift"), key=lambda one: one.date, default=None),
         memory=latest(_results(folder, "memory"), measured_work),
         steps=latest(_results(folder, "step"), measured_work),
     )

@@ -1,5 +1,6 @@
 """Tables and sentences about what is selected: convergence, sources, lengths and gradients."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from benchmarks.quality_tables import DEFAULT, arms_of
@@ -21,6 +22,15 @@ MATCHED = (
     "gradient matching",
     "all gradients known, gradient matching",
 )
+#: What its ablations vary, and how their names begin and end.
+VARIED = "CoLM, exact gradients"
+ABLATIONS = {
+    "dimension_criterion": ("CoLM, exact, dimensions by ", ""),
+    "kept_dimensions": ("CoLM, exact, ", " dimensions"),
+}
+#: What the drift benchmark says of errors.
+DRIFTS = {"raw": "gradient", "adam": "as Adam scales it"}
+DRIFT = {"score": "A single batch", "drift": "The sum of all batches"}
 KINDS = {"raw": "Mean over examples", "tokens_raw": "Mean over label tokens"}
 
 
@@ -126,14 +136,60 @@ def variance(result: Result, arm: str, kept: int, kind: str) -> Spread:
     return Spread(tuple(row[name] ** 2 for row in result.repeats if name in row))
 
 
-def variance_table(result: Result, kept: int) -> str:
+def variance_table(result: Result, kept: int, arms: Iterable[str] = MATCHED) -> str:
     """Return the variance of each selector over that of random mini-batches."""
     rows = [
         [arm, *(variance(result, arm, kept, kind).show(2) for kind in KINDS)]
-        for arm in MATCHED
+        for arm in arms
         if variance(result, arm, kept, "raw").values
     ]
     return table([f"Kept {kept} of {result.settings['n']}", *KINDS.values()], rows)
+
+
+def ablated(result: Result, option: str) -> list[str]:
+    """Return the selectors that vary an option, after the one that they vary; none without any."""
+    begin, end = ABLATIONS[option]
+    names = dict.fromkeys(key.split("/")[0] for key in result.repeats[-1])
+    found = [name for name in names if name.startswith(begin) and name.endswith(end)]
+    return [VARIED, *found] if found else []
+
+
+def ablation_sentence(result: Result, kept: int, arms: list[str]) -> str:
+    """Return which of the selectors the first is told apart from, batch by batch."""
+    first, *others = arms
+    said: dict[str, list[str]] = {"less": [], "more": []}
+    for arm in others:
+        pairs = zip(
+            variance(result, arm, kept, "tokens_raw").values,
+            variance(result, first, kept, "tokens_raw").values,
+            strict=True,
+        )
+        change = Spread(tuple(ours - theirs for ours, theirs in pairs))
+        if abs(change.mean) > 2 * _standard_error(change) > 0:
+            said["less" if change.mean < 0 else "more"].append(arm)
+    told = [f"{word} than {first}: {join(names)}" for word, names in said.items() if names]
+    return (
+        f"By the mean over label tokens, beyond two standard errors of the difference, "
+        f"{'; '.join(told)}."
+        if told
+        else f"None is told apart from {first} by the mean over label tokens."
+    )
+
+
+def drift_table(result: Result) -> str:
+    """Return errors of selectors over those of random mini-batches, of one batch and summed up."""
+    last = result.repeats[-1]
+    names = dict.fromkeys(key.split("/")[0] for key in last if "/" in key)
+    kept = max(result.settings["r"])
+    rows = [
+        [
+            name,
+            *(f"{last[f'{name}/{kept}/{kind}/{what}']:.2f}" for kind in DRIFTS for what in DRIFT),
+        ]
+        for name in names
+    ]
+    heads = [f"{what}, {kind}" for kind in DRIFTS.values() for what in DRIFT.values()]
+    return table([f"Kept {kept} of {result.settings['n']}", *heads], rows)
 
 
 def variance_sentences(result: Result) -> list[str]:
@@ -173,7 +229,10 @@ def _why_not_less(result: Result, kept: int) -> list[str]:
 
 def _beside_random(spread: Spread) -> str:
     """Less or more than random where the mean is two standard errors from 1."""
-    error = (spread.deviation or 0.0) / len(spread.values) ** 0.5
-    if len(spread.values) < 2 or abs(spread.mean - 1) <= 2 * error:
+    if len(spread.values) < 2 or abs(spread.mean - 1) <= 2 * _standard_error(spread):
         return "not told apart from random"
     return "less than random" if spread.mean < 1 else "more than random"
+
+
+def _standard_error(spread: Spread) -> float:
+    return (spread.deviation or 0.0) / len(spread.values) ** 0.5

@@ -119,6 +119,43 @@ def test_at_equal_time_losses_lie_on_the_line_between_measurements(folder):
     assert "| CoLM (40.0 steps, 80 % of the time) | 3 | 1.810 ±" in main
 
 
+def test_ablations_are_told_apart_batch_by_batch(folder):
+    """The range of the first is wide, but others are above or level with it in each batch."""
+    first = {"CoLM, exact gradients": 1.0, "CoLM, exact, dimensions by weight": 1.2}
+    second = {"CoLM, exact gradients": 2.0, "CoLM, exact, dimensions by weight": 2.1}
+    names = ("CoLM, exact, dimensions by random", "CoLM, exact, 16 dimensions")
+    repeats = [
+        {
+            f"{arm}/{kept}/{kind}": score
+            for kept in (8, 16)
+            for kind in ("raw", "tokens_raw")
+            for arm, score in (row | dict(zip(names, level, strict=True))).items()
+        }
+        for row, level in ((first, (1.1, 0.9)), (second, (1.9, 1.8)))
+    ]
+    write(folder / "match-2.json", {"n": 32, "r": [8, 16], "ablations": True}, repeats)
+    page = page_of(folder)
+    criterion, sparsity = section(page, "Selection criterion"), section(page, "Sparsity level")
+    assert "Open" not in criterion + sparsity
+    assert "| CoLM, exact, dimensions by weight | 2.92 ±" in criterion
+    assert "more than CoLM, exact gradients: CoLM, exact, dimensions by weight." in criterion
+    assert "16 dimensions" not in criterion
+    assert "| CoLM, exact, 16 dimensions | 2.03 ±" in sparsity
+    assert "dimensions by" not in sparsity
+
+
+def test_drift_is_that_of_the_last_batch(folder):
+    assert "Open" in section(page_of(folder), "Errors that add up")
+    kinds = [(kind, what) for kind in ("raw", "adam") for what in ("score", "drift")]
+    repeats = [
+        {"batches": float(batch)}
+        | {f"longest/16/{kind}/{what}": batch + at for at, (kind, what) in enumerate(kinds)}
+        for batch in (1, 2)
+    ]
+    write(folder / "drift-1.json", {"n": 32, "r": [16]}, repeats)
+    assert "| longest | 2.00 | 3.00 | 4.00 | 5.00 |" in section(page_of(folder), "Errors that add")
+
+
 def test_a_measure_is_interpolated_and_never_continued(folder):
     (mixture,) = read_results(folder).mixtures
     run = mixture.runs["plain r"][0]
@@ -181,7 +218,7 @@ def test_what_is_missing_is_said(folder):
 def test_without_results_everything_is_open(tmp_path):
     page = page_of(tmp_path)
     sections = page.split("\n## ")[2:]
-    assert len(sections) == 13
+    assert len(sections) == 14
     assert all("Open:" in part for part in sections)
     assert "±" not in page.split("\n## ", 1)[1]
 

@@ -112,6 +112,22 @@ def test_features_are_asked_for_once_and_only_where_there_is_a_choice():
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize("criterion", ["gradient", "weight", "weight_gradient", "random"])
+@pytest.mark.parametrize("kept", [1, 4, 10])
+def test_along_one_direction_it_plays_no_part_which_dimensions_are_kept(criterion, kept):
+    """Distances of SSM are those of numbers, whatever the dimensions: its ablations are moot."""
+    along, sources = candidates(d=1)
+    features = along * torch.linspace(0.5, 2, 10)
+
+    def selected(**options):
+        selector = CoresetSelector("ssm", normalisation="none", small_sources="none", **options)
+        chosen = selector.select(features, 8, sources=sources, weight=torch.ones(10))
+        return chosen.indices.tolist()
+
+    expected = selected(kept_dimensions=10)
+    assert selected(kept_dimensions=kept, dimension_criterion=criterion) == expected
+
+
 @pytest.mark.parametrize("name", ["colm", "mean_matching"])
 def test_rows_that_are_not_finite_are_left_out(name):
     features, sources = candidates()
