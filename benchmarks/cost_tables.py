@@ -7,6 +7,8 @@ from benchmarks.standings import ABSENT, Spread, table
 
 #: What the memory benchmark calls arms of `benchmarks.quality`. It looks as the default does.
 WAYS = {"plain r": "plain_r", "plain n": "plain_n", "plain 2n": "plain_2n", DEFAULT: "colm"}
+#: The default's selector on the draws that plain training has.
+UNIFORM = f"{DEFAULT}, uniform draws"
 HELD = ("weight_bytes", "gradient_bytes", "optimizer_bytes")
 
 
@@ -142,6 +144,34 @@ def pace_sentences(pace: Pace) -> list[str]:
             "selection takes. Which examples are kept matters as well: long ones take longer."
         )
     return said or ["Open: larger mini-batches have not been timed beside these."]
+
+
+def worth_table(mixture: Mixture, match: Result | None) -> str:
+    """Return what steps are worth in plain examples, beside their time; empty where not measured.
+
+    Errors that are random ones leave what is kept with the variance of a plain mini-batch of m
+    examples, 1/m = 1/n + s^2 (1/r - 1/n), s being the match score.
+    """
+    kept = int(mixture.settings["r"])
+    ratio = int(mixture.settings["n"]) / kept
+    fitting = [r for r in match.settings["r"] if match.settings["n"] == r * ratio] if match else []
+    if match is None or mixture.pace is None or not fitting:
+        return ""
+    squares = [
+        row[name] ** 2
+        for row in match.repeats
+        if (name := f"{DEFAULT}/{fitting[0]}/tokens_raw") in row
+    ]
+    worth = {"plain r": 1.0, "plain n": ratio, "plain 2n": 2 * ratio}
+    if squares:
+        share = 1 / ratio
+        worth[UNIFORM] = 1 / (share + Spread(tuple(squares)).mean * (1 - share))
+    rows = [
+        [arm, f"{of:.2f}", f"{time:.2f}", f"{of / time:.2f}"]
+        for arm, of in worth.items()
+        if (time := mixture.pace.ratios.get(arm))
+    ]
+    return table(["Mini-batches", "Worth, in plain r", "Time, in plain r", "Worth of time"], rows)
 
 
 def step_table(results: list[Result]) -> str:

@@ -183,6 +183,13 @@ def add_time(page: Page, results: Results) -> None:
         draw = partial(result_plots.plot_pace, mixture)
         page.plot(f"{mixture.label}-pace", "Time of a step", draw)
         page.add(" ".join(cost_tables.pace_sentences(mixture.pace)))
+        if worth := cost_tables.worth_table(mixture, results.match):
+            page.add(
+                "What a step is worth: a plain mini-batch of how many examples has a gradient of "
+                "as little variance, by the match score ([when it pays](method.md#when-it-pays)). "
+                "Below 1 in the last column, plain steps on r get further in the time:",
+                worth,
+            )
     if results.steps:
         page.add(
             "Steps by themselves: over the ideal, which is a forward of n without gradients and a "

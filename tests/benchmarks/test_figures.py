@@ -156,6 +156,17 @@ def test_drift_is_that_of_the_last_batch(folder):
     assert "| longest | 2.00 | 3.00 | 4.00 | 5.00 |" in section(page_of(folder), "Errors that add")
 
 
+def test_what_a_step_is_worth_beside_its_time(folder):
+    """Scores of 0.5 and 0.7 of 16 of 32: 1 / (1/2 + 0.37/2) plain r, in 1.25 of its time."""
+    assert "What a step is worth" in section(page_of(folder), "Time")
+    write_pace(folder, paces=PACES | {"balanced sampling, uniform draws": 1.25})
+    time = section(page_of(folder), "Time")
+    assert "| plain n | 2.00 | 1.90 | 1.05 |" in time
+    assert "| balanced sampling, uniform draws | 1.46 | 1.25 | 1.17 |" in time
+    (folder / "match-1.json").unlink()
+    assert "What a step is worth" not in section(page_of(folder), "Time")
+
+
 def test_a_measure_is_interpolated_and_never_continued(folder):
     (mixture,) = read_results(folder).mixtures
     run = mixture.runs["plain r"][0]
