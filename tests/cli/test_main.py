@@ -34,6 +34,28 @@ def test_help_takes_well_under_a_second() -> None:
     assert min(seconds) < 1
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("plan", ("--config", "--tokens")), ("select", ("--config", "--batches", "--output"))],
+)
+def test_commands_with_the_options_of_sft_answer_at_once(command: str, options) -> None:
+    code = (
+        "import sys\nfrom colm.cli import main\n"
+        f"try:\n    main(['{command}', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+    )
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        seconds.append(time.perf_counter() - started)
+        assert done.stdout.splitlines()[-1] == "[]"
+        assert all(option in done.stdout for option in options)
+    assert min(seconds) < 1
+
+
 def test_the_package_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "colm.cli", "--version"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 
 from colm.cli import main
 
+pytestmark = pytest.mark.usefixtures("no_progress_bars")
 SOURCES = {"algebra": 12, "logic": 8, "rare": 2}
 QUICK = (
     "--max_steps=2",
@@ -26,19 +26,6 @@ QUICK = (
     "--save_strategy=no",
     "--disable_tqdm=true",
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_progress_bars() -> Iterator[None]:
-    """What a process without a terminal has from the start, tests set: datasets is loaded."""
-    import datasets
-    from transformers.utils import logging
-
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
-    datasets.enable_progress_bars()
 
 
 def records(layout: str) -> list[dict]:

@@ -1,19 +1,21 @@
 """``colm demo``: CoLM and random mini-batches, side by side, on a small model and a mixture."""
 
 import argparse
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colm.cli.demo_comparison import ADAPTER_NAME, run_comparison
+from colm.cli.libraries import set_environment
+from colm.cli.options import check_counts
 
 if TYPE_CHECKING:
     from colm.reports import Comparison
 
 DEFAULT_FOLDER = Path("runs/demo")
 REPORT_NAME = "report.html"
+WITHOUT_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 #: Every option, and what ``add_argument`` takes for it.
@@ -103,12 +105,10 @@ def run(namespace: argparse.Namespace) -> int:
         FileNotFoundError: A data file is not there.
     """
     began = time.monotonic()
-    for option in ("steps", "batch_size", "held_out", "max_length"):
-        if getattr(namespace, option) < 1:
-            name = option.replace("_", "-")
-            raise ValueError(f"--{name} must be at least 1; got {getattr(namespace, option)}.")
+    check_counts(namespace, ["steps", "batch_size", "held_out", "max_length"])
     folder = choose_folder(namespace.output_dir)
-    _set_environment(downloads=namespace.model is not None)
+    downloads = namespace.model is not None
+    set_environment(**({} if downloads else WITHOUT_BARS))
     try:
         comparison = run_comparison(namespace, folder)
     except ModuleNotFoundError as error:
@@ -145,22 +145,6 @@ def choose_folder(output_dir: str | None) -> Path:
 
 def _is_taken(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-
-
-def _set_environment(downloads: bool) -> None:
-    """Set what the libraries read when they are first imported, unless the user has."""
-    variables = {
-        # Threads that wait by spinning make training many times slower on a machine that is busy.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TOKENIZERS_PARALLELISM": "false",
-        # Their notes and bars would break into the demo's own lines.
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }
-    if not downloads:
-        variables |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    for name, value in variables.items():
-        os.environ.setdefault(name, value)
 
 
 def _finish(comparison: "Comparison", folder: Path, seconds: float) -> None:

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import logging
-import os
 import time
 import warnings
 from collections.abc import Mapping
@@ -11,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from colm.cli.evaluate_result import evaluate, journal_of, table
+from colm.cli.libraries import set_environment, silence_bitsandbytes
+from colm.cli.options import check_counts
 
 METHODS = ("auto", "program", "chain", "direct", "options")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -136,7 +136,8 @@ def run(namespace: argparse.Namespace) -> int:
     began = time.monotonic()
     _check(namespace)
     output = _output(namespace)
-    _set_environment()
+    set_environment(TQDM_DISABLE="1")
+    silence_bitsandbytes()
     with warnings.catch_warnings():
         # What the libraries will change one day is not for who evaluates.
         warnings.simplefilter("ignore", FutureWarning)
@@ -152,10 +153,7 @@ def run(namespace: argparse.Namespace) -> int:
 
 def _check(namespace: argparse.Namespace) -> None:
     """Refuse what argparse lets pass."""
-    for option in ("max_new_tokens", "batch_size", "limit", "max_length"):
-        value = getattr(namespace, option)
-        if value is not None and value < 1:
-            raise ValueError(f"--{option.replace('_', '-')} must be at least 1; got {value}.")
+    check_counts(namespace, ["max_new_tokens", "batch_size", "limit", "max_length"])
     if not 0 < namespace.program_seconds < float("inf"):
         raise ValueError(
             f"--program-seconds must be above 0 and finite; got {namespace.program_seconds}."
@@ -175,21 +173,6 @@ def _output(namespace: argparse.Namespace) -> Path:
             f"--output {output} is there already; name another, or write over it with --no-resume"
         )
     return output
-
-
-def _set_environment() -> None:
-    """Set what the libraries read when they are first imported, unless the user has."""
-    variables = {
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TQDM_DISABLE": "1",
-    }
-    for name, value in variables.items():
-        os.environ.setdefault(name, value)
-    # Says on import what this machine's processor cannot do, which nobody asked for.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _write(result: Mapping[str, Any], output: Path) -> None:

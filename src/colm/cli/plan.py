@@ -2,10 +2,12 @@
 
 import argparse
 import json
-import logging
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from colm.cli.libraries import silence_bitsandbytes
+from colm.cli.options import add_sft_options, parse_sft_options
 
 if TYPE_CHECKING:
     from colm.planning.plan import Plan, StepPlan
@@ -31,17 +33,12 @@ def add_parser(subparsers: Any) -> None:
         "r, n and 2n examples. Of the model only its configuration is read; of the data nothing. "
         "Takes every option of colm sft, which colm sft --help lists.",
     )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        action="append",
-        help="recipe: a YAML file of options; of several, later ones go before earlier ones",
-    )
+    add_sft_options(parser)
     parser.add_argument(
         "--tokens", type=int, metavar="T", help="tokens of an example (default: max_length)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, in bytes")
-    parser.set_defaults(run=run, takes_rest=True)
+    parser.set_defaults(run=run)
 
 
 def run(namespace: argparse.Namespace) -> int:
@@ -53,17 +50,13 @@ def run(namespace: argparse.Namespace) -> int:
     Returns:
         Exit code 0.
     """
-    recipes = [word for path in namespace.config or () for word in ("--config", path)]
-    # Says on import what this machine's processor cannot do, which nobody asked for.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    silence_bitsandbytes()
     with warnings.catch_warnings():
         # What the libraries deprecate is not for who plans.
         warnings.simplefilter("ignore", FutureWarning)
         from colm.planning.plan import make_plan
-        from colm.training.arguments import parse_arguments
 
-        arguments = parse_arguments([*recipes, *namespace.rest])
-        plan = make_plan(arguments, namespace.tokens)
+        plan = make_plan(parse_sft_options(namespace), namespace.tokens)
     print(json.dumps(plan.to_dict(), indent=1) if namespace.json else describe(plan))
     return 0
 

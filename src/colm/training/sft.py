@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import get_peft_config, get_quantization_config
@@ -15,6 +15,8 @@ from colm.training.output_folder import find_checkpoint
 from colm.training.trainer import CoLMSFTTrainer
 
 logger = logging.getLogger(__name__)
+
+AnyTrainer = TypeVar("AnyTrainer", bound=CoLMSFTTrainer)
 
 
 def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
@@ -31,25 +33,44 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
         ValueError: Something the options ask for cannot be; nothing has been written then.
     """
     training = arguments.training
-    if not arguments.model.model_name_or_path:
-        raise ValueError("no model: set model_name_or_path to a folder or the name of a hub model")
     checkpoint = find_checkpoint(
         training.output_dir, training.resume_from_checkpoint, training.candidate_ratio == 1
     )
-    tokenizer = _load_tokenizer(arguments)
-    conversational = bool(tokenizer.chat_template or training.chat_template_path)
-    with training.main_process_first(desc="loading data"):
-        examples = load_examples(arguments, conversational)
-    trainer = _build_trainer(arguments, tokenizer, examples)
-    report_unlabelled("evaluation", examples.test, trainer.eval_dataset, training)
-    for note in examples.notes:
-        logger.info(note)
+    trainer = build_trainer(arguments, CoLMSFTTrainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     _save(trainer, arguments)
     return trainer
 
 
+def build_trainer(arguments: SFTArguments, trainer_class: type[AnyTrainer]) -> AnyTrainer:
+    """Load model and data as the options of a run say, and return a trainer that has them.
+
+    Args:
+        arguments: Options of the run.
+        trainer_class: What it is to be.
+
+    Returns:
+        The trainer, before it trains; what is worth knowing about the data has been logged.
+
+    Raises:
+        FileNotFoundError: A local file is not there.
+        ValueError: Something the options ask for cannot be.
+    """
+    training = arguments.training
+    tokenizer = _load_tokenizer(arguments)
+    conversational = bool(tokenizer.chat_template or training.chat_template_path)
+    with training.main_process_first(desc="loading data"):
+        examples = load_examples(arguments, conversational)
+    trainer = _make_trainer(arguments, trainer_class, tokenizer, examples)
+    report_unlabelled("evaluation", examples.test, trainer.eval_dataset, training)
+    for note in examples.notes:
+        logger.info(note)
+    return trainer
+
+
 def _load_tokenizer(arguments: SFTArguments) -> PreTrainedTokenizerBase:
+    if not arguments.model.model_name_or_path:
+        raise ValueError("no model: set model_name_or_path to a folder or the name of a hub model")
     name = str(arguments.model.model_name_or_path)
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise ValueError(f"model_name_or_path: there is no folder {name}")
@@ -63,14 +84,17 @@ def _load_tokenizer(arguments: SFTArguments) -> PreTrainedTokenizerBase:
         raise ValueError(f"cannot load the tokenizer of model '{name}': {error}") from error
 
 
-def _build_trainer(
-    arguments: SFTArguments, tokenizer: PreTrainedTokenizerBase, examples: Examples
-) -> CoLMSFTTrainer:
+def _make_trainer(
+    arguments: SFTArguments,
+    trainer_class: type[AnyTrainer],
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Examples,
+) -> AnyTrainer:
     """The trainer; what the libraries object to in the options is the user's to mend."""
     _, training, model, _ = arguments
     training.model_init_kwargs = _model_init_kwargs(arguments)
     try:
-        return CoLMSFTTrainer(
+        return trainer_class(
             model=model.model_name_or_path,
             args=training,
             train_dataset=examples.train,
