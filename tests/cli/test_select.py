@@ -208,11 +208,19 @@ def test_a_file_that_is_there_is_left_alone(options, capsys) -> None:
     assert Path("kept.jsonl").read_text() == "mine"
 
 
-def test_a_file_that_cannot_be_written_costs_no_table(options, capsys) -> None:
-    assert main(["select", *options, "--batches=1", "--output=train.jsonl/kept.jsonl"]) == 2
+def test_a_file_that_cannot_be_written_is_noticed_before_the_work(options, capsys) -> None:
+    assert main(["select", *options, "--batches=1", "--output=train.jsonl/new/kept.jsonl"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "--output train.jsonl/new/kept.jsonl cannot be written: " in shown.err
+
+
+def test_writing_that_fails_in_the_end_costs_no_table(options, capsys) -> None:
+    longest = "k" * 255  # No room for the ending of a file that is not whole yet.
+    assert main(["select", *options, "--batches=1", f"--output={longest}"]) == 2
     shown = capsys.readouterr()
     assert "label tokens kept" in shown.out
-    assert "--output train.jsonl/kept.jsonl cannot be written: " in shown.err
+    assert f"--output {longest} cannot be written: " in shown.err
 
 
 def test_a_recipe_will_do(options, tmp_path: Path, capsys) -> None:

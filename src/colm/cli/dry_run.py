@@ -93,9 +93,17 @@ def _check(namespace: argparse.Namespace) -> None:
             f"colm select is for one process, and this is one of {os.environ['WORLD_SIZE']}: "
             "start it by itself, without torchrun or accelerate launch"
         )
-    output = namespace.output
-    if output is not None and output.exists():
+    if namespace.output is not None:
+        _check_output(namespace.output)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a file that is there, or that hours of selecting could not write in the end."""
+    if output.exists():
         raise ValueError(f"--output {output} is there already: name another file")
+    folder = next(each for each in output.absolute().parents if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"--output {output} cannot be written: {folder} is no folder to write in")
 
 
 def _write(candidates: Sequence["Candidate"], output: Path) -> None:
