@@ -299,6 +299,16 @@ BREAK_OUTS = {
         "_posixshmem.shm_unlink(name); print('BROKEN OUT')",
         hook_holds=False,
     ),
+    "files out of sight": BreakOut(
+        # Mapped files take their place without a name and without a descriptor.
+        did,
+        LIBC + "libc.mmap.restype = ctypes.c_void_p\n"
+        "for _ in range(40):\n"
+        "    file = os.open('a', os.O_RDWR | os.O_CREAT); os.write(file, bytes(2**20))\n"
+        "    assert libc.mmap(None, ctypes.c_size_t(4096), 1, 2, file, ctypes.c_long(0)) > 0\n"
+        "    os.close(file); os.unlink('a')\n"
+        "print('BROKEN OUT')",
+    ),
     "folders in folders": BreakOut(
         did,
         "import os\nfor _ in range(200): os.mkdir('a'); os.chdir('a')\nprint('BROKEN OUT')",

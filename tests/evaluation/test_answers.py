@@ -47,6 +47,18 @@ def test_equals_one_prompt_at_a_time(tiny_model, batch_size: int) -> None:
     assert len({len(answer) for answer in answers}) > 1
 
 
+def test_a_model_s_own_settings_leave_it_greedy(tiny_model) -> None:
+    settings = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "num_beams": 3}
+    before = {name: getattr(tiny_model.generation_config, name) for name in settings}
+    expected = [slow_answer(tiny_model, p, 6, end_token=0) for p in PROMPTS]
+    try:
+        tiny_model.generation_config.update(**settings)
+        answers = generate_answers(tiny_model, PROMPTS, str, end_token=0, max_new_tokens=6)
+    finally:
+        tiny_model.generation_config.update(**before)
+    assert answers == expected
+
+
 def test_training_mode_is_restored(tiny_model) -> None:
     tiny_model.train()
     generate_answers(tiny_model, PROMPTS[:1], as_text, end_token=2, max_new_tokens=1)

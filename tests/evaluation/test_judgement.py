@@ -1,11 +1,13 @@
 r"""Answers judged by hand: the table is the specification, with wrong answers that stay wrong."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm.evaluation.equivalence import FormulaComparison
-from colm.evaluation.final_answer import answer_kind, final_answer, marked_answer
+from colm.evaluation.final_answer import answer_kind, choices_of, final_answer, marked_answer
 from colm.evaluation.judgement import judge, same_answer
 from colm.evaluation.quantities import parse_quantity
 
@@ -78,6 +80,39 @@ NUMBERS = [
     ("The answer is 3.5", "3", False),
     ("The answer is 3. There were 4 before.", "3", True),
     ("1e999999999", "5", False),
+    ("The answer is $1{,}200$.", "1200", True),
+    (r"The answer is $10\text{ cm}^2$.", "10", True),
+    (r"The answer is $\approx 12.5$.", "12.5", True),
+    (r"The answer is $\frac{25}{3} \approx 8.33$.", r"\frac{25}{3}", True),
+    ("The answer is 2.4 (or 12/5).", "2.4", True),
+    # Marks that no number follows.
+    ("The answer is 12. This answer is correct.", "12", True),
+    (r"So $\boxed{12}$. I check the answer: it is reasonable.", "12", True),
+    ("He has 12. I hope this answer is helpful.", "12", False),
+    # Several values: the first counts, in words and as programs print them.
+    ("The answer is x = 15 and y = 9.", "15", True),
+    ("The answer is x = 15, y = 9.", "9", False),
+    ("[15, 9]", "15", True),
+    ("(15.0, 9.0)", "9", False),
+    ("15 9", "15", True),
+    ("{x: 15, y: 9}", "15", True),
+    ("{'novelists': 15, 'poets': 9}", "15", True),
+    ("[np.float64(15.0), np.float64(9.0)]", "15", True),
+    ("Matrix([[15], [9]])", "15", True),
+    ("Fraction(9, 7)", "9/7", True),
+    ("[Fraction(9, 7), Fraction(1, 2)]", "9/7", True),
+    ("\\boxed{90\\text{ square\nunits}}", "90", True),
+    ("Poets: 15, novelists: 9", "15", True),
+    ("5 + 7 = 12", "12", True),
+    ("He needs 3 boxes for 36 eggs", "36", True),
+]
+#: What a model writes that does not stop.
+NEXT_QUESTIONS = [
+    "\n\n### Instruction:\nAnd of France?\n\n### Response:\nThe answer is 35.",
+    "\n\nQuestion: And of France?\nAnswer: 35",
+    "\nQ: And of 35 of them?",
+    "<|im_end|>\n<|im_start|>user\nThe answer is 35.",
+    "</s> 35",
 ]
 WORDS = [
     ("The answer is B.", "B", True),
@@ -103,6 +138,14 @@ WORDS = [
     ("The answer is Evelyn.", r"\text{Evelyn}", True),
     ("The answer is the Federal Palace in Bern.", "The Federal Palace", False),
     ("", "Friday", False),
+    ("The answer is the web.", "A", True),
+    ("The answer is a tree.", "B", True),
+    ("The answer is B because A is hotter.", "B", True),
+    ("B\n\nThe web, A, is lower.", "B", True),
+    ("['B']", "B", True),
+    ("The answer is A and B.", "B", False),
+    ("The answer is (A) or (B).", "A", False),
+    ("Neither A nor B.", "B", False),
 ]
 FORMULAS = [
     (r"The answer is $\frac{\sqrt{2}}{2}$.", r"\frac{1}{\sqrt{2}}", True),
@@ -152,6 +195,20 @@ FORMULAS = [
     ("3 - 5i", "3 + 5i", False),
     (r"\cos 58^\circ", r"\cos 58^\circ", True),
     (r"\frac{c}{a}", r"\frac{a}{c}", False),
+    ("The answer to the last question is [3].", "[3]", True),
+    ("**Answer**: 2x", "2x", True),
+    ("The answer is $2x$. This answer is correct.", "2x", True),
+    ("The answer is 3, 5.", "[3, 5]", True),
+    ("The answer is 5, 3.", "[3, 5]", False),
+    ("(3, 5)", "[3, 5]", False),
+    ("-375 + 500*I", "-375 + 500i", True),
+    ("(3-5j)", "3 - 5i", True),
+    ("(3+5j)", "3 - 5i", False),
+    ("-1/2*y", r"-\frac{y}{2}", True),
+    ("3 * 4", r"2\sqrt{36}", True),
+    ("Matrix([[6], [3], [0]])", rf"{OPEN} 6 \\ 3 \\ 0 {CLOSE}", True),
+    ("Matrix([[6, 3, 0]])", rf"{OPEN} 6 \\ 3 \\ 0 {CLOSE}", False),
+    ("Matrix([[2, -3], [0, 3]])", rf"{OPEN} 2 & -3 \\ 0 & 3 {CLOSE}", True),
 ]  # fmt: skip
 
 
@@ -197,10 +254,34 @@ def test_kinds(gold, question, kind):
 
 
 def test_direct_answers_come_first():
-    written = "Bern\nQuestion: And of France?\nAnswer: Paris"
+    written = "Bern\nAnd of France it is Paris"
     assert not judge(written, "Bern").right
+    assert judge(written, "Bern", direct=True).right
     assert judge("Bern\n\nIt is in Switzerland.", "Bern", direct=True).right
     assert final_answer(r"First $x$, then $\pi$.", "maths") == r"\pi"
+
+
+@pytest.mark.parametrize("going_on", NEXT_QUESTIONS)
+def test_what_follows_a_next_question_does_not_count(going_on):
+    assert judge(f"The answer is 12.{going_on}", "12").right
+    assert judge(f"3 times 4 is 12.{going_on}", "12").right
+    assert judge(f"Bern{going_on}", "Bern", direct=True).right
+    assert judge("Question: 3 bags of 4?\nThe answer is 12.", "12").right
+
+
+@pytest.mark.parametrize(
+    "written", ["[" * 400 + "5" + "]" * 400, "\\boxed{" * 2000, "#### " * 2000]
+)
+def test_degenerate_answers_are_wrong_at_once(written):
+    began = time.monotonic()
+    for gold in ("7", "[3]", "B", "x^2"):
+        assert not judge(written, gold, CHOOSE, same_formula=lambda *_: False).right
+    assert time.monotonic() - began < 20
+
+
+def test_a_choice_ends_where_the_question_goes_on():
+    question = "(A) Line\n(B) Circle\n\nEnter the letter of the correct option."
+    assert choices_of(question) == {"A": "Line", "B": "Circle"}
 
 
 @pytest.mark.parametrize("written", ["", "\n", r"\boxed{", "The answer is", "####", "answer:\n\n"])

@@ -36,6 +36,12 @@ SOLUTION = "def solution():\n    return 6 * 7"
         ("", None),
         ("```bash\nls\n```", None),
         ("def add(a, b):\n    return a + b", None),
+        ("x = 6; x * 7", "x = 6; print(x * 7)"),
+        ("x = 6\nprint(x)\n```\nIt prints 6.", "x = 6\nprint(x)"),
+        ("print(1)\n\n### Instruction:\nThen 2?\n\n### Response:\nprint(2)", "print(1)"),
+        ("```\nprint(1)\n```\nQuestion: And 2?\n```\nprint(2)\n```", "print(1)"),
+        ("# Question: how many?\nprint(1)", "# Question: how many?\nprint(1)"),
+        ("-".join("1" * 1500), f"print({'-'.join('1' * 1500)})"),
     ],
 )
 def test_programs_in_texts(written, program):
@@ -58,6 +64,7 @@ def test_whatever_is_taken_is_a_program(written):
         (ProgramAnswer("ok", ""), None),
         (ProgramAnswer("ok", "None\n"), None),
         (ProgramAnswer("ok", "nan"), None),
+        (ProgramAnswer("ok", "EmptySet\n"), None),
         (ProgramAnswer("error", "42\n", "ZeroDivisionError"), None),
         (ProgramAnswer("timeout", "42\n"), None),
         (ProgramAnswer("none"), None),

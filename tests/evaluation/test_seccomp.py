@@ -18,7 +18,7 @@ ALLOWED, KILLED = 0x7FFF0000, 0x80000000
 REFUSED, NOT_A_TERMINAL, UNKNOWN = (
     0x50000 | error for error in (errno.EPERM, errno.ENOTTY, errno.ENOSYS)
 )
-TRUNCATE = 0o1000
+TRUNCATE, UNNAMED = 0o1000, 0o20000000  # O_TMPFILE without O_DIRECTORY
 
 each_machine = pytest.mark.parametrize("machine", ARCHITECTURES)
 
@@ -100,6 +100,8 @@ def test_calls_of_other_machines_and_later_kernels(machine: str) -> None:
         ("openat", (0, 0, TRUNCATE), REFUSED),
         ("openat", (0, 0, 3 | TRUNCATE), REFUSED),
         ("openat", (0, 0, 3), REFUSED),
+        ("openat", (0, 0, 2 | UNNAMED), REFUSED),
+        ("openat", (0, 0, 1 | UNNAMED | TRUNCATE), REFUSED),
     ],
 )
 def test_arguments(machine: str, name: str, arguments: tuple[int, ...], expected: int) -> None:

@@ -118,8 +118,12 @@ def _continue(
         eos_token_id=end_tokens,
         pad_token_id=padding_token,
         use_cache=True,
-        # Neutral values, or a model's own sampling settings would be warned about.
+        # Neutral values, or a model's own settings for sampling would be warned about, and those
+        # that change which token is likeliest would hold.
         do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         temperature=None,
         top_p=None,
         top_k=None,

@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# What no program needs; the three lists below hold what starts with "os." and is not refused.
+# What no program needs; of what starts with "os." those below are not refused, nor is os.truncate.
 _REFUSED_EVENTS: tuple[str, ...] = ("socket.", "subprocess.", "ctypes.", "os.", "pty.", "fcntl.")
 _REFUSED_EVENTS += ("resource.", "sqlite3.", "gc.get_", "signal.pthread_kill")
 _LISTING_EVENTS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk")
-_CHANGING_EVENTS = ("os.remove", "os.truncate")
 _HARMLESS_EVENTS = ("os.putenv", "os.unsetenv")
 
 
@@ -51,7 +50,7 @@ def audit_hook(scratch: str, readable: tuple[str, ...]) -> Callable[[str, tuple[
             return within(arguments[0], written if arguments[2] & writing else read)
         if event in _LISTING_EVENTS:
             return within(arguments[0], read)
-        if event in _CHANGING_EVENTS:
+        if event == "os.truncate":
             return within(arguments[0], written)
         return event in _HARMLESS_EVENTS or not event.startswith(_REFUSED_EVENTS)
 

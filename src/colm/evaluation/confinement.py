@@ -38,7 +38,7 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF, _GET_VERSION = 444, 445, 446, 1
 # Version of Landlock -> how many kinds of access to files it knows, one bit each.
 _KINDS_OF_ACCESS = {1: 13, 2: 14, 3: 15, 4: 15}
 _MOST_KINDS_OF_ACCESS = 16
-_WRITE, _READ, _LIST, _REMOVE, _MAKE, _TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8, 1 << 14
+_WRITE, _READ, _LIST, _MAKE, _TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 8, 1 << 14
 _ALL_TCP, _ALL_SCOPES = 0b11, 0b11
 
 
@@ -173,8 +173,9 @@ def _restrict_files(libc: Any, plan: Plan) -> None:
     existing = [path for path in plan.libraries if os.path.exists(path)]
     granted = [(path, _READ | _LIST) for path in plan.readable + existing]
     granted += [(os.devnull, _READ | _WRITE | _TRUNCATE)]
-    # Files alone: what makes no folder and no link leaves nothing that is hard to remove.
-    granted += [(plan.scratch, _READ | _LIST | _WRITE | _TRUNCATE | _REMOVE | _MAKE)]
+    # Files alone, which stay: no folder and no link leaves nothing that is hard to remove, and a
+    # file that is removed but in use could not be counted.
+    granted += [(plan.scratch, _READ | _LIST | _WRITE | _TRUNCATE | _MAKE)]
     for path, access in granted:
         file = os.open(path, os.O_PATH | os.O_CLOEXEC)
         access = access if os.path.isdir(path) else access & ~_LIST

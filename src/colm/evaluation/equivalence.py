@@ -137,11 +137,13 @@ def as_latex(text: str) -> str:
 
     Example:
         >>> as_latex("x**2 + 3*sqrt(2)*pi"), as_latex(r"$\dfrac{1}{2}$")
-        ('x^{2} + 3 \\sqrt{2} \\pi ', '\\frac{1}{2}')
+        ('x^{2} + 3 \\cdot \\sqrt{2} \\cdot \\pi ', '\\frac{1}{2}')
     """
     text = plain_text(text)
     text = re.sub(r"\*\*\s*(\([^()]*\)|-?[\w.]+)", lambda m: f"^{{{m[1].strip('()')}}}", text)
-    text = re.sub(r"\s*\*\s*", " ", _ROOT.sub(r"\\sqrt{\1}", text))
+    text = re.sub(r"(?:\*\s*)?(?<![\\A-Za-z])I(?![A-Za-z])|(?<=\d)j\b", "i", text)
+    # Without a sign "3 * 4" would read as 34, and "1/2*y" as 1/(2y).
+    text = re.sub(r"\s*\*\s*", r" \\cdot ", _ROOT.sub(r"\\sqrt{\1}", text))
     return re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi ", text)
 
 

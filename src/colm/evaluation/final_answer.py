@@ -4,22 +4,47 @@ What is looked for depends on the right answer: a letter of a choice, a number, 
 """
 
 import re
+from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 from colm.evaluation.quantities import numbers_in, parse_quantity, plain_text
 
 Kind: TypeAlias = Literal["choice", "number", "maths", "text"]
 
-_MARKER = re.compile(r"(?i:\banswer\b(?:\s+\w+){0,2}?\s*(?:\bis\b|:|=)\s*:?|\banswer\s*\n)|####")
+_MARKER = re.compile(
+    r"(?i:\banswer\b\**(?:\s+\w+){0,2}?\s*(?:\bis\b|:|=)\s*:?|\banswer\s*\n"
+    r"|\banswer\s+(?:to|in|for|as|rounded)(?:\s+\w+){1,5}?\s+is\b\s*:?)|####"
+)
+#: How a model that does not stop goes on: the headings of prompts, the tokens of chats.
+_NEXT_QUESTION = re.compile(
+    r"\n###+ *(?:Instruction|Question|Problem|User|Human)(?: \d+)? *:? *(?=\n|\Z)"
+    r"|\n(?:Question|Q|Problem|Instruction|User|Human)(?: \d+)?: "
+    r"|<\|(?:im_start|im_end|endoftext|user|end|eot_id)\|>|</s>"
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _SENTENCE_END = re.compile(r"(?<!\\)[.!?](?=\s|$)")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _LETTER_GOLD = re.compile(r"\(?([A-J])\)?")
 _LETTER_ALONE = re.compile(r"\(([A-Ja-j])\)|(?<![\w'-])([A-J])(?=\s*(?:[.,:;)*]|\Z|\n))")
-_LETTER_FIRST = re.compile(r"\W*(?:option|choice)?\W*([A-Ja-j])\s*(?:[).:,;]|$)", re.IGNORECASE)
-_CHOICE = re.compile(r"\(([A-J])\)\s*(.*?)(?=\s*\([A-J]\)|\Z)", re.DOTALL)
+_LETTER_FIRST = re.compile(
+    r"\W*(?:(?:option|choice)\W*)?([A-J])(?:\s*(?:[]).:,;'\"]|$)|\s+(?:because|since)\b)",
+    re.IGNORECASE,
+)
+_LETTERS = re.compile(
+    r"\W*(?:(?i:both|either|neither)\s+)?\(?[A-J]\)?(?:\s+(?:and|or|nor)\s+|\s*[,&/]\s*)\(?[A-J]\)?\W*"
+)
+_CHOICE = re.compile(r"\(([A-J])\)\s*(.*?)(?=\s*\([A-J]\)|\n\s*\n|\Z)", re.DOTALL)
 _MATHS = re.compile(r"[\d\\=<>^]|[a-z]\s*[+*/]\s*[a-z]|sqrt|\bpi\b")
 _FORMULA_IN_TEXT = re.compile(r"\\|sqrt|\bpi\b|\d\s*[*^/]|\d[a-z]\b")
+_PRINTED_FRACTION = re.compile(r"\bFraction\((-?\d+), (\d+)\)")
+_ABOUT = re.compile(r"\\approx|\u2248")
+_REMARK = re.compile(r"\s\([^()]*\)$")
+#: The name of a value, or of what holds values, in what programs print: "x =", "'x':", "Matrix(".
+_NAMED = re.compile(r"['\"]?\b[A-Za-z_][\w.]*['\"]?\s*[:=(]")
+_VALUE = re.compile(r"(?<![\w)\]}.])[-+]?[\d.,/]+(?:[eE][-+]?\d+)?")
+_BETWEEN_VALUES = re.compile(r"(?:[\s()\[\]{},;%]|and\b)*")
+#: Marks that are looked at, from the last; a model may write nothing else.
+_MOST_MARKS = 20
 _WRAPPING = "*_`\"'\u201c\u201d "
 _YES_NO = {"yes": "yes", "no": "no", "true": "yes", "false": "no"}
 
@@ -66,14 +91,17 @@ def final_answer(written: str, kind: Kind, *, question: str = "", direct: bool =
         >>> final_answer("It is (B), the web.", "choice")
         'B'
     """
-    marked = marked_answer(written)
+    written = before_next_question(written)
+    marked = list(_marked_answers(written))
     if kind == "choice":
         return _letter(written, marked, question)
     if kind == "number":
-        return _number(written if marked is None else marked, is_marked=marked is not None)
-    if marked is not None:
-        return _yes_or_no(marked) if kind == "text" else marked
-    lines = [line.strip() for line in written.splitlines() if line.strip()]
+        texts = marked or [written]
+        stated = next((text for text in texts if _states_number(text)), texts[0])
+        return _number(stated, is_marked=bool(marked))
+    if marked and kind == "maths":
+        return next((text for text in marked if _MATHS.search(text) or len(text) == 1), marked[0])
+    lines = marked[:1] or [line.strip() for line in written.splitlines() if line.strip()]
     if not lines:
         return ""
     line = lines[0 if direct else -1]
@@ -96,18 +124,27 @@ def marked_answer(written: str) -> str | None:
         >>> marked_answer("The answer is $3.50. Then I rest."), marked_answer("Three.")
         ('3.50', None)
     """
-    boxes, markers = list(_BOX.finditer(written)), list(_MARKER.finditer(written))
-    if boxes and (not markers or boxes[-1].start() > markers[-1].start()):
-        return _trim(_inside(written, boxes[-1].end()))
-    for marker in reversed(markers):
-        rest = written[marker.end() :].lstrip(_WRAPPING + "\n:")
-        line = rest.split("\n", 1)[0]
-        if line.strip() in {"\\[", "$$", "\\("}:
-            line = " ".join(rest.split("\n")[1:2])
-        found = _trim(_SENTENCE_END.split(line, maxsplit=1)[0])
-        if found:
-            return found
-    return None
+    return next(_marked_answers(written), None)
+
+
+def before_next_question(written: str) -> str:
+    r"""Return what was written up to where a model that does not stop asks itself the next.
+
+    Args:
+        written: What was written.
+
+    Returns:
+        Its beginning, or all of it.
+
+    Example:
+        >>> before_next_question("The answer is 4.\n\n### Instruction:\nAnd 3 + 3?")
+        'The answer is 4.\n'
+    """
+    for found in _NEXT_QUESTION.finditer(written):
+        # A model may begin with the question that it was asked.
+        if written[: found.start()].strip():
+            return written[: found.start()]
+    return written
 
 
 def choices_of(question: str) -> dict[str, str]:
@@ -127,6 +164,29 @@ def choices_of(question: str) -> dict[str, str]:
     return {
         letter: text.strip() for letter, text in _CHOICE.findall(choices if named else question)
     }
+
+
+def _marked_answers(written: str) -> Iterator[str]:
+    """What follows each mark and stands in each box, the last first; empty ones are left out."""
+    marks = [*_BOX.finditer(written), *_MARKER.finditer(written)]
+    for mark in sorted(marks, key=re.Match.start, reverse=True)[:_MOST_MARKS]:
+        if mark[0].startswith("\\"):
+            found = _trim(_inside(written, mark.end()))
+        else:
+            rest = written[mark.end() :].lstrip(_WRAPPING + "\n:")
+            line = rest.split("\n", 1)[0]
+            if line.strip() in {"\\[", "$$", "\\("}:
+                line = " ".join(rest.split("\n")[1:2])
+            found = _trim(_SENTENCE_END.split(line, maxsplit=1)[0])
+        if found:
+            yield found
+
+
+def _states_number(text: str) -> bool:
+    """Whether a text states a number, and is no "This answer is correct"."""
+    return bool(
+        parse_quantity(text) is not None or _FORMULA_IN_TEXT.search(text) or numbers_in(text)
+    )
 
 
 def _inside(text: str, start: int) -> str:
@@ -150,10 +210,17 @@ def _trim(answer: str) -> str:
 
 def _number(text: str, *, is_marked: bool) -> str:
     """The number a text comes to: all of it, what follows its last "=", or one that is in it."""
+    text = _PRINTED_FRACTION.sub(r"\1/\2", text)
+    lines = text.split("\n") if is_marked else text.strip().rsplit("\n", 1)[-1:]
+    if first := _first_value(lines[0]):
+        return first
     if is_marked:
         _, _, last = text.rpartition("=")
-        last = last.strip()
-        if parse_quantity(last) is not None or _FORMULA_IN_TEXT.search(last):
+        # What is exact comes before "approximately".
+        last = next((part.strip() for part in _ABOUT.split(last) if part.strip()), "")
+        if parse_quantity(plain := _REMARK.sub("", last)) is not None:
+            return plain
+        if _FORMULA_IN_TEXT.search(last):
             return last
         found = numbers_in(last)
         return found[0] if found else last
@@ -164,18 +231,29 @@ def _number(text: str, *, is_marked: bool) -> str:
     return found[-1] if found else _trim(text.strip().rpartition("\n")[2])
 
 
-def _letter(written: str, marked: str | None, question: str) -> str:
+def _first_value(line: str) -> str:
+    """The first of several values that are all that a line states; else empty."""
+    values = _NAMED.sub(" ", plain_text(line))
+    found = numbers_in(values) if _BETWEEN_VALUES.fullmatch(_VALUE.sub(" ", values)) else []
+    return found[0] if len(found) > 1 else ""
+
+
+def _letter(written: str, marked: list[str], question: str) -> str:
     """The letter that is chosen, by its name or by the text of its choice."""
     choices = choices_of(question)
-    for text in map(plain_text, (written,) if marked is None else (marked, written)):
-        if first := _LETTER_FIRST.match(text):
+    by_text = {_as_words(choice): letter for letter, choice in choices.items()}
+    last = marked[0] if marked else _trim(written.strip().rpartition("\n")[2])
+    if _LETTERS.fullmatch(plain_text(last)):
+        return last
+    for text in (*marked, written):
+        first_line = plain_text(text.strip().partition("\n")[0])
+        if first := _LETTER_FIRST.match(first_line):
             return first[1].upper()
-        by_text = {_as_words(choice): letter for letter, choice in choices.items()}
         if letter := by_text.get(_as_words(text)):
             return letter
-        if named := _LETTER_ALONE.findall(text):
+        if named := _LETTER_ALONE.findall(plain_text(text)):
             return "".join(named[-1]).upper()
-    return _trim(marked if marked is not None else written.strip().rpartition("\n")[2])
+    return last
 
 
 def _yes_or_no(text: str) -> str:
@@ -185,4 +263,5 @@ def _yes_or_no(text: str) -> str:
 
 
 def _as_words(text: str) -> str:
-    return " ".join(re.findall(r"[\w.%/-]+", plain_text(text).lower())).rstrip(".")
+    words = " ".join(re.findall(r"[\w.%/-]+", plain_text(text).lower())).rstrip(".")
+    return re.sub(r"^(?:an?|the) ", "", words)

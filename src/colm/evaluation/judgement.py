@@ -17,6 +17,7 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _BASE = re.compile(r"([0-9A-Z]+)\s*_\s*\{?\s*(\d+)\s*\}?")
 _ASSIGNED = re.compile(r"[A-Za-z]\w*\s*=\s*([^=<>]+)")
 _MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix)\}(.*)\\end\{\1\}")
+_PRINTED_MATRIX = re.compile(r"Matrix\(\[\[(.*)\]\]\)")
 _ARTICLES = {"a", "an", "the"}
 _NAMES_OF = {"yes": "yes", "no": "no", "true": "yes", "false": "no"}
 
@@ -69,7 +70,10 @@ def judge(
         return Verdict(answer, answer == plain_text(gold).strip("() "))
     if kind == "text":
         return Verdict(answer, bool(answer) and _words(gold) == _words(answer))
-    return Verdict(answer, same_answer(gold, answer, same_formula))
+    try:
+        return Verdict(answer, same_answer(gold, answer, same_formula))
+    except RecursionError:  # brackets within hundreds of brackets
+        return Verdict(answer, False)
 
 
 def same_answer(gold: str, answer: str, same_formula: SameFormula | None = None) -> bool:
@@ -146,7 +150,9 @@ def _same_digits(gold: re.Match[str], answer: str) -> bool:
 
 
 def _rows(text: str) -> list[list[str]]:
-    """The entries of a matrix in LaTeX, row by row; none where a text is not one."""
+    """The entries of a matrix, LaTeX or of sympy, row by row; none where a text is not one."""
+    if (printed := _PRINTED_MATRIX.fullmatch(text)) is not None:
+        return [_split(row) for row in re.split(r"\]\s*,\s*\[", printed[1])]
     matrix = _MATRIX.fullmatch(text)
     rows = matrix[2].strip().removesuffix(r"\\").split(r"\\") if matrix else []
     return [[entry.strip() for entry in row.split("&")] for row in rows]
@@ -243,6 +249,7 @@ def _brackets_agree(right: _Listing, given: _Listing) -> bool:
     if right.opening in {"", "{"}:
         # Programs print lists and tuples for what has no brackets.
         return given.opening + given.closing in {"", "{}", "[]", "()"}
-    if right.opening + right.closing == "[]" and len(right.items) != 2:
-        return given.opening + given.closing in {"[]", "", "()"}
+    if right.opening + right.closing == "[]":
+        # Two items may be an interval, where the kind of brackets matters; none tell nothing.
+        return given.opening + given.closing in {"[]", "", "()" if len(right.items) != 2 else ""}
     return (right.opening, right.closing) == (given.opening, given.closing)

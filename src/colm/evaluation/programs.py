@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from colm.evaluation.final_answer import before_next_question
+
 #: What follows a question where a program is asked for, as in MathInstruct.
 PROGRAM_REQUEST = " Let's write a Python program."
 
 _FENCE = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)(```|\Z)", re.DOTALL)
 _PYTHON = {"", "python", "python3", "py"}
 _NO_ANSWER = {"none", "nan", "inf", "-inf", "null", "[]", "()", "{}", "set()", "error"}
+_NO_ANSWER |= {"emptyset", "zoo", "[none]", "[nan]"}
 _MOST_LINES = 400
 _MOST_THREADS = 8
 _KEPT_CHARACTERS = 2000
@@ -69,6 +72,7 @@ def extract_program(written: str) -> str | None:
         'x = 6 * 7\nprint(x)'
         >>> extract_program("I would add them up.")
     """
+    written = before_next_question(written)
     fences = _FENCE.findall(written)
     if not fences:
         return _longest_program(written)
@@ -77,7 +81,8 @@ def extract_program(written: str) -> str | None:
         program = _whole_program(code) if end else _longest_program(code, must_print=True)
         if program is not None:
             return program
-    return None
+    # A fence may be closed that was never opened.
+    return _longest_program(written.partition("```")[0], must_print=True)
 
 
 def run_programs(written: Sequence[str], timeout_seconds: float = 5.0) -> list[ProgramAnswer]:
@@ -143,8 +148,11 @@ def _with_print(code: str, tree: ast.Module) -> str | None:
     if isinstance(last, ast.Assign) and isinstance(last.targets[0], ast.Name):
         return f"{code}\nprint({last.targets[0].id})"
     if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Name | ast.Constant):
-        start = code.splitlines()[: last.lineno - 1]
-        return "\n".join([*start, f"print({ast.unparse(last.value)})"])
+        # Its own text: ast.unparse cannot take what is nested deeply.
+        value = ast.get_source_segment(code, last.value)
+        *start, line = code.split("\n")[: last.lineno]
+        before = line.encode()[: last.col_offset].decode()
+        return "\n".join([*start, f"{before}print({value})"])
     if functions and last is functions[-1] and not functions[-1].args.args:
         return f"{code}\nprint({functions[-1].name}())"
     return None

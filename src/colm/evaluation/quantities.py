@@ -87,7 +87,7 @@ def plain_text(text: str) -> str:
         >>> plain_text(r"25,\!972 \, \text{km}"), plain_text(r"$\dfrac12$")
         ('25,972 km', '\\frac{1}{2}')
     """
-    text = re.sub(r"\\[dtc]frac(?![a-z])", r"\\frac", text).replace("\\%", "%")
+    text = re.sub(r"\\[dtc]frac(?![a-z])", r"\\frac", text).replace("\\%", "%").replace("{,}", ",")
     for sign in "\u2212\u2013\u2010\u2011":
         text = text.replace(sign, "-")
     text = text.replace("\u00a0", " ").replace("\u202f", " ").replace("\u00d7", "*")
@@ -96,7 +96,7 @@ def plain_text(text: str) -> str:
         lambda m: f"\\frac{{{m[2] if m[1] is None else m[1]}}}{{{m[4] if m[3] is None else m[3]}}}",
         text,
     )
-    return " ".join(text.split())
+    return re.sub(r"(?<=[A-Za-z])\s+(?=\^)", "", " ".join(text.split()))
 
 
 def parse_quantity(text: str) -> Quantity | None:

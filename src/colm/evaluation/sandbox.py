@@ -102,6 +102,9 @@ def run_program(
         raise ValueError(f"memory_bytes is {memory_bytes}; at least {LEAST_MEMORY_BYTES}.")
     if os.name != "posix" or (requires_kernel and sys.platform != "linux"):
         return ProgramResult("", "refused", "programs are held by Linux alone, 5.13 or newer")
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        # The system keeps no exit status then, and may give the process's number to another.
+        return ProgramResult("", "refused", "SIGCHLD is ignored, so no program's end is known")
     kernel = "required" if requires_kernel else "tried"
     return run_confined(source, timeout_seconds, memory_bytes, kernel=kernel)
 

@@ -2,8 +2,10 @@
 
 Linux runs the filter, a short program of classic BPF, before every system call. What is not on the
 list fails with EPERM: there is none for processes, threads, signals to others, sockets, mounts,
-keys, other memory, or for changing the owner, the mode or the name of a file. The list is short
-because a program that computes needs little; a call that a later kernel adds is not on it.
+keys, other memory, or for changing the owner, the mode or the name of a file. None removes one: a
+file that is mapped takes its place on the disk, or in memory, when no folder names it any more, and
+nobody would see it. The list is short because a program that computes needs little; a call that a
+later kernel adds is not on it.
 """
 
 import errno
@@ -16,7 +18,7 @@ _LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 _FAIL = 0x00050000
 
-_TRUNCATE, _ACCESS_MODE = 0o1000, 0o3
+_TRUNCATE, _ACCESS_MODE, _UNNAMED = 0o1000, 0o3, 0o20000000
 _CLOSE_ON_EXEC = (0x5451, 0x5450)
 # Duplicate, and read and set flags; not whom a descriptor sends signals to, nor a pipe's size.
 _DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 1030)
@@ -37,7 +39,7 @@ _X86_64 = (
     "rt_sigpending 127 rt_sigprocmask 14 rt_sigreturn 15 rt_sigsuspend 130 rt_sigtimedwait 128 "
     "sched_getaffinity 204 sched_yield 24 select 23 set_robust_list 273 setitimer 38 "
     "sigaltstack 131 stat 4 statfs 137 statx 332 sysinfo 99 time 201 times 100 uname 63 "
-    "unlink 87 unlinkat 263 write 1 writev 20"
+    "write 1 writev 20"
 )
 _AARCH64 = (
     "brk 214 clock_getres 114 clock_gettime 113 clock_nanosleep 115 close 57 dup 23 dup3 24 "
@@ -51,7 +53,7 @@ _AARCH64 = (
     "rseq 293 rt_sigaction 134 rt_sigpending 136 rt_sigprocmask 135 rt_sigreturn 139 "
     "rt_sigsuspend 133 rt_sigtimedwait 137 sched_getaffinity 123 sched_yield 124 "
     "set_robust_list 99 setitimer 103 sigaltstack 132 statfs 43 statx 291 sysinfo 179 times 153 "
-    "uname 160 unlinkat 35 write 64 writev 66"
+    "uname 160 write 64 writev 66"
 )
 _MACHINES = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _AARCH64)}
 
@@ -139,7 +141,7 @@ def _first_allowed(index: int, values: tuple[int, ...], error: int) -> bytes:
 
 
 def _opening(index: int) -> bytes:
-    """Refuse to empty a file that is not opened for writing.
+    """Refuse to empty a file that is not opened for writing, and to make one without a name.
 
     Before version 3 of its interface Landlock takes that for reading. The access mode 3 opens
     neither for reading nor for writing, yet empties as well.
@@ -147,7 +149,8 @@ def _opening(index: int) -> bytes:
     return b"".join(
         [
             _argument(index),
-            _step(_AND, _TRUNCATE | _ACCESS_MODE),
+            _step(_AND, _UNNAMED | _TRUNCATE | _ACCESS_MODE),
+            _step(_AT_LEAST, _UNNAMED, 4, 0),
             _step(_EQUAL, _TRUNCATE, 3, 0),
             _step(_EQUAL, _TRUNCATE | _ACCESS_MODE, 2, 0),
             _step(_EQUAL, _ACCESS_MODE, 1, 0),
