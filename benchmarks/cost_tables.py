@@ -1,14 +1,16 @@
 """Tables and sentences about what a step costs: its memory and its time."""
 
 from benchmarks.papers import MEMORY_SAVED, SPEED
-from benchmarks.quality_tables import DEFAULT, arms_of
+from benchmarks.quality_tables import DEFAULT, TARGETS, arms_of, shortest
 from benchmarks.result_files import Mixture, Pace, Result, measured_work
-from benchmarks.standings import ABSENT, Spread, table
+from benchmarks.standings import ABSENT, Spread, Standing, table
 
 #: What the memory benchmark calls arms of `benchmarks.quality`. It looks as the default does.
 WAYS = {"plain r": "plain_r", "plain n": "plain_n", "plain 2n": "plain_2n", DEFAULT: "colm"}
 #: The default's selector on the draws that plain training has.
 UNIFORM = f"{DEFAULT}, uniform draws"
+#: Random choices of r of n. They look at nothing and train on r, as plain r does.
+CONTROLS = ("weighted sampling, random", "small sources, random")
 HELD = ("weight_bytes", "gradient_bytes", "optimizer_bytes")
 
 
@@ -49,7 +51,7 @@ def memory_table(results: list[Result]) -> str:
             for whole in (False, True)
         ]
         rows.append([f"[{measured_work(result)}](../benchmarks/results/{result.name})", *cells])
-    head = ["A step of", "Than plain n", "with weights", "Than plain 2n", "with weights"]
+    head = ["A step of", "Plain n: its own", "plain n: all", "Plain 2n: its own", "plain 2n: all"]
     return table(head, rows)
 
 
@@ -93,7 +95,7 @@ def cost_table(mixture: Mixture, memory: Result | None) -> str:
     sizes = {"plain n": 2 * kept, "plain 2n": 4 * kept}
     ratios = mixture.pace.ratios if mixture.pace else {}
     rows = []
-    for arm in [*WAYS, "CoLM"]:
+    for arm in [*WAYS, *CONTROLS, "CoLM"]:
         held, pace = memory_over_plain_r(memory, arm), ratios.get(arm)
         rows.append(
             [
@@ -123,6 +125,34 @@ def pace_table(mixture: Mixture) -> str:
         if arm in ratios
     ]
     return table(["Mini-batches", "Over plain r", "Range", "Seconds"], rows)
+
+
+def pace_doubt(mixture: Mixture) -> str:
+    """Return whether comparisons at equal time hold where the pace is off by two standard errors.
+
+    The steps that fit in the time are those of a ratio of two means over turns, whose relative
+    errors add up in squares.
+    """
+    if mixture.pace is None:
+        return ""
+    errors = mixture.pace.errors()
+    ours, said = mixture.at_steps(DEFAULT, "macro"), []
+    for arm in (arm for arm, equal in TARGETS.items() if equal == "time"):
+        steps = mixture.steps_in_time(arm, DEFAULT)
+        if steps is None or arm not in mixture.runs or arm not in errors:
+            continue
+        off = 2 * steps * (errors[arm] ** 2 + errors[DEFAULT] ** 2) ** 0.5
+        ends = [max(steps - off, 0.0), min(steps + off, shortest(mixture, arm))]
+        words = [Standing.of(ours, mixture.at_steps(arm, "macro", end)).word for end in ends]
+        stands = " to ".join(dict.fromkeys(words))
+        said.append(f"{stands} against *{arm}*, {ends[0]:.1f} to {ends[1]:.1f} steps of it")
+    if not said:
+        return ""
+    return (
+        f"Times of a step differ from turn to turn, and {len(mixture.pace.result.repeats)} turns "
+        "were timed. Within two standard errors of the pace, the default at equal time is "
+        f"{'; '.join(said)}."
+    )
 
 
 def pace_sentences(pace: Pace) -> list[str]:

@@ -74,6 +74,8 @@ def add_target(page: Page, results: Results) -> None:
             f"`{mixture.label}`, after {mixture.steps:g} steps or the time that they take:",
             quality_tables.target_table(mixture),
             quality_tables.target_sentence(mixture),
+            cost_tables.pace_doubt(mixture),
+            quality_tables.micro_sentence(mixture),
         )
     say_open(page, results)
 
@@ -161,7 +163,8 @@ def add_cost(page: Page, results: Results) -> None:
         page.add(
             "The papers have several models, these runs one: of others nothing is said. Memory is "
             "that of a step's own tensors, with all of the mini-batch in one micro-batch, and was "
-            "measured apart from the runs."
+            "measured apart from the runs. Random choices look at nothing and hold what plain r "
+            "does; in micro-batches of r, gradient accumulation takes plain n and 2n down to that."
         )
     say_open(page, results)
 
@@ -175,7 +178,7 @@ def add_time(page: Page, results: Results) -> None:
             continue
         result = mixture.pace.result
         page.add(
-            f"`{mixture.label}`, the whole of {len(result.repeats)} turns, on "
+            f"`{mixture.label}`, {len(result.repeats)} steps of each, taken in turns, on "
             f"{result.machine.get('accelerator') or result.machine.get('processor', 'unknown')} "
             f"([result](../benchmarks/results/{result.name})):",
             cost_tables.pace_table(mixture),
@@ -185,15 +188,17 @@ def add_time(page: Page, results: Results) -> None:
         page.add(" ".join(cost_tables.pace_sentences(mixture.pace)))
         if worth := cost_tables.worth_table(mixture, results.match):
             page.add(
-                "What a step is worth: a plain mini-batch of how many examples has a gradient of "
-                "as little variance, by the match score ([when it pays](method.md#when-it-pays)). "
-                "Below 1 in the last column, plain steps on r get further in the time:",
+                "What a step is worth: the size of the plain mini-batch whose gradient varies as "
+                "little, over r, worked out from the match score "
+                "([when it pays](method.md#when-it-pays)). Where worth over time is below 1, plain "
+                "steps on r average out more noise in the same time:",
                 worth,
             )
     if results.steps:
         page.add(
-            "Steps by themselves: over the ideal, which is a forward of n without gradients and a "
-            "step on the r kept, and over plain steps.",
+            "Steps of other selectors, measured apart: time over the ideal, which is a forward of "
+            "n without gradients and a step on the r kept, as the paper counts, and over plain "
+            "steps.",
             cost_tables.step_table(results.steps),
         )
     elif not results.mixtures:
@@ -207,8 +212,9 @@ def add_memory(page: Page, results: Results) -> None:
         page.add(NOT_HERE)
         return
     page.add(
-        "What a step of the default does without, r examples standing for n: of a step's own "
-        "tensors, and of all that lies in memory, weights and the optimiser's state among it.",
+        "What the default saves, training on r in place of plain n or 2n, all in one micro-batch: "
+        "of a step's own tensors (its own), and of all that lies in memory, weights and the "
+        "optimiser's state among it (all).",
         cost_tables.memory_table(results.memory),
         " ".join(cost_tables.memory_sentences(results.memory)),
     )
@@ -223,7 +229,10 @@ def add_variance(page: Page, results: Results) -> None:
         return
     page.add(
         "Squared distance of the gradient of what is kept from that of all candidates, over the "
-        "same for random mini-batches of the same size: below 1 is better. "
+        "same for random mini-batches of the same size: below 1 is better. Errors that are the "
+        "same at every step count in it as those that average out do. For the mean over label "
+        "tokens the random choice is worked out to first order, so that its own row need not be 1. "
+        "Cells are over "
         f"{len(match.repeats)} batches ([result](../benchmarks/results/{match.name}))."
     )
     page.add(*(selection_tables.variance_table(match, kept) for kept in match.settings["r"]))

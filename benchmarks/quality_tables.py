@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.result_files import BySeed, Mixture
-from benchmarks.standings import ABSENT, Spread, Standing, join, table
+from benchmarks.standings import ABSENT, Spread, Standing, join, table, than
 
 DEFAULT = "balanced sampling"
 #: The arms that a full comparison has, in the order of tables.
@@ -62,13 +62,18 @@ def describe(mixture: Mixture) -> str:
     first = next(iter(mixture.runs.values()))[0].result
     small, sources = first.settings["small_sources"], first.settings["sources"]
     accelerator = first.machine.get("accelerator") or first.machine.get("processor", "unknown")
+    examples, trained = sum(sources.values()), mixture.steps * settings["r"]
+    early = ", the very beginning of a run" if trained < examples / 20 else ""
     return (
         f"`{mixture.label}`: {model} with LoRA ({settings['dtype']} weights) on {data}, "
-        f"{len(sources)} sources, {len(small)} of them small; n = {settings['n']} candidates, "
+        f"{examples:,} examples of {len(sources)} sources, {len(small)} of them small; "
+        f"n = {settings['n']} candidates, "
         f"r = {settings['r']} kept, micro-batches of {settings['micro_batch']}, at most "
         f"{settings['max_length']} tokens, learning rate {settings['learning_rate']:g} (constant "
         f"after {settings['warmup_steps']} steps), held out {settings['held_out']} examples of "
-        f"each source, on {accelerator}. Runs: `benchmarks/results/quality/{mixture.label}`."
+        f"each source, on {accelerator}. {mixture.steps:g} steps on r train on {trained:,.0f} "
+        f"examples, {100 * trained / examples:.1f} % of all{early}. "
+        f"Runs: `benchmarks/results/quality/{mixture.label}`."
     )
 
 
@@ -119,9 +124,10 @@ def target_sentence(mixture: Mixture) -> str:
         return f"On `{mixture.label}` the target is met: all {len(words)} comparisons hold."
     said = f"On `{mixture.label}` {len(met)} of {len(words)} comparisons hold beyond the spread."
     if missed := [arm for arm in words if arm not in met and arm not in undecided]:
-        said += f" The target is not met: not against {join(missed)}."
+        stands = [f"{than(words[arm])} *{arm}*" for arm in missed]
+        said += f" The target is not met: the default is {join(stands)}."
     if undecided:
-        said += f" Open: {join(undecided)}."
+        said += f" Open: {join([f'*{arm}*' for arm in undecided])}."
     return said
 
 
@@ -201,20 +207,24 @@ def main_sentences(mixture: Mixture) -> list[str]:
             )
         )
     control = stands("CoLM", "small sources, random")
-    said.append(
-        control.say("CoLM as published", "keeping small sources and filling up at random", "macro")
-    )
+    said.append(control.say("CoLM as published", "keeping small sources and filling up at random"))
     if control.word in ("level", "higher", "higher in every seed"):
         said.append(
-            "So what CoLM gains here comes from small sources being kept, not from its medoids. "
+            "So no gain from CoLM's medoids shows here beyond that from small sources being kept. "
             "The paper, too, finds small sources to be the largest part of the gain."
         )
-    said.append(
-        stands(DEFAULT, "plain n", "micro").say(
-            "the default", "plain training on n", "micro held-out loss"
-        )
-    )
     return said
+
+
+def micro_sentence(mixture: Mixture) -> str:
+    """Return what the default does to the loss in which large sources count most."""
+    said = [
+        Standing.of(mixture.at_steps(DEFAULT, "micro"), mixture.at_steps(plain, "micro")).say(
+            "the default", f"{plain} after as many steps", "micro held-out loss"
+        )
+        for plain in ("plain r", "plain n")
+    ]
+    return f"The target leaves out micro loss, where large sources count most. {' '.join(said)}"
 
 
 def weighted_sentences(mixture: Mixture) -> list[str]:

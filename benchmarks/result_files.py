@@ -5,6 +5,7 @@ Of measurements of the same thing the latest counts; what is not there is absent
 
 import json
 import re
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -95,6 +96,17 @@ class Pace:
             arm: (min(ratios), max(ratios))
             for arm in self.ratios
             for ratios in [[t[f"{arm}/seconds"] / t[f"{REFERENCE}/seconds"] for t in turns]]
+        }
+
+    def errors(self) -> dict[str, float]:
+        """Standard error of the mean seconds of a step over that mean, by arm."""
+        turns = self.result.repeats
+        seconds = {arm: [turn[f"{arm}/seconds"] for turn in turns] for arm in self.ratios}
+        if len(turns) < 2:
+            return {}
+        return {
+            arm: statistics.stdev(of) / statistics.fmean(of) / len(of) ** 0.5
+            for arm, of in seconds.items()
         }
 
 

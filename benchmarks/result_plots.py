@@ -32,6 +32,7 @@ LINES = {
     DEFAULT: (ARM_COLOURS[0], "-"),
     "CoLM": (ARM_COLOURS[1], "-"),
     "small sources, random": (ARM_COLOURS[2], "-."),
+    "weighted sampling, random": (ARM_COLOURS[5], (0, (1, 1))),
     "plain r": (INK, ":"),
     "plain n": (ARM_COLOURS[3], "--"),
     "plain 2n": (ARM_COLOURS[4], (0, (6, 2))),

@@ -17,15 +17,37 @@ ICLR 2025, Figures 2 to 5), as measured here, each beside what the paper reports
 `python -m benchmarks.figures` from the files under `benchmarks/results`, which name commit,
 versions, machine, settings and every repeat.
 
-How to read it: r examples are kept of n candidates; plain r, plain n and plain 2n are ordinary
-training on as many, n being 2 r. A loss is on held-out examples: *macro* is the mean over sources,
-*micro* the mean over the mixture's examples, *small sources* the mean over those. Cells give the
-mean over seeds ± the standard deviation, and below it the range. Something is *lower* or *higher*
-where no seed of the one reaches any of the other. A comparison at equal time takes the loss at as
-many steps as fit in the time of the default's, by measured pace, on a line between measurements;
-since losses bend downwards first, that makes a loss between two measurements look a little higher
-than it was. The papers count right answers of much larger models; what is compared with them is
-the direction, not the size."""
+How to read it: at every step n candidates are drawn, r of them are kept, and the step trains on
+those alone; n is 2 r. The rows of tables are ways to make the mini-batch of a step:
+
+| Mini-batches | Drawn | Kept |
+|---|---|---|
+| plain r, plain n, plain 2n | that many, uniformly | all: ordinary training |
+| balanced sampling | n, sources about equally often (UniMax) | r at random, balanced by their \
+gradients: this library's default |
+| UniMax, random | as balanced sampling | r at random |
+| weighted sampling, random | n, every source equally often (SSM's draws) | r at random |
+| small sources, random | n, uniformly | all of small sources, others at random up to r |
+| SSM | as weighted sampling | r medoids of the gradients |
+| CoLM | n, uniformly | all of small sources, medoids of the others up to r: as published |
+
+*Uniform draws* after a name says that sources are drawn as often as the data has them. The other
+rows are described in [Selectors](selectors.md).
+
+- **Losses** are on held-out examples, the lower the better. *Macro* is the mean over sources, each
+  counted the same; *micro* the mean over the mixture's examples, so that large sources count most;
+  *small sources* the mean over those.
+- **Cells** give the mean over seeds ± the standard deviation, and below it the range. A seed
+  decides what is drawn and where adapters start. Held-out examples are the same for all seeds, so
+  the spread leaves out that others might have been held out.
+- **Lower** or **higher**: no seed of the one reaches any of the other. *In every seed*: each seed's
+  pair is ordered so, though the ranges overlap. *Level*: neither, which with three seeds does not
+  show that two are equal.
+- **At equal time**: the loss at as many steps as fit in the time of the default's, by measured
+  pace, on a line between measurements. Since losses bend downwards first, that makes a loss between
+  two measurements look a little higher than it was.
+- **Beside the papers**: they count right answers of models 20 to 60 times as large after a thousand
+  steps or more. What is compared is the direction, not the size."""
 
 
 @dataclass

@@ -59,15 +59,17 @@ def convergence_sentences(mixture: Mixture) -> list[str]:
     said = []
     for plain in ("plain r", "plain n"):
         end = mixture.at_steps(plain, "macro")
-        for arm in (DEFAULT, "CoLM") if end else ():
+        loss, reached = Spread.of(end).mean if end else 0.0, []
+        for arm in (DEFAULT, "CoLM", "weighted sampling, random") if end else ():
             if arm in mixture.runs:
-                loss = Spread.of(end).mean
                 steps = steps_to_reach(mixture, arm, loss)
-                reached = f"after {steps:.1f} steps" if steps is not None else "nowhere in its run"
-                said.append(
-                    f"{arm} is {reached} at the mean macro loss that {plain} has after "
-                    f"{mixture.steps:g} ({loss:.3f})."
-                )
+                when = "nowhere in its run" if steps is None else f"after {steps:.1f}"
+                reached.append(f"by *{arm}* {when}")
+        if reached:
+            said.append(
+                f"The mean macro loss that {plain} has after {mixture.steps:g} steps ({loss:.3f}) "
+                f"is reached {join(reached)}."
+            )
     return said or ["Open: no plain runs to compare with."]
 
 
@@ -204,14 +206,16 @@ def variance_sentences(result: Result) -> list[str]:
                     found.setdefault(_beside_random(spread), []).append(
                         f"{case} ({spread.mean:.2f})"
                     )
-        said += [f"{arm}: {word} with {join(cases)}." for word, cases in found.items()]
+        said += [f"{arm} is {word} with {join(cases)}." for word, cases in found.items()]
+        if not found:
+            said.append(f"{arm} was not among them.")
     return said + _why_not_less(result, max(result.settings["r"]))
 
 
 def _why_not_less(result: Result, kept: int) -> list[str]:
     """Why CoLM as published has not less variance than random, where that is so."""
     published = variance(result, "CoLM as published", kept, "raw")
-    if not published.values or _beside_random(published) == "less than random":
+    if not published.values or _beside_random(published) == "closer than random":
         return []
     said = [
         "The paper reports less variance for CoLM. Here all trained parameters count, and the "
@@ -220,9 +224,9 @@ def _why_not_less(result: Result, kept: int) -> list[str]:
     bare = variance(result, "CoLM, small sources not kept", kept, "raw")
     if bare.values and bare.mean < published.mean:
         said.append(
-            f"Keeping small sources whole moves the mean away from it: without that, {kept} of "
-            f"{result.settings['n']} score {bare.mean:.2f} instead of {published.mean:.2f}, "
-            f"{_beside_random(bare)}."
+            f"Keeping small sources whole moves the mean away from it: without that it is "
+            f"{bare.mean:.2f} instead of {published.mean:.2f} with {kept} of "
+            f"{result.settings['n']}, {_beside_random(bare)}."
         )
     return said
 
@@ -231,7 +235,7 @@ def _beside_random(spread: Spread) -> str:
     """Less or more than random where the mean is two standard errors from 1."""
     if len(spread.values) < 2 or abs(spread.mean - 1) <= 2 * _standard_error(spread):
         return "not told apart from random"
-    return "less than random" if spread.mean < 1 else "more than random"
+    return "closer than random" if spread.mean < 1 else "further off than random"
 
 
 def _standard_error(spread: Spread) -> float:

@@ -119,6 +119,17 @@ class Standing:
         return said + ends.get(self.word, " in every seed, though their ranges overlap.")
 
 
+def than(word: str) -> str:
+    """Return the word of a standing as it goes before the other's name.
+
+    Example:
+        >>> than("lower"), than("level"), than("open")
+        ('lower than', 'level with', 'open beside')
+    """
+    beside = {"level": "level with", "open": "open beside", "one seed": "with one seed beside"}
+    return beside.get(word, f"{word} than")
+
+
 def join(names: Sequence[str]) -> str:
     """Return names as a list in words.
 

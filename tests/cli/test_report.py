@@ -68,7 +68,7 @@ def test_a_run_of_its_own(runs: Path, capsys) -> None:
     assert shown.startswith("default: evaluation loss ")
     assert "after 4 steps." in shown
     assert "gradient match error" in shown
-    assert "peak memory, process, GB" in shown
+    assert "memory added at the peak, process, GB" in shown
     assert shown.endswith("report   report.html\n")
     page = Path("report.html").read_text("utf-8")
     for title in (

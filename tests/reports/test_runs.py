@@ -322,4 +322,5 @@ def test_many_runs_are_turned_and_told_apart(tmp_path) -> None:
     table = summary_table(better).fitted()
     assert table.turned
     assert table.to_text().splitlines()[0].split()[:2] == ["steps", "evaluation"]
-    assert f'<th scope="row">{best.name}</th><td>4</td><td><b>0.500</b></td>' in table.to_html()
+    name = best.name.replace("_", "_<wbr>")  # a line may end there
+    assert f'<th scope="row">{name}</th><td>4</td><td><b>0.500</b></td>' in table.to_html()

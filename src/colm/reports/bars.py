@@ -112,7 +112,7 @@ def plot_memory(comparison: Comparison) -> str:
             axes.barh(place, gigabytes, color=colour, height=0.6)
         ends = [gigabytes for _, _, gigabytes in measured]
         name_bars(axes, [name for name, _, _ in measured], ends, "{:.2f} GB")
-        axes.set_xlabel("peak while training, GB")
+        axes.set_xlabel("added by training at its peak, GB")
         finish_bars(axes)
         return svg_of(figure, "memory")
 

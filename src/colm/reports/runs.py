@@ -154,5 +154,6 @@ def _caution(parts: Sequence[Comparison], arms: Sequence[Arm]) -> list[str]:
         return []
     return [
         "These are runs of their own: losses compare where all were evaluated on the same "
-        "examples, times where all had the same machine to themselves."
+        "examples, times where all had the same machine to themselves. One run of a kind is one "
+        "seed: a small difference may be chance."
     ]

@@ -127,7 +127,7 @@ def _add_memory(rows: _Rows, arms: Sequence[Arm]) -> None:
     peaks = [arm.peak_bytes() for arm in arms]
     for place in dict.fromkeys(peak[0] for peak in peaks if peak):
         gigabytes = [peak[1] / 1e9 if peak and peak[0] == place else None for peak in peaks]
-        rows.add(f"peak memory, {place}, GB", [None, *gigabytes], _seconds)
+        rows.add(f"memory added at the peak, {place}, GB", [None, *gigabytes], _seconds)
 
 
 def _without_empty_column(comparison: Comparison, rows: _Rows) -> Table:
@@ -159,7 +159,7 @@ def source_table(comparison: Comparison) -> Table:
         ]
         for source in comparison.sources()
     ]
-    head = [_source_head(comparison), "examples", *(f"kept, {arm.name}" for arm in arms)]
+    head = [_source_head(comparison), "examples", *(arm.name for arm in arms)]
     return Table(head, rows)
 
 

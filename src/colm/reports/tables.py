@@ -65,7 +65,7 @@ class Table:
         details = {row + 1 for row in self.indented}
         if self.turned:
             best, details = {(column, row) for row, column in best}, set()
-        head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in grid[0])
+        head = "".join(f'<th scope="col">{_breakable(text)}</th>' for text in grid[0])
         body = "".join(
             _html_row(cells, {column for r, column in best if r == row}, row in details)
             for row, cells in enumerate(grid[1:], 1)
@@ -95,9 +95,14 @@ def _text_line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([first, *rest]).rstrip()
 
 
+def _breakable(text: str) -> str:
+    """Escaped, and free to go on in the next line after an underscore."""
+    return html.escape(text).replace("_", "_<wbr>")
+
+
 def _html_row(cells: Sequence[str], best: set[int], indented: bool) -> str:
     """One row; ``best`` are the columns to be set off, that of the row's name being 0."""
-    name, *values = map(html.escape, cells)
+    name, *values = map(_breakable, cells)
     columns = "".join(
         f"<td><b>{value}</b></td>" if place in best else f"<td>{value}</td>"
         for place, value in enumerate(values, 1)

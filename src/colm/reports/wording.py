@@ -84,7 +84,11 @@ def lead(comparison: Comparison) -> str:
         values = join_in_words([f"{number(value)} with {name}" for value, name in pairs])
         sentences.append(f"The last {outcome.label} was {values}.")
     times = [(name, arm.whole_step_seconds()) for arm, name in zip(arms, names, strict=True)]
-    seconds = [f"{time:.1f} s with {name}" for name, time in times if time is not None]
+    seconds = [
+        f"{time:{'.1f' if time >= 1 else '.2g'}} s with {name}"
+        for name, time in times
+        if time is not None
+    ]
     if seconds:
         sentences.append(f"A step took {join_in_words(seconds)}.")
     return " ".join(sentences)

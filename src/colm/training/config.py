@@ -62,7 +62,7 @@ class SelectionArguments:
     )
     selector: str = _governed(
         "How the kept examples are chosen: balanced_sampling (at random, all with the same "
-        "probability, balanced so that their gradient is close to that of all candidates), "
+        "probability, balanced by gradients: of candidates that are alike, a part), "
         "gradient_matching (examples and weights whose gradient is closest to that of all "
         "candidates), colm (medoids of gradients, source by source, small sources whole), ssm (the "
         "same with all sources alike), mean_matching (the kept mean gradient closest), random, "
