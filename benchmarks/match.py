@@ -73,6 +73,7 @@ class Arm:
 
 
 BALANCED = {"selector": "balanced_sampling", "normalisation": "rms"}
+IMPORTANCE = {"selector": "importance_sampling", "normalisation": "rms"}
 MATCHING = {"selector": "gradient_matching", "normalisation": "rms"}
 ARMS = (
     Arm("random", None, {"selector": "random"}),
@@ -93,6 +94,7 @@ ARMS = (
     Arm("longest", None, {"selector": "longest"}),
     Arm("balanced sampling, 0.45 deep", BLOCKS, BALANCED),
     Arm("balanced sampling", SHALLOW, BALANCED),
+    Arm("importance sampling", SHALLOW, IMPORTANCE),
     Arm("gradient matching, V", V, MATCHING),
     Arm("gradient matching, 0.17 deep", SHALLOW, MATCHING),
     Arm("gradient matching", BLOCKS, MATCHING),

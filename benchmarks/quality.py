@@ -78,6 +78,7 @@ ARMS = {
     # What the draws of the default do by themselves, and its selector.
     "UniMax, random": Arm({"selector": "random", "candidate_sampling": "unimax"}, steps=2),
     "balanced sampling, uniform draws": Arm({"candidate_sampling": "uniform"}),
+    "importance sampling": Arm({"selector": "importance_sampling"}),
     "gradient matching": Arm({"selector": "gradient_matching"}),
 }
 

@@ -22,6 +22,7 @@ from colm import (
     facility_location,
     facility_location_from_features,
     gradient_matching,
+    importance_sampling,
     mean_matching,
 )
 from colm.coreset.registry import _SELECTORS, available_selectors
@@ -40,7 +41,8 @@ seeds = st.integers(0, 10**6)
 
 # Records of what others check; two that need a model have their own tests below.
 RECORDS = {"Candidates", "Choice", "FacilityLocation", "GradientMatching", "MeanMatching"}
-RECORDS |= {"BalancedSample", "Observed", "Selection"}
+RECORDS |= {"BalancedSample", "ImportanceSample", "Observed", "Selection"}
+DRAWN = [balanced_sampling, importance_sampling]
 TRAINING = {"CoLMConfig", "CoLMTrainingArguments", "CoLMSFTTrainer", "CoLMTrainer"}
 
 JUNK = [
@@ -141,12 +143,12 @@ def test_facility_location(locate, n, d, budget, seed, data):
     assert torch.isfinite(chosen.gains).all()
 
 
-@pytest.mark.parametrize("match", [mean_matching, gradient_matching, balanced_sampling])
+@pytest.mark.parametrize("match", [mean_matching, gradient_matching, *DRAWN])
 @fuzz
 @given(sizes, sizes, st.integers(-1, 8), seeds, st.data())
 def test_matching(match, n, d, budget, seed, data):
     arguments = {"features": matrix(n, d, seed), "budget": budget}
-    if match is balanced_sampling:
+    if match in DRAWN:
         arguments |= {"generator": torch.Generator().manual_seed(seed)}
     else:
         arguments |= {"tie_tolerance": 1e-5}
@@ -231,6 +233,7 @@ def test_every_public_name_is_fuzzed_somewhere():
         "facility_location",
         "facility_location_from_features",
         "gradient_matching",
+        "importance_sampling",
         "last_value_gradients",
         "mean_matching",
         "register_selector",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         facility_location_from_features,
     )
     from colm.coreset.gradient_matching import GradientMatching, gradient_matching
+    from colm.coreset.importance_sampling import ImportanceSample, importance_sampling
     from colm.coreset.mean_matching import MeanMatching, mean_matching
     from colm.coreset.registry import available_selectors, register_selector
     from colm.coreset.selection import Selection
@@ -35,6 +36,7 @@ _HOMES = {
         "facility_location_from_features",
     ),
     "colm.coreset.gradient_matching": ("GradientMatching", "gradient_matching"),
+    "colm.coreset.importance_sampling": ("ImportanceSample", "importance_sampling"),
     "colm.coreset.mean_matching": ("MeanMatching", "mean_matching"),
     "colm.coreset.registry": ("available_selectors", "register_selector"),
     "colm.coreset.selection": ("Selection",),
@@ -57,6 +59,7 @@ __all__ = [
     "CoresetSelector",
     "FacilityLocation",
     "GradientMatching",
+    "ImportanceSample",
     "MeanMatching",
     "Observed",
     "Selection",
@@ -66,6 +69,7 @@ __all__ = [
     "facility_location",
     "facility_location_from_features",
     "gradient_matching",
+    "importance_sampling",
     "last_value_gradients",
     "mean_matching",
     "register_selector",

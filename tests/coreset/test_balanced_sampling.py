@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.coreset.balanced_sampling import _DOWNDATES, _Norms, balanced_sampling
+from colm.coreset.balanced_sampling import balanced_sampling
 from colm.coreset.gradient_matching import gradient_matching
 from colm.coreset.gram import centred_gram
+from colm.coreset.gram_schmidt_walk import _DOWNDATES, _Norms
 
 FALSE_ALARM = 1e-6
 # What the walk adds to squared norms, relative to their mean.

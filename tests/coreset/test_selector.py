@@ -231,6 +231,7 @@ def test_moments_and_matching_error_are_of_gradients_that_were_needed():
         "mean_matching",
         "gradient_matching",
         "balanced_sampling",
+        "importance_sampling",
         "small_random",
         "selective_backprop",
     ],

@@ -35,6 +35,7 @@ def padded_tokens(batches):
 SGD = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 3, "max_length": None}
 SELECTIONS = [
     {"selector": "balanced_sampling"},
+    {"selector": "importance_sampling"},
     {"selector": "gradient_matching"},
     {"selector": "colm", "normalisation": "none", "weighted": True},
     {"selector": "colm", "normalisation": "none"},

@@ -362,8 +362,16 @@ def dense_adam_scale(trainer):
         {"selector": "mean_matching", "example_weights": "equal"},
         {"selector": "gradient_matching", "gradient_accumulation_steps": 1},
         {"selector": "balanced_sampling", "candidate_sampling": "uniform"},
+        {"selector": "importance_sampling", "candidate_sampling": "uniform"},
     ],
-    ids=["colm", "weighted", "equal", "gradient_matching", "balanced_sampling"],
+    ids=[
+        "colm",
+        "weighted",
+        "equal",
+        "gradient_matching",
+        "balanced_sampling",
+        "importance_sampling",
+    ],
 )
 @pytest.mark.parametrize("adapter", [True, False])
 def test_the_trainer_logs_the_true_match(make_trainer, options, adapter):

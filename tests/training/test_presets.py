@@ -85,7 +85,7 @@ def test_without_a_preset_the_defaults_hold(config, config_class):
 def test_other_selectors_have_the_papers_features(config, selector):
     """Several layers and a small softmax belong to the two selectors that match gradients."""
     assert governed(config(selector=selector)) == DEFAULTS | {"selector": selector}
-    assert set(OF_SELECTOR) == {"balanced_sampling", "gradient_matching"}
+    assert set(OF_SELECTOR) == {"balanced_sampling", "importance_sampling", "gradient_matching"}
 
 
 def test_gradient_matching_is_weighted_and_draws_uniformly(config):
@@ -94,6 +94,11 @@ def test_gradient_matching_is_weighted_and_draws_uniformly(config):
     asked = config(selector="gradient_matching", candidate_sampling="unimax", weighted=False)
     assert (asked.candidate_sampling, asked.weighted) == ("unimax", False)
     assert governed(config(selector="balanced_sampling")) == PLAIN
+
+
+def test_importance_sampling_is_weighted_and_drawn_as_the_default(config):
+    own = {"selector": "importance_sampling", "weighted": True}
+    assert governed(config(selector="importance_sampling")) == PLAIN | own
 
 
 def test_a_selector_that_weighs_is_weighted_unless_told_not_to(config):
@@ -127,7 +132,9 @@ LAST_LAYER = {"gradient_layers": "last", "selection_vocabulary": "full"}
         ({"candidate_sampling": "inverse_source_size"}, {}),
     ],
 )
-@pytest.mark.parametrize("selector", ["balanced_sampling", "gradient_matching"])
+@pytest.mark.parametrize(
+    "selector", ["balanced_sampling", "importance_sampling", "gradient_matching"]
+)
 def test_what_does_not_go_with_an_option_steps_back(config, selector, given, follows):
     before = governed(config(selector=selector))
     assert governed(config(selector=selector, **given)) == before | follows | given

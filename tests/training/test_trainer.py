@@ -54,6 +54,7 @@ class StopAt(TrainerCallback):
     "options",
     [
         {"selector": "balanced_sampling"},
+        {"selector": "importance_sampling"},
         {"selector": "gradient_matching"},
         {"selector": "colm"},
         {"selector": "mean_matching", "gradient": "directional"},

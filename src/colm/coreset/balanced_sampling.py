@@ -5,12 +5,9 @@ every direction, whether features see it or not; a choice by features alone leav
 out at every step. Within that, sums over the kept stay close to sums over all: of two candidates
 alike in their features, one is kept.
 
-It is the Gram-Schmidt walk (Bansal et al. 2018; as a design Harshaw et al. 2024) from the
-probabilities to a subset. With g_i the features of n candidates, p_i what each counts for in the
-training loss (sum 1), g = sum_i p_i g_i and x_i = n p_i (g_i - g), it moves the probability of one
-candidate up or down, by chance, and those of the others so that sum_i pi_i x_i moves least, until
-each is 0 or 1. Here sum_i pi_i stays what it is as well, as in the cube method (Deville and Tille
-2004), so that exactly r are kept.
+It is the Gram-Schmidt walk (`colm.coreset.gram_schmidt_walk`) from equal probabilities. With g_i
+the features of n candidates, p_i what each counts for in the training loss (sum 1) and g = sum_i
+p_i g_i, it keeps the sum over the kept of x_i = n p_i (g_i - g) near 0.
 """
 
 from typing import NamedTuple
@@ -25,12 +22,9 @@ from colm.coreset.checks import (
     check_not_negative,
 )
 from colm.coreset.gram import centred_gram, shares_of
+from colm.coreset.gram_schmidt_walk import walk
 
 NOISE = 0.1
-# Probabilities as close as this to 0 or 1 are that.
-_ROUNDING = 1e-5
-# Downdated inverses lose digits: they are computed anew after as many of their rows are gone.
-_DOWNDATES = 128
 
 
 class BalancedSample(NamedTuple):
@@ -86,77 +80,8 @@ def balanced_sampling(
     shares = shares_of(target, len(features))
     gram = centred_gram(features, shares)
     scales = shares * len(shares)
-    kept = _walk(gram * scales * scales[:, None], budget, noise, generator)
+    chances = torch.full((len(shares),), budget / len(shares), dtype=torch.float64)
+    kept = walk(gram * scales * scales[:, None], chances, noise, generator)
     weights = shares[kept] / shares[kept].sum()
     error = (weights @ gram[kept][:, kept] @ weights).clamp(min=0).sqrt()
     return BalancedSample(kept.to(features.device), float(error))
-
-
-def _walk(gram: Tensor, budget: int, noise: float, generator: torch.Generator) -> Tensor:
-    """Return ``[budget]`` rows, ascending, of those whose inner products are ``gram [n, n]``."""
-    n = len(gram)
-    probabilities = torch.full((n,), budget / n, dtype=torch.float64)
-    scale = float(gram.diagonal().mean())
-    norms = _Norms(gram / scale if scale else gram, noise)
-    pivot = -1
-    while len(norms.rows) > 1:
-        if pivot not in norms.rows:
-            place = int(torch.randint(len(norms.rows), (1,), generator=generator))
-            pivot = int(norms.rows[place])
-        direction = norms.least(pivot)
-        now = probabilities[norms.rows]
-        up, down = _room(now, direction), _room(now, -direction)
-        chance = torch.rand((), generator=generator, dtype=torch.float64)
-        # The mean of both ends is where it stands: probabilities stay what they are on average.
-        step = up if chance * (up + down) < down else -down
-        now = (now + step * direction).clamp(0, 1)
-        now[now < _ROUNDING], now[now > 1 - _ROUNDING] = 0, 1
-        probabilities[norms.rows] = now
-        norms.keep((now > 0) & (now < 1))
-    # The sum is whole, so that one left by itself is within rounding of 0 or 1.
-    return (probabilities > 0.5).nonzero().flatten()
-
-
-def _room(probabilities: Tensor, direction: Tensor) -> Tensor:
-    """How far probabilities can go in a direction before the first is 0 or 1."""
-    bound = (direction > 0).double()
-    room = torch.where(direction == 0, torch.inf, (bound - probabilities) / direction)
-    return room.min()
-
-
-class _Norms:
-    """``u' Q u`` of changes u of the probabilities of the rows still undecided."""
-
-    def __init__(self, gram: Tensor, noise: float) -> None:
-        # What features do not see of a row moves the sum as well. Rows of zeros, or repeated ones
-        # without noise, must not make the equations singular.
-        unseen = noise * gram.diagonal() + 1e-7
-        self.quadratic = gram + torch.diag(unseen)
-        self.rows = torch.arange(len(gram))
-        self.inverse = torch.linalg.inv(self.quadratic)
-        self._since_inverted = 0
-
-    def least(self, pivot: int) -> Tensor:
-        """The change of least norm that moves ``pivot`` by 1 and the sum of all by 0."""
-        at = int((self.rows == pivot).nonzero())
-        of_pivot, of_all = self.inverse[:, at], self.inverse.sum(1)
-        # Stationary with two multipliers: u = inverse @ (a e_pivot + b 1).
-        b = -of_pivot.sum() / of_all.sum()
-        change: Tensor = of_pivot + b * of_all
-        change = change / change[at]
-        # Rounding must not add up over many changes.
-        change[at] -= change.sum()
-        return change
-
-    def keep(self, undecided: Tensor) -> None:
-        """Go on with these of the rows, ``[rows]`` bool."""
-        for place in (~undecided).nonzero().flatten().flip(0).tolist():
-            rest = torch.arange(len(self.rows)) != place
-            column = self.inverse[rest, place]
-            pivot = self.inverse[place, place]
-            self.inverse = self.inverse[rest][:, rest] - torch.outer(column, column) / pivot
-            self.rows = self.rows[rest]
-            self._since_inverted += 1
-        if self._since_inverted > _DOWNDATES:
-            self.inverse = torch.linalg.inv(self.quadratic[self.rows][:, self.rows])
-            self._since_inverted = 0

@@ -6,6 +6,7 @@ from torch import Tensor
 from colm.coreset.balanced_sampling import balanced_sampling
 from colm.coreset.candidates import Candidates, Choice
 from colm.coreset.gradient_matching import gradient_matching
+from colm.coreset.importance_sampling import importance_sampling
 from colm.coreset.mean_matching import mean_matching
 from colm.coreset.medoids import source_medoids
 
@@ -54,6 +55,15 @@ def matched_gradient(candidates: Candidates, budget: int, _generator: torch.Gene
         tie_tolerance=options.tie_tolerance or 0.0,
     )
     return Choice(chosen.indices, chosen.weights)
+
+
+def importance_sample(candidates: Candidates, budget: int, generator: torch.Generator) -> Choice:
+    """Draw rows, large gradients more often, and weigh them by one over their probabilities."""
+    assert candidates.features is not None
+    drawn = importance_sampling(
+        candidates.features, budget, target=candidates.target, generator=generator
+    )
+    return Choice(drawn.indices, drawn.weights)
 
 
 def balanced_sample(candidates: Candidates, budget: int, generator: torch.Generator) -> Tensor:

@@ -63,6 +63,8 @@ class SelectionArguments:
     selector: str = _governed(
         "How the kept examples are chosen: balanced_sampling (at random, all with the same "
         "probability, balanced by gradients: of candidates that are alike, a part), "
+        "importance_sampling (at random, those with large gradients more often and with a smaller "
+        "weight), "
         "gradient_matching (examples and weights whose gradient is closest to that of all "
         "candidates), colm (medoids of gradients, source by source, small sources whole), ssm (the "
         "same with all sources alike), mean_matching (the kept mean gradient closest), random, "
@@ -142,8 +144,9 @@ class SelectionArguments:
         "Weigh each kept example in the training loss by the candidates it stands for."
     )
     example_weights: str = _governed(
-        "What an example counts for in the mean that balanced_sampling and gradient_matching go "
-        "by: its label_tokens, as in losses that average over those, or equal.",
+        "What an example counts for in the mean that balanced_sampling, importance_sampling and "
+        "gradient_matching go by: its label_tokens, as in losses that average over those, or "
+        "equal.",
         EXAMPLE_WEIGHTS,
     )
     source_column: str | None = field(

@@ -24,6 +24,7 @@ from colm.training.exchange import Exchange
 MOST_TOGETHER = {
     "gradient_matching": 512,
     "balanced_sampling": 512,
+    "importance_sampling": 512,
     "mean_matching": 2048,
     "colm": 4096,
     "ssm": 4096,

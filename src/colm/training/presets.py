@@ -48,6 +48,7 @@ _SPREAD: dict[str, Any] = {
 #: What goes before the defaults with these selectors.
 OF_SELECTOR: dict[str, dict[str, Any]] = {
     "balanced_sampling": _SPREAD | {"candidate_sampling": "unimax"},
+    "importance_sampling": _SPREAD | {"candidate_sampling": "unimax"},
     "gradient_matching": _SPREAD,
 }
 
