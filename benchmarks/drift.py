@@ -35,6 +35,7 @@ NAMES = (
     "gradient matching",
     "balanced sampling, 0.45 deep",
     "balanced sampling",
+    "importance sampling",
 )
 WEIGHTS = "label_tokens"
 KINDS = ("raw", "adam")

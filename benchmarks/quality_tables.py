@@ -23,6 +23,7 @@ ARMS = (
     "longest",
     "UniMax, random",
     "balanced sampling, uniform draws",
+    "importance sampling",
     "gradient matching",
 )
 WEIGHTED = (
@@ -32,6 +33,7 @@ WEIGHTED = (
     "UniMax, random",
     DEFAULT,
     "balanced sampling, uniform draws",
+    "importance sampling",
     "gradient matching",
 )
 #: What the default is to end below, and at equal what.
@@ -235,6 +237,8 @@ def weighted_sentences(mixture: Mixture) -> list[str]:
         ("UniMax, random", "weighted sampling, random"),
         (DEFAULT, "balanced sampling, uniform draws"),
         (DEFAULT, "UniMax, random"),
+        ("importance sampling", "UniMax, random"),
+        ("importance sampling", DEFAULT),
     ]
     said = []
     for ours, theirs in pairs:

@@ -25,6 +25,8 @@ those alone; n is 2 r. The rows of tables are ways to make the mini-batch of a s
 | plain r, plain n, plain 2n | that many, uniformly | all: ordinary training |
 | balanced sampling | n, sources about equally often (UniMax) | r at random, balanced by their \
 gradients: this library's default |
+| importance sampling | as balanced sampling | r at random, those with large gradients more often \
+and with smaller weights |
 | UniMax, random | as balanced sampling | r at random |
 | weighted sampling, random | n, every source equally often (SSM's draws) | r at random |
 | small sources, random | n, uniformly | all of small sources, others at random up to r |

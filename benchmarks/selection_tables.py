@@ -19,6 +19,7 @@ MATCHED = (
     "highest loss",
     "longest",
     DEFAULT,
+    "importance sampling",
     "gradient matching",
     "all gradients known, gradient matching",
 )
