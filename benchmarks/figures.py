@@ -74,6 +74,7 @@ def add_target(page: Page, results: Results) -> None:
             f"`{mixture.label}`, after {mixture.steps:g} steps or the time that they take:",
             quality_tables.target_table(mixture),
             quality_tables.target_sentence(mixture),
+            quality_tables.ceiling_sentence(mixture),
             cost_tables.pace_doubt(mixture),
             quality_tables.micro_sentence(mixture),
         )

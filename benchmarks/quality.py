@@ -77,6 +77,8 @@ ARMS = {
     "longest": Arm({"selector": "longest"}, steps=1.5),
     # What the draws of the default do by themselves, and its selector.
     "UniMax, random": Arm({"selector": "random", "candidate_sampling": "unimax"}, steps=2),
+    # A coreset stands for all candidates; these keep all of them, which no coreset can better.
+    "UniMax, all n": Arm(PLAIN | {"candidate_sampling": "unimax"}, size=2),
     "balanced sampling, uniform draws": Arm({"candidate_sampling": "uniform"}),
     "importance sampling": Arm({"selector": "importance_sampling"}),
     "gradient matching": Arm({"selector": "gradient_matching"}),

@@ -6,6 +6,8 @@ from benchmarks.result_files import BySeed, Mixture
 from benchmarks.standings import ABSENT, Spread, Standing, join, table, than
 
 DEFAULT = "balanced sampling"
+#: Trains on all candidates that the default draws: where a coreset without error would end.
+CEILING = "UniMax, all n"
 #: The arms that a full comparison has, in the order of tables.
 ARMS = (
     DEFAULT,
@@ -22,6 +24,7 @@ ARMS = (
     "highest loss",
     "longest",
     "UniMax, random",
+    CEILING,
     "balanced sampling, uniform draws",
     "importance sampling",
     "gradient matching",
@@ -31,6 +34,7 @@ WEIGHTED = (
     "weighted sampling, random",
     "SSM",
     "UniMax, random",
+    CEILING,
     DEFAULT,
     "balanced sampling, uniform draws",
     "importance sampling",
@@ -130,6 +134,27 @@ def target_sentence(mixture: Mixture) -> str:
         said += f" The target is not met: the default is {join(stands)}."
     if undecided:
         said += f" Open: {join([f'*{arm}*' for arm in undecided])}."
+    return said
+
+
+def ceiling_sentence(mixture: Mixture) -> str:
+    """Return where a coreset without error would end, beside what the target asks at equal time."""
+    ideal = mixture.at_steps(CEILING, "macro")
+    timed = [arm for arm, equal in TARGETS.items() if equal == "time"]
+    words = {arm: Standing.of(ideal, mixture.at_time(arm, "macro", DEFAULT)).word for arm in timed}
+    if not ideal or any(word == "open" for word in words.values()):
+        return ""
+    ours = Standing.of(mixture.at_steps(DEFAULT, "macro"), ideal)
+    said = (
+        "How far could any selection get? Training on all n candidates that the default draws "
+        "stands for a coreset without error: after as many steps, a macro held-out loss of "
+        f"{Spread.of(ideal).show(line=', ')}. {ours.say('the default', 'such training')}"
+    )
+    if out := [f"*{arm}*" for arm, word in words.items() if word != "lower"]:
+        said += (
+            f" Not even such training would be lower than {join(out)} at equal time, beyond the "
+            "spread: so early in a run, more steps are worth more than more exact ones."
+        )
     return said
 
 

@@ -28,6 +28,7 @@ gradients: this library's default |
 | importance sampling | as balanced sampling | r at random, those with large gradients more often \
 and with smaller weights |
 | UniMax, random | as balanced sampling | r at random |
+| UniMax, all n | as balanced sampling | all n, as if a coreset could stand for them without error |
 | weighted sampling, random | n, every source equally often (SSM's draws) | r at random |
 | small sources, random | n, uniformly | all of small sources, others at random up to r |
 | SSM | as weighted sampling | r medoids of the gradients |

@@ -195,6 +195,22 @@ def test_the_target_is_said_to_be_met_only_beyond_the_spread(folder):
     assert "| higher in every seed |" in target
 
 
+def test_the_ceiling_says_what_a_coreset_without_error_would_reach(folder):
+    assert "How far could any" not in page_of(folder)
+    paces = PACES | {"weighted sampling, random": 1.0}
+    for seed in (0, 1, 2):
+        # At equal time, 60 steps: 2 - 60 * 0.012, and a hundredth.
+        write_run(folder, "weighted sampling, random", seed, 0.012, last=80)
+        write_run(folder, "UniMax, all n", seed, 0.013)
+    write_pace(folder, "pace-2.json", paces)
+    path = folder / "pace-2.json"
+    path.write_text(path.read_text().replace("2026-01-01", "2026-01-02"))
+    target = section(page_of(folder), "The target")
+    assert "a macro held-out loss of 1.490 ± 0.010, 1.480 to 1.500." in target
+    assert "of the default is on average 0.120 above that of such training" in target
+    assert "Not even such training would be lower than *weighted sampling, random* at eq" in target
+
+
 def test_doubts_of_the_pace_carry_over_to_equal_time(folder):
     """Plain r takes 1 and 3 s, the default 2 and 4: off by a half and a third of the mean."""
     assert "against *plain r*, 60.0 to 60.0 steps of it" in section(page_of(folder), "The target")
