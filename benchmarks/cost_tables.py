@@ -58,14 +58,17 @@ def memory_table(results: list[Result]) -> str:
 def memory_sentences(results: list[Result]) -> list[str]:
     """Return how the memory saved stands to what the paper reports, and why."""
     said = []
+    # The papers train with LoRA, so those of ours that do are put beside theirs.
+    alike = [result for result in results if "LoRA" in measured_work(result)]
+    of = " with LoRA" if alike else ""
     for arm, paper in MEMORY_SAVED.items():
-        ours = [100 * memory_saved(result, arm, whole=True) for result in results]
+        ours = [100 * memory_saved(result, arm, whole=True) for result in alike or results]
         spread = f"{min(ours):.0f}" + (f" to {max(ours):.0f}" if len(ours) > 1 else "")
         word = "on both sides of" if min(ours) < 100 * paper < max(ours) else "around"
         word = "more than" if min(ours) > 100 * paper else word
         word = "less than" if max(ours) < 100 * paper else word
         said.append(
-            f"Of all that lies in memory with {arm}, the default saves {spread} %: {word} the "
+            f"Of all that lies in memory with {arm}, the default saves {spread} %{of}: {word} the "
             f"paper's {100 * paper:.0f} %."
         )
     said.append(

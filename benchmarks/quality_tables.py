@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.result_files import BySeed, Mixture
-from benchmarks.standings import ABSENT, Spread, Standing, join, table, than
+from benchmarks.standings import Spread, Standing, join, table, than
 
 DEFAULT = "balanced sampling"
 #: Trains on all candidates that the default draws: where a coreset without error would end.
@@ -267,6 +267,8 @@ def weighted_sentences(mixture: Mixture) -> list[str]:
     ]
     said = []
     for ours, theirs in pairs:
+        if ours not in mixture.runs or theirs not in mixture.runs:
+            continue
         macro, micro = (
             Standing.of(mixture.at_steps(ours, measure), mixture.at_steps(theirs, measure))
             for measure in ("macro", "micro")
@@ -314,10 +316,10 @@ def _loss_table(
         if any(values(arm, measure) for arm in mixture.runs if names is None or arm in names)
     }
     rows = []
-    for arm in arms:
+    # Arms that were not run are listed once, where the page says what is open.
+    for arm in (arm for arm in arms if arm in mixture.runs):
         cells = [Spread.of(values(arm, measure)).show() for measure in shown]
-        seeds = len(mixture.runs.get(arm, []))
-        rows.append([(names or {}).get(arm, arm), str(seeds or ABSENT), *cells])
+        rows.append([(names or {}).get(arm, arm), str(len(mixture.runs[arm])), *cells])
     return table(["Mini-batches", "Seeds", *shown.values()], rows)
 
 
