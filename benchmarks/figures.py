@@ -93,7 +93,9 @@ def add_main(page: Page, results: Results) -> None:
         )
         if mixture.accuracy:
             page.add(
-                f"`{mixture.label}`, right answers in per cent:",
+                f"`{mixture.label}`, right answers in per cent, of the models as their runs ended, "
+                "some after more steps than others; behind a set, how many of its questions were "
+                "asked:",
                 quality_tables.accuracy_table(mixture),
             )
         page.add(" ".join(quality_tables.main_sentences(mixture)))

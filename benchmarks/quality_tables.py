@@ -195,10 +195,14 @@ def accuracy_table(mixture: Mixture) -> str:
     """Return the share of right answers of each arm to each set of questions, in per cent."""
     sets = sorted({name for scores in mixture.accuracy.values() for name in scores})
     arms = sorted(mixture.accuracy, key=lambda arm: [*ARMS, arm].index(arm))
-    rows = [
-        [arm, *(_percent(mixture.accuracy[arm].get(name, {})) for name in sets)] for arm in arms
-    ]
-    return table(["Mini-batches", *sets], rows)
+    rows = []
+    for arm in arms:
+        scores = mixture.accuracy[arm]
+        seeds = len({seed for values in scores.values() for seed in values})
+        steps = f"{shortest(mixture, arm):g}" if arm in mixture.runs else ABSENT
+        cells = (_percent(scores.get(name, {})) for name in sets)
+        rows.append([arm, str(seeds), steps, *cells])
+    return table(["Mini-batches", "Seeds", "Steps", *sets], rows)
 
 
 def accuracy_standing(mixture: Mixture) -> Standing:

@@ -118,7 +118,7 @@ class Mixture:
         label: of the runs' folder.
         runs: by arm, in the order of seeds.
         pace: measured with the same settings; ``None`` where there is none.
-        accuracy: by arm, set of questions and seed, 0 to 1.
+        accuracy: by arm, set and number of its questions, and seed, 0 to 1.
     """
 
     label: str
@@ -211,13 +211,14 @@ def read_mixture(folder: Path, paces: Iterable[Pace], accuracy: Path) -> Mixture
 
 
 def read_accuracy(folder: Path, arms: Iterable[str]) -> dict[str, dict[str, BySeed]]:
-    """Read the share of right answers, by arm, set of questions and seed."""
+    """Read the share of right answers, by arm, set and number of its questions, and seed."""
     names = {slug(arm): arm for arm in arms}
     found: dict[str, dict[str, BySeed]] = {}
     for path in sorted(folder.glob("*-seed*.json")):
         name, _, seed = path.stem.rpartition("-seed")
-        for questions, scores in json.loads(path.read_text())["sets"].items():
+        for title, scores in json.loads(path.read_text())["sets"].items():
             by_set = found.setdefault(names.get(name, name), {})
+            questions = f"{title} ({scores['questions']})"
             by_set.setdefault(questions, {})[int(seed)] = float(scores["accuracy"])
     return found
 

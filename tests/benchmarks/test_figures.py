@@ -346,9 +346,11 @@ def test_accuracy_where_it_was_measured(folder):
         for arm in ("CoLM", "plain 2n"):
             path = folder / "accuracy" / "mixed" / f"{slug(arm)}-seed{seed}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"sets": {"sums": {"accuracy": right}}}))
+            path.write_text(json.dumps({"sets": {"sums": {"accuracy": right, "questions": 7}}}))
     page = page_of(folder)
-    assert "| CoLM | 20.0 ± 10.0<br>10.0 to 30.0 |" in section(page, "Main result")
+    main = section(page, "Main result")
+    assert "| Mini-batches | Seeds | Steps | sums (7) |" in main
+    assert "| CoLM | 3 | 40 | 20.0 ± 10.0<br>10.0 to 30.0 |" in main
     assert "accuracy on questions has not been measured" not in page
 
 
