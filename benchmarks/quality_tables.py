@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.result_files import BySeed, Mixture
-from benchmarks.standings import Spread, Standing, join, table, than
+from benchmarks.standings import ABSENT, Spread, Standing, join, table, than
 
 DEFAULT = "balanced sampling"
 #: Trains on all candidates that the default draws: where a coreset without error would end.
