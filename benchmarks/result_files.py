@@ -207,9 +207,7 @@ def read_mixture(folder: Path, paces: Iterable[Pace], accuracy: Path) -> Mixture
         return mixture
     fitting = [pace for pace in paces if _same_work(pace.result.settings, mixture.settings)]
     # Single turns scatter: the measurement with most of them counts, of equals the latest.
-    pace = max(
-        fitting, key=lambda pace: (len(pace.result.repeats), pace.result.date), default=None
-    )
+    pace = max(fitting, key=lambda pace: (len(pace.result.repeats), pace.result.date), default=None)
     return Mixture(folder.name, runs, pace, read_accuracy(accuracy, runs))
 
 
