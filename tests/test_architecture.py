@@ -29,11 +29,12 @@ ARROWS = {
         "colm.gradients.ties",
     },
     "gradients": set(),
+    "subspace": {"colm.coreset.randomness", "colm.gradients.decoder"},
     "data": set(),
     "reports": set(),
     "evaluation": {"colm.data"},
-    "training": {"colm.coreset", "colm.gradients", "colm.data"},
-    "planning": {"colm.gradients", "colm.training"},
+    "training": {"colm.coreset", "colm.gradients", "colm.data", "colm.subspace"},
+    "planning": {"colm.gradients", "colm.subspace", "colm.training"},
     "cli": {"colm"},
 }
 # Third-party package -> the only packages of colm that may import it.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from colm.coreset.selector import CoresetSelector
     from colm.gradients.features import ValueGradients, last_value_gradients
     from colm.gradients.observation import Observed
+    from colm.subspace.optimizer import SubspaceOptimizer
+    from colm.subspace.subspaces import Subspaces
     from colm.training.config import CoLMConfig, CoLMTrainingArguments
     from colm.training.trainer import CoLMSFTTrainer, CoLMTrainer
 
@@ -43,6 +45,8 @@ _HOMES = {
     "colm.coreset.selector": ("CoresetSelector",),
     "colm.gradients.features": ("ValueGradients", "last_value_gradients"),
     "colm.gradients.observation": ("Observed",),
+    "colm.subspace.optimizer": ("SubspaceOptimizer",),
+    "colm.subspace.subspaces": ("Subspaces",),
     "colm.training.config": ("CoLMConfig", "CoLMTrainingArguments"),
     "colm.training.trainer": ("CoLMSFTTrainer", "CoLMTrainer"),
 }
@@ -63,6 +67,8 @@ __all__ = [
     "MeanMatching",
     "Observed",
     "Selection",
+    "SubspaceOptimizer",
+    "Subspaces",
     "ValueGradients",
     "available_selectors",
     "balanced_sampling",

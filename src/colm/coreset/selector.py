@@ -221,6 +221,10 @@ class CoresetSelector:
         self._moments = AdamMoments.from_state_dict(moments) if moments else None
         self._small_sources.seen = Counter({name: int(count) for name, count in seen.items()})
 
+    def forget_moments(self) -> None:
+        """Let Adam's moments start anew, where the features are no longer those they are of."""
+        self._moments = None
+
     def _split(self, names: list[str], order: Tensor, budget: int) -> tuple[Tensor, Tensor, bool]:
         """Rows kept whole, rows to choose from, and whether the latter are of small sources."""
         small = self._small_sources.names()

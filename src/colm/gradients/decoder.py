@@ -82,7 +82,7 @@ def linear_maps(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in layer.named_modules():
         if any(name.startswith(f"{wrapper}.") for wrapper in wrappers):
             continue
-        if hasattr(module, "base_layer"):
+        if hasattr(module, "base_layer") or hasattr(module, "subspace"):
             wrappers.append(name)
         if any(part in name.lower() for part in CROSS_ATTENTION):
             continue
@@ -95,7 +95,7 @@ def linear_maps(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def is_transposed(module: nn.Module) -> bool:
     """Whether the weight is ``[inputs, outputs]``, as that of GPT-2's ``Conv1D``."""
-    return plain_class(module).__name__ == "Conv1D"
+    return any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 Where a projection is a linear map of its own, it is known by its name; where it is some rows of a
 fused one, by a probe (`colm.gradients.fused`). Adapters: where LoRA of any kind (DoRA, rsLoRA, EVA,
-PiSSA) trains the map, its B factors serve. Elsewhere the map's own weight does, also under adapters
-without a factor that is worth differentiating: IA3 has none, and AdaLoRA starts with a zero between
-its factors, whose gradients are then zero.
+PiSSA) trains the map, its B factors serve, and where it is trained in a random subspace, its B.
+Elsewhere the map's own weight does, also under adapters without a factor that is worth
+differentiating: IA3 has none, and AdaLoRA starts with a zero between its factors, whose gradients
+are then zero.
 """
 
 import re
@@ -49,7 +50,7 @@ class Projection:
         modules: what applies the weight, an adapter's B factor or the map itself; more than one
             where layers share it (Zamba).
         rows: ``[o]`` int64 output rows that it has in a fused map, ``None`` for all of them.
-        is_adapter: true for LoRA's B factor.
+        is_adapter: true for a B factor, of LoRA or of a random subspace.
         identity_rows: size of the identity matrix that DoRA sends through B, ``None`` without.
     """
 
@@ -214,7 +215,7 @@ class _LastLayer:
 def projections_of(
     name: str, module: nn.Module, rows: Tensor | None = None, *, layers: nn.ModuleList
 ) -> Iterator[Projection]:
-    """LoRA's B factors where the map carries trainable ones, one each, else the map itself.
+    """B factors where the map is trained by such, one each, else the map itself.
 
     Args:
         name: of the map inside its layer.
@@ -229,6 +230,8 @@ def projections_of(
         active = getattr(module, "active_adapters", adapters.keys())
         factors = [adapters[key] for key in active if key in adapters]
         factors = [factor for factor in factors if factor.weight.requires_grad]
+    elif isinstance(subspace := getattr(module, "subspace", None), nn.Module):
+        factors = [subspace]
     is_dora = len(getattr(module, "lora_magnitude_vector", ())) > 0
     for owner in factors or [inner]:
         users = [(i, m) for i, layer in enumerate(layers) for m in _users(layer, owner)]

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from colm.gradients.observe import ExampleObserver
 from colm.planning.tally import SavedBytes, Tally, Work, storage_bytes
 from colm.planning.valueless import DEVICE, valueless, without_values
+from colm.subspace.linear import draw_directions
 from colm.training.skeleton import training_loss
 
 # Distinct tokens among N of natural text, by Heaps' law: a N^b.
@@ -48,11 +49,17 @@ class StepCounter:
         model: on the meta device, ready to train; it has values no more than before.
         compute_dtype: of autocast, ``None`` for none.
         tokens: t.
+
+    Attributes:
+        model: the model.
+        directions: P of every weight that is trained in a random subspace.
     """
 
     def __init__(self, model: nn.Module, compute_dtype: torch.dtype | None, tokens: int) -> None:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.model = without_values(model, self._mode)
+        with self._mode:
+            self.directions = draw_directions(model)
         self._compute_dtype = compute_dtype
         self._tokens = tokens
 
@@ -98,7 +105,7 @@ class StepCounter:
         return whole
 
     def _weights(self) -> list[Tensor]:
-        return [*self.model.parameters(), *self.model.buffers()]
+        return [*self.model.parameters(), *self.model.buffers(), *self.directions]
 
     def _batch(self, examples: int) -> dict[str, Tensor]:
         """Token ids and labels ``[n, t]``, made anew, as collators do."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from colm.gradients.decoder import class_name
 from colm.planning.counting import Counted, StepCounter
@@ -64,7 +64,7 @@ class Held:
     Attributes:
         parameters: all.
         trained_parameters: those that training changes.
-        weight_bytes: of parameters and buffers.
+        weight_bytes: of parameters and buffers, and of random subspaces' directions.
         gradient_bytes: of the trained parameters.
         optimizer: its name.
         optimizer_bytes: of its state, ``None`` where it is not known.
@@ -129,7 +129,7 @@ def make_plan(
     sizes = {"colm": kept, "plain_r": kept, "plain_n": drawn, "plain_2n": 2 * drawn}
     with loss_in_place(training.device):
         steps = {size: counter.train(size, accumulated) for size in set(sizes.values())}
-    held = _held(model, training)
+    held = _held(model, training, counter.directions)
     counted = {way: (size, steps[size]) for way, size in sizes.items()}
     ways = _ways(counted, look, held, machine or _machine(arguments, model))
     copied_bytes = max(0, 2 * steps[drawn].saved_bytes - steps[2 * drawn].saved_bytes)
@@ -144,13 +144,13 @@ def make_plan(
     )
 
 
-def _held(model: nn.Module, training: CoLMConfig) -> Held:
+def _held(model: nn.Module, training: CoLMConfig, directions: list[Tensor]) -> Held:
     trained = trained_weights(model)
     optimizer = str(getattr(training.optim, "value", training.optim))
     return Held(
         parameters=sum(weight.numel() for weight in model.parameters()),
         trained_parameters=sum(weight.numel() for weight in trained),
-        weight_bytes=storage_bytes([*model.parameters(), *model.buffers()]),
+        weight_bytes=storage_bytes([*model.parameters(), *model.buffers(), *directions]),
         gradient_bytes=storage_bytes(trained),
         optimizer=optimizer,
         optimizer_bytes=optimizer_bytes(optimizer, trained, training.optim_args),

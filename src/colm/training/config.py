@@ -27,6 +27,7 @@ from colm.training.checks import as_names
 from colm.training.option_checks import SCOPES, check_options
 from colm.training.presets import DEFAULTS, PRESETS, resolve
 from colm.training.sampling import CANDIDATE_SAMPLINGS
+from colm.training.subspace_arguments import SubspaceArguments
 
 
 def _governed(meaning: str, choices: Iterable[str] = ()) -> Any:
@@ -230,13 +231,13 @@ class SelectionArguments:
 
 
 @dataclass
-class CoLMConfig(SelectionArguments, SFTConfig):
-    """Configuration of `colm.CoLMSFTTrainer`: ``SFTConfig`` and `SelectionArguments`."""
+class CoLMConfig(SelectionArguments, SubspaceArguments, SFTConfig):
+    """Configuration of `colm.CoLMSFTTrainer`: ``SFTConfig``, selection and subspaces."""
 
 
 @dataclass
-class CoLMTrainingArguments(SelectionArguments, TrainingArguments):
-    """Configuration of `colm.CoLMTrainer`: ``TrainingArguments`` and the selection options."""
+class CoLMTrainingArguments(SelectionArguments, SubspaceArguments, TrainingArguments):
+    """Configuration of `colm.CoLMTrainer`: ``TrainingArguments``, selection and subspaces."""
 
 
 def with_selection_arguments(

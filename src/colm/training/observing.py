@@ -57,6 +57,10 @@ class CandidateObserver:
         self._limit = token_limit(args, recovers=not self._lockstep.is_needed)
         self._has_looked = False
 
+    def look_anew(self) -> None:
+        """Let go of what was found in the model, to be found again."""
+        self._observer = None
+
     def weight(self) -> Tensor | None:
         """Return the weight that the features are gradients of, ``[d]``, where it is asked for."""
         needed = self.args.dimension_criterion in WEIGHT_CRITERIA and "gradients" in self.needs

@@ -110,6 +110,11 @@ class ExampleSelection:
             ]
         return sorted(self._share(bare, table, weights), key=token_count, reverse=True)
 
+    def look_anew(self) -> None:
+        """Look for the projections again, after the model's modules have changed."""
+        self._observe.look_anew()
+        self.selector.forget_moments()
+
     def measure_match(self) -> None:
         """Measure how well the kept gradients match all, where it is the turn of this step.
 

@@ -25,6 +25,7 @@ from colm.training.config import SelectionArguments
 from colm.training.exchange import Exchange
 from colm.training.model_access import ModelAccess
 from colm.training.observing import CandidateObserver
+from colm.training.subspace_training import enter_subspaces
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -45,6 +46,8 @@ def build_skeleton(arguments: SFTArguments) -> nn.Module:
             model = get_peft_model(model, config)
     except (ValueError, ImportError, TypeError) as error:
         raise ValueError(f"cannot put the adapters on the model: {error}") from error
+    if arguments.training.subspace_rank is not None:
+        enter_subspaces(model, arguments.training)
     if arguments.training.activation_checkpointing:
         if config is not None:
             model.enable_input_require_grads()

@@ -48,10 +48,11 @@ from colm.training.sampling import draws_by_source, make_sampler, set_sampler_ep
 from colm.training.selection import ExampleSelection
 from colm.training.sources import resolve_source_column, source_sizes
 from colm.training.streaming import as_endless, keep_shards, report_unknown_sizes
+from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.weighting import collate_weighted, weighted_loss
 
 
-class CoresetTrainerMixin(ResumingMixin):
+class CoresetTrainerMixin(SubspaceMixin, ResumingMixin):
     """Selection for any trainer of ``transformers``; placed before it in the bases of a class."""
 
     data_collator: Any
@@ -83,6 +84,8 @@ class CoresetTrainerMixin(ResumingMixin):
         everyone = self.accelerator
         self._group = Exchange(everyone.num_processes, everyone.process_index, everyone.device)
         check_trainer(self, CLUSTER_COLUMN if clusters else source_column)
+        if self.args.subspace_rank is not None:
+            check_subspaces(self)
         self._clusters: Tensor | None = None
         self._selection = self._build_selection(source_column, sizes)
 
@@ -119,6 +122,19 @@ class CoresetTrainerMixin(ResumingMixin):
         )
         exchange = self._group if together else Exchange()
         return ExampleSelection(args, access, selector, source_column, args.seed, exchange)
+
+    def _enter_subspaces(self) -> None:
+        """Put the model into its subspaces; features are taken from B, and so are their moments."""
+        super()._enter_subspaces()
+        assert self._subspaces is not None
+        # Looked up at each call: clusters, once found, bring a selector of their own.
+        forget = lambda: self._selection.selector.forget_moments()  # noqa: E731, PLW0108
+        self._subspaces.on_redraw.append(forget)
+
+    def _leave_subspaces(self) -> None:
+        """Merge; what is observed of candidates is looked for anew."""
+        super()._leave_subspaces()
+        self._selection.look_anew()
 
     def _use_clusters(self, checkpoint: Any) -> None:
         """Make clusters the sources: those of the checkpoint, or else those found now."""

@@ -1,0 +1,310 @@
+"""Randomised subspace optimisation beside AdamW, GaLore and LoRA, at equal rank.
+
+Two tasks. ``--task pretrain``: a small Llama from scratch, on the bytes of real text, so that next
+to all of its weights lie in the layers. ``--task finetune``: SmolLM2-135M, all weights, on blocks
+of the same text. Text is that of the generated mixture, or of ``--data FILE ...``. Norms,
+embeddings and head are trained as usual in every arm, so that what differs is the linear maps of
+the layers.
+
+``python -m benchmarks.subspace`` runs every arm with every learning rate and seed that is named,
+and writes a file for each when it ends: held-out loss after steps and seconds, and the bytes of
+
+- ``weight``: weights, and of subspaces their directions P;
+- ``optimizer``: its states;
+- ``saved``: most that autograd saves for backward at one time, weights and P left out;
+- ``peak``: weights, states, and the most that tensors made in a step hold at one time, over steps
+  that merge or project anew and those that do not.
+
+What is there is not run again. ``--summarise`` prints a table of what is there.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from galore_torch import GaLoreAdamW
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from benchmarks.quality import data_names, label, load_data, slug
+from benchmarks.record import RESULTS, machine, write_result
+from colm.planning.tally import SavedBytes, Tally, storage_bytes
+from colm.subspace.linear import draw_directions
+from colm.subspace.optimizer import SubspaceOptimizer
+from colm.subspace.subspaces import Subspaces
+from colm.training.pretrained import demo_model_folder
+
+HELD_OUT_BLOCKS = 64
+WARMUP, LAST_RATE = 0.1, 0.1  # shares of the steps, and of the learning rate at their end
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way of training: its kind, and options of `Subspaces` and of `SubspaceOptimizer`."""
+
+    kind: str
+    of_subspaces: dict[str, Any] = field(default_factory=dict)
+    of_optimizer: dict[str, Any] = field(default_factory=dict)
+
+
+ARMS = {
+    "AdamW": Arm("adamw"),
+    "RSO": Arm("rso"),
+    "RSO, haar": Arm("rso", {"sampling": "haar"}),
+    "RSO, moments kept": Arm("rso", of_optimizer={"moments": "kept"}),
+    "RSO, proximal": Arm("rso", of_optimizer={"proximal": 1.0}),
+    "RSO, rounded to nearest": Arm("rso", {"rounding": "nearest"}),
+    "GaLore": Arm("galore"),
+    "LoRA": Arm("lora"),
+    "LoRA, A frozen": Arm("frozen lora"),
+}
+
+
+def main() -> None:
+    """Run what is missing, and say where results lie."""
+    options = parse()
+    folder = RESULTS / "subspace" / f"{options.task}-{label(options)}"
+    if options.summarise:
+        summarise(folder)
+        return
+    bench = SubspaceBench(options)
+    for seed in options.seeds:
+        for name in options.arms:
+            for rate in options.learning_rates:
+                path = folder / f"{slug(name)}-rank{options.rank}-lr{rate:g}-seed{seed}.json"
+                if path.exists():
+                    print(f"{path.stem}: done before", flush=True)
+                    continue
+                rows, held = bench.run(ARMS[name], rate, seed)
+                settings = {k: v for k, v in vars(options).items() if k != "summarise"}
+                settings |= {"data": data_names(options), "arm": name, "seed": seed}
+                settings |= {"learning_rates": rate, "seeds": seed, "arms": name}
+                folder.mkdir(parents=True, exist_ok=True)
+                write_result("subspace", settings, rows, rows[-1] | held, path)
+                print(f"{path.stem}: {rows[-1]}", flush=True)
+    print(f"results are in {folder.name}, measured on {machine()}")
+
+
+def parse() -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=["pretrain", "finetune"], default="pretrain")
+    parser.add_argument("--data", nargs="+", help="default: the generated mixture")
+    parser.add_argument("--label", help="of these runs; default: the name of the data")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 3e-3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--inner-steps", type=int, default=100, help="and GaLore's gap")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--measure-every", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=16, help="blocks a step")
+    parser.add_argument("--tokens", type=int, default=256, help="of a block")
+    parser.add_argument("--hidden", type=int, default=256, help="of the model to pre-train")
+    parser.add_argument("--layers", type=int, default=6, help="of the model to pre-train")
+    parser.add_argument("--dtype", default="float32", help="of the weights")
+    parser.add_argument("--summarise", action="store_true")
+    return parser.parse_args()
+
+
+class SubspaceBench:
+    """Text and models that all runs share."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        blocks = read_blocks(options)
+        self.held_out, self.train = blocks[:HELD_OUT_BLOCKS], blocks[HELD_OUT_BLOCKS:]
+
+    def run(
+        self, arm: Arm, rate: float, seed: int
+    ) -> tuple[list[dict[str, float]], dict[str, float]]:
+        """Train with one arm; return what was measured on the way, and the bytes it takes."""
+        options = self.options
+        held = self.count_bytes(arm, rate)
+        torch.manual_seed(seed)
+        model, optimizer = self.build(arm, rate, options.inner_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.share_of_rate)
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        seconds, rows = 0.0, [{"steps": 0.0, "seconds": 0.0, "loss": self.measure(model)}]
+        for step in range(1, options.steps + 1):
+            places = torch.arange((step - 1) * options.batch, step * options.batch) % len(order)
+            started = time.perf_counter()
+            self.step(model, optimizer, self.train[order[places]])
+            schedule.step()
+            self.synchronise()
+            seconds += time.perf_counter() - started
+            if step % options.measure_every == 0:
+                loss = self.measure(model)
+                rows.append({"steps": float(step), "seconds": seconds, "loss": loss})
+        return rows, held
+
+    def share_of_rate(self, step: int) -> float:
+        """Warm-up, then a cosine down to a tenth."""
+        warmup = WARMUP * self.options.steps
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / (self.options.steps - warmup)
+        return LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
+
+    def step(self, model: nn.Module, optimizer: Any, blocks: Tensor) -> None:
+        """Forward, backward, and the optimiser's step, gradients clipped at 1."""
+        blocks = blocks.to(self.device)
+        model(input_ids=blocks, labels=blocks).loss.backward()
+        nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module) -> float:
+        """Loss on held-out blocks."""
+        model.eval()
+        losses = [
+            model(input_ids=part, labels=part).loss.item()
+            for part in self.held_out.to(self.device).split(self.options.batch)
+        ]
+        model.train()
+        return statistics.fmean(losses)
+
+    def build(self, arm: Arm, rate: float, inner_steps: int) -> tuple[Any, Any]:
+        """Return a model and its optimiser; what an arm trains of the layers is its own."""
+        model = new_model(self.options).to(self.device).train()
+        options = {"lr": rate, "weight_decay": 0.0}
+        if arm.kind == "rso":
+            subspaces = Subspaces(model, self.options.rank, **arm.of_subspaces)
+            inner = {"inner_steps": inner_steps} | arm.of_optimizer
+            return model, SubspaceOptimizer(subspaces, **inner, **options)
+        if arm.kind == "galore":
+            maps = [p for name, p in model.named_parameters() if is_map(name, p)]
+            others = [p for name, p in model.named_parameters() if not is_map(name, p)]
+            # The scale and the way of projecting of the authors' recipes.
+            projected = {"rank": self.options.rank, "update_proj_gap": inner_steps}
+            projected |= {"params": maps, "scale": 0.25, "proj_type": "std"}
+            groups = [{"params": others}, projected]
+            return model, GaLoreAdamW(groups, **options, no_deprecation_warning=True)
+        if "lora" in arm.kind:
+            rank = self.options.rank
+            lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+            trained = {name for name, p in model.named_parameters() if not is_map(name, p)}
+            model = get_peft_model(model, lora)
+            for name, parameter in model.named_parameters():
+                plain = name.removeprefix("base_model.model.")
+                frozen_a = arm.kind == "frozen lora" and "lora_A" in name
+                parameter.requires_grad_(plain in trained or ("lora" in name and not frozen_a))
+        return model, torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad], **options
+        )
+
+    def count_bytes(self, arm: Arm, rate: float) -> dict[str, float]:
+        """Count on a model of its own, over steps of which every second draws anew."""
+        model, optimizer = self.build(arm, rate, inner_steps=2)
+        blocks = self.train[: self.options.batch]
+        self.step(model, optimizer, blocks)
+        peak = saved_bytes = 0
+        for _ in range(4):
+            weights = [*model.parameters(), *draw_directions(model)]
+            states = state_tensors(optimizer)
+            with Tally([*weights, *states, blocks]) as tally, SavedBytes(weights) as saved:
+                self.step(model, optimizer, blocks)
+            static = storage_bytes(weights) + storage_bytes(states)
+            peak = max(peak, static + tally.peak_bytes)
+            saved_bytes = max(saved_bytes, saved.peak_bytes)
+        return {
+            "weight_bytes": storage_bytes([*model.parameters(), *draw_directions(model)]),
+            "optimizer_bytes": storage_bytes(state_tensors(optimizer)),
+            "saved_bytes": saved_bytes,
+            "peak_bytes": peak,
+        }
+
+    def synchronise(self) -> None:
+        """Wait for the accelerator, where there is one."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def new_model(options: argparse.Namespace) -> Any:
+    """Return the model to train: a small one with random weights, or the pretrained one."""
+    dtype = getattr(torch, options.dtype)
+    if options.task == "finetune":
+        return AutoModelForCausalLM.from_pretrained(str(demo_model_folder()), dtype=dtype)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=options.hidden,
+        intermediate_size=options.hidden * 8 // 3 // 16 * 16,
+        num_hidden_layers=options.layers,
+        num_attention_heads=max(1, options.hidden // 64),
+        max_position_embeddings=options.tokens,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config).to(dtype)
+
+
+def read_blocks(options: argparse.Namespace) -> Tensor:
+    """Return text in blocks, ``[blocks, tokens]``, shuffled: as bytes, or in the model's tokens."""
+    texts = [
+        " ".join(part["content"] for part in [*row["prompt"], *row["completion"]]) + "\n"
+        for row in load_data(options.data).shuffle(seed=0)
+    ]
+    if options.task == "pretrain":
+        ids = torch.frombuffer(bytearray("".join(texts).encode()), dtype=torch.uint8).long()
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(str(demo_model_folder()))
+        needed = options.tokens * (options.batch * options.steps + HELD_OUT_BLOCKS)
+        said: list[int] = []
+        for text in texts:
+            said += tokenizer(text)["input_ids"]
+            if len(said) >= needed:
+                break
+        ids = torch.tensor(said)
+    return ids[: len(ids) // options.tokens * options.tokens].view(-1, options.tokens)
+
+
+def is_map(name: str, parameter: Tensor) -> bool:
+    """Whether a weight is that of a linear map of the layers."""
+    return ".layers." in name and parameter.ndim == 2
+
+
+def state_tensors(optimizer: Any) -> list[Tensor]:
+    """Return all that an optimiser keeps, with what GaLore's projectors do."""
+    found: list[Tensor] = []
+    for state in optimizer.state.values():
+        for value in state.values():
+            matrix = getattr(value, "ortho_matrix", value)
+            found += [part for part in _parts(matrix) if isinstance(part, Tensor)]
+    return found
+
+
+def summarise(folder: Path) -> None:
+    """Print, of each arm, the learning rate with the lowest loss, its loss and its bytes."""
+    runs: dict[str, dict[float, list[dict[str, float]]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        settings = result["settings"]
+        name = f"{settings['arm']}, rank {settings['rank']}"
+        of_arm = runs.setdefault(name, {})
+        of_arm.setdefault(settings["learning_rates"], []).append(result["summary"])
+    for name, by_rate in runs.items():
+        mean = {
+            rate: statistics.fmean(one["loss"] for one in all_) for rate, all_ in by_rate.items()
+        }
+        best = min(mean, key=lambda rate: mean[rate])
+        shown = by_rate[best][0]
+        sizes = {key: f"{shown[key] / 2**20:.1f} MiB" for key in shown if key.endswith("_bytes")}
+        print(f"{name}: lr {best:g}, loss {mean[best]:.4f} ({len(by_rate[best])} seeds), {sizes}")
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+if __name__ == "__main__":
+    main()
