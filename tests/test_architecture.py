@@ -29,7 +29,11 @@ ARROWS = {
         "colm.gradients.ties",
     },
     "gradients": set(),
-    "subspace": {"colm.coreset.randomness", "colm.gradients.decoder"},
+    "subspace": {
+        "colm.coreset.checks",
+        "colm.coreset.randomness",
+        "colm.gradients.decoder",
+    },
     "data": set(),
     "reports": set(),
     "evaluation": {"colm.data"},

@@ -237,6 +237,8 @@ def test_every_public_name_is_fuzzed_somewhere():
         "last_value_gradients",
         "mean_matching",
         "register_selector",
+        "SubspaceOptimizer",
+        "Subspaces",
         "ValueGradients",
     }
     assert set(colm.__all__) == tested | RECORDS | TRAINING
@@ -300,3 +302,30 @@ def test_gradients_of_a_model(model, n, t, seed, replaces_options, data):
         return
     assert features.ndim == 2
     assert torch.isfinite(features).all()
+
+
+@settings(fuzz, max_examples=60)
+@given(st.integers(1, 40), seeds, st.data())
+def test_subspaces_of_a_model(model, rank, seed, data):
+    arguments = {
+        "rank": rank,
+        "sampling": data.draw(st.sampled_from(["gaussian", "haar"])),
+        "rounding": data.draw(st.sampled_from(["stochastic", "nearest"])),
+        "others": data.draw(st.lists(st.sampled_from(["norms", "embeddings", "head", "rest"]))),
+        "seed": seed,
+    }
+    inner = {"inner_steps": 2, "proximal": 1.0, "moments": "kept"}
+    names = list(model.state_dict())
+    replaced = data.draw(st.sampled_from([arguments, inner]))
+    with_junk(data, replaced)
+    subspaces = None
+    try:
+        subspaces = colm.Subspaces(model, **arguments)
+        optimizer = colm.SubspaceOptimizer(subspaces, lr=0.0, **inner)
+        assert len(optimizer.param_groups) <= 2
+    except ValueError as error:
+        names_an_argument(error, colm.Subspaces, colm.SubspaceOptimizer)
+    finally:
+        if subspaces is not None:
+            subspaces.detach()
+    assert list(model.state_dict()) == names

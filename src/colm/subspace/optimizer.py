@@ -9,12 +9,14 @@ RSO, arXiv 2502.07222. What it leaves open is an option here: how P is sampled (
 proximal term, and what becomes of Adam's moments.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch.optim import AdamW
 
+from colm.coreset.checks import check_choice, check_whole, shown
 from colm.subspace.subspaces import Subspaces
 
 MOMENTS = ("reset", "kept")
@@ -53,6 +55,8 @@ class SubspaceOptimizer(AdamW):
         **options: Any,
     ) -> None:
         check_inner_loop(inner_steps, proximal, moments)
+        if not isinstance(subspaces, Subspaces):
+            raise ValueError(f"subspaces must be a Subspaces; got {shown(subspaces)}.")
         self.subspaces = subspaces
         self.inner_steps, self.proximal, self.moments = inner_steps, proximal, moments
         if params is None:
@@ -129,9 +133,10 @@ def check_inner_loop(inner_steps: int, proximal: float | None, moments: str) -> 
     Raises:
         ValueError: such an option.
     """
-    if inner_steps < 1:
-        raise ValueError(f"inner_steps must be at least 1; got {inner_steps}.")
-    if proximal is not None and not proximal > 0:
-        raise ValueError(f"proximal must be above 0, or None for no such term; got {proximal}.")
-    if moments not in MOMENTS:
-        raise ValueError(f"moments must be among {', '.join(MOMENTS)}; got {moments!r}.")
+    check_whole("inner_steps", inner_steps, least=1)
+    is_number = isinstance(proximal, int | float) and not isinstance(proximal, bool)
+    if proximal is not None and not (is_number and 0 < proximal < math.inf):
+        raise ValueError(
+            f"proximal must be above 0, or None for no such term; got {shown(proximal)}."
+        )
+    check_choice("moments", moments, MOMENTS)

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from colm.coreset.checks import check_choice
 from colm.coreset.randomness import keyed_generator
 
 SAMPLINGS = ("gaussian", "haar")
@@ -67,5 +68,4 @@ def check_sampling(sampling: str) -> None:
     Raises:
         ValueError: it is none of `SAMPLINGS`.
     """
-    if sampling not in SAMPLINGS:
-        raise ValueError(f"sampling must be among {', '.join(SAMPLINGS)}; got {sampling!r}.")
+    check_choice("sampling", sampling, SAMPLINGS)

@@ -8,6 +8,8 @@ such updates add up to what they should.
 import torch
 from torch import Tensor
 
+from colm.coreset.checks import check_choice
+
 ROUNDINGS = ("stochastic", "nearest")
 
 
@@ -57,5 +59,4 @@ def check_rounding(rounding: str) -> None:
     Raises:
         ValueError: it is none of `ROUNDINGS`.
     """
-    if rounding not in ROUNDINGS:
-        raise ValueError(f"rounding must be among {', '.join(ROUNDINGS)}; got {rounding!r}.")
+    check_choice("rounding", rounding, ROUNDINGS)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from colm.coreset.checks import as_list, check_choice, check_whole, shown
 from colm.coreset.randomness import keyed_generator
 from colm.gradients.decoder import class_name, find_layers, is_transposed, linear_maps, linear_shape
 from colm.subspace import linear
@@ -60,8 +61,7 @@ class Subspaces:
         others: Collection[str] = OTHERS,
         seed: int = 0,
     ) -> None:
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1; got {rank}.")
+        rank, seed = check_whole("rank", rank, least=1), check_whole("seed", seed)
         check_sampling(sampling)
         check_rounding(rounding)
         check_others(others)
@@ -246,9 +246,11 @@ def check_others(others: Collection[str]) -> None:
     Raises:
         ValueError: such a name.
     """
-    for name in others:
-        if name not in OTHERS:
-            raise ValueError(f"others must be among {', '.join(OTHERS)}; got {name!r}.")
+    names = None if isinstance(others, str | bytes) else as_list(others)
+    if names is None:
+        raise ValueError(f"others must be a list of names; got {shown(others)}.")
+    for name in names:
+        check_choice("others", name, OTHERS)
 
 
 def _keys(name: str) -> tuple[str, str]:
