@@ -111,6 +111,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=256, help="of the model to pre-train")
     parser.add_argument("--layers", type=int, default=6, help="of the model to pre-train")
     parser.add_argument("--dtype", default="float32", help="of the weights")
+    parser.add_argument("--autocast", action="store_true", help="train in bfloat16; bytes are not")
     parser.add_argument("--summarise", action="store_true")
     return parser.parse_args()
 
@@ -158,7 +159,9 @@ class SubspaceBench:
     def step(self, model: nn.Module, optimizer: Any, blocks: Tensor) -> None:
         """Forward, backward, and the optimiser's step, gradients clipped at 1."""
         blocks = blocks.to(self.device)
-        model(input_ids=blocks, labels=blocks).loss.backward()
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.options.autocast):
+            loss = model(input_ids=blocks, labels=blocks).loss
+        loss.backward()
         nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), 1.0)
         optimizer.step()
         optimizer.zero_grad()

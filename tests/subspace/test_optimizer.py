@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 from colm.subspace.optimizer import SubspaceOptimizer
 from colm.subspace.projection import draw_projection
@@ -229,24 +229,12 @@ def test_a_convex_problem_ends_at_its_known_optimum(sampling, proximal):
     torch.testing.assert_close(model.body.layers[0]["map"].weight, optimum, atol=1e-2, rtol=0)
 
 
-def test_it_trains_from_scratch_about_as_well_as_adamw(batch):
+def test_it_trains_from_scratch_about_as_well_as_adamw(model, batch):
     """Not a claim about models: that steps along P add up to steps in the whole space."""
-    ended = {}
-    for name in ("adamw", "subspace"):
-        torch.manual_seed(3)
-        config = LlamaConfig(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-        )
-        model = LlamaForCausalLM(config)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-        if name == "subspace":
-            optimizer = SubspaceOptimizer(Subspaces(model, 8), lr=5e-3, inner_steps=10)
-        ended[name] = train(model, optimizer, batch, 60)[-1]
-    assert ended["subspace"] < 1.5 * ended["adamw"] + 0.1
+    plain = copy.deepcopy(model)
+    adamw = train(plain, torch.optim.AdamW(plain.parameters(), lr=5e-3), batch, 60)
+    optimizer = SubspaceOptimizer(Subspaces(model, 8), lr=5e-3, inner_steps=10)
+    assert train(model, optimizer, batch, 60)[-1] < 1.5 * adamw[-1] + 0.1
 
 
 def test_optimiser_states_are_of_the_size_of_b(model, batch):

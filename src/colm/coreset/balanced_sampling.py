@@ -15,14 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from colm.coreset.checks import (
-    check_budget,
-    check_generator,
-    check_matrix,
-    check_not_negative,
-)
-from colm.coreset.gram import centred_gram, shares_of
-from colm.coreset.gram_schmidt_walk import walk
+from colm.coreset.gram_schmidt_walk import around_mean, distance_from_mean, walk
 
 NOISE = 0.1
 
@@ -73,15 +66,9 @@ def balanced_sampling(
         >>> rows[drawn.indices].sum(0), round(drawn.error, 6)
         (tensor([1., 1.]), 0.0)
     """
-    check_matrix("features", features)
-    budget = check_budget(budget, len(features))
-    check_not_negative("noise", noise)
-    check_generator("generator", generator)
-    shares = shares_of(target, len(features))
-    gram = centred_gram(features, shares)
+    budget, shares, gram = around_mean(features, budget, target, noise, generator)
     scales = shares * len(shares)
     chances = torch.full((len(shares),), budget / len(shares), dtype=torch.float64)
     kept = walk(gram * scales * scales[:, None], chances, noise, generator)
     weights = shares[kept] / shares[kept].sum()
-    error = (weights @ gram[kept][:, kept] @ weights).clamp(min=0).sqrt()
-    return BalancedSample(kept.to(features.device), float(error))
+    return BalancedSample(kept.to(features.device), distance_from_mean(gram, kept, weights))

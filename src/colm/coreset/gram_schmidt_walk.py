@@ -10,10 +10,55 @@ cube method (Deville and Tille 2004), so that exactly as many rows are kept.
 import torch
 from torch import Tensor
 
+from colm.coreset.checks import check_budget, check_generator, check_matrix, check_not_negative
+from colm.coreset.gram import centred_gram, shares_of
+
 # Probabilities as close as this to 0 or 1 are that.
 _ROUNDING = 1e-5
 # Downdated inverses lose digits: they are computed anew after as many of their rows are gone.
 _DOWNDATES = 128
+
+
+def around_mean(
+    features: Tensor,
+    budget: int,
+    target: Tensor | None,
+    noise: float,
+    generator: torch.Generator,
+) -> tuple[int, Tensor, Tensor]:
+    """Check what a draw around the mean of all rows is given; return budget, shares and products.
+
+    Args:
+        features: ``[n, d]`` finite, one row an example.
+        budget: ``1 <= budget <= n`` examples.
+        target: ``[n]`` positive, what each counts for in the mean; all the same where ``None``.
+        noise: of `walk`.
+        generator: on the CPU.
+
+    Returns:
+        The budget; ``[n]`` what each counts for, sum 1; ``[n, n]`` inner products of the rows less
+        their mean.
+
+    Raises:
+        ValueError: features are not a finite matrix, or a number is out of range.
+    """
+    check_matrix("features", features)
+    budget = check_budget(budget, len(features))
+    check_not_negative("noise", noise)
+    check_generator("generator", generator)
+    shares = shares_of(target, len(features))
+    return budget, shares, centred_gram(features, shares)
+
+
+def distance_from_mean(gram: Tensor, kept: Tensor, weights: Tensor) -> float:
+    """Return the l2 distance of the weighted mean of kept rows from the mean of all.
+
+    Args:
+        gram: ``[n, n]`` inner products of rows less their mean.
+        kept: ``[r]`` rows.
+        weights: ``[r]`` of each, sum 1.
+    """
+    return float((weights @ gram[kept][:, kept] @ weights).clamp(min=0).sqrt())
 
 
 def walk(gram: Tensor, probabilities: Tensor, noise: float, generator: torch.Generator) -> Tensor:

@@ -20,9 +20,7 @@ import torch
 from torch import Tensor
 
 from colm.coreset.balanced_sampling import NOISE
-from colm.coreset.checks import check_budget, check_generator, check_matrix, check_not_negative
-from colm.coreset.gram import centred_gram, shares_of
-from colm.coreset.gram_schmidt_walk import walk
+from colm.coreset.gram_schmidt_walk import around_mean, distance_from_mean, walk
 
 #: Added to every norm, in mean norms. It bounds weights: none is above (1 + FLOOR) / FLOOR.
 FLOOR = 0.3
@@ -77,12 +75,7 @@ def importance_sampling(
         >>> drawn.indices[:2], [round(weight, 2) for weight in drawn.weights.tolist()]
         (tensor([0, 1]), [1.0, 1.0, 2.0, 2.0])
     """
-    check_matrix("features", features)
-    budget = check_budget(budget, len(features))
-    check_not_negative("noise", noise)
-    check_generator("generator", generator)
-    shares = shares_of(target, len(features))
-    gram = centred_gram(features, shares)
+    budget, shares, gram = around_mean(features, budget, target, noise, generator)
     counts = shares * len(shares)
     products = gram * counts * counts[:, None]
     probabilities = inclusion_probabilities(products.diagonal().clamp(min=0).sqrt(), budget)
@@ -95,9 +88,8 @@ def importance_sampling(
     weights = 1 / probabilities[kept]
     means = shares[kept] * weights
     means = means / means.sum()
-    error = (means @ gram[kept][:, kept] @ means).clamp(min=0).sqrt()
-    device = features.device
-    return ImportanceSample(kept.to(device), weights.float().to(device), float(error))
+    device, error = features.device, distance_from_mean(gram, kept, means)
+    return ImportanceSample(kept.to(device), weights.float().to(device), error)
 
 
 def inclusion_probabilities(norms: Tensor, budget: int) -> Tensor:

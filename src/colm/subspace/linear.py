@@ -148,11 +148,6 @@ def leave(linear: nn.Module) -> None:
     weight.requires_grad_(True)
 
 
-def is_subspace_map(module: nn.Module) -> bool:
-    """Whether a module is trained in a subspace."""
-    return isinstance(module, SubspaceMap)
-
-
 def draw_directions(model: nn.Module) -> list[Tensor]:
     """Return every P of a model, on the device of its weights, drawn where it was not."""
     found = (

@@ -20,7 +20,6 @@ from colm.coreset.checks import check_choice, check_whole, shown
 from colm.subspace.subspaces import Subspaces
 
 MOMENTS = ("reset", "kept")
-_COUNTERS = ("outer_step", "inner_step", "decay")
 
 
 class SubspaceOptimizer(AdamW):

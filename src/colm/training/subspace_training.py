@@ -7,6 +7,7 @@ weight, P its random directions, B what is trained in W + B P.
 """
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from torch import nn
 from colm.subspace.optimizer import SubspaceOptimizer
 from colm.subspace.subspaces import Subspaces
 from colm.training.durable import write_whole
-from colm.training.subspace_arguments import ADAMW, others_trained
+from colm.training.subspace_arguments import ADAMW, SubspaceArguments, others_trained
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
     from transformers import Trainer as _Base
@@ -27,7 +28,7 @@ else:
 FILE_NAME = "colm_subspaces.safetensors"
 _SETTINGS = "colm_subspaces"
 #: What a resumed run must share with the one that wrote a checkpoint.
-_SHARED = ("subspace_rank", "subspace_sampling", "subspace_inner_steps", "seed")
+_SHARED = (*(option.name for option in fields(SubspaceArguments)), "seed")
 _FACTOR = ".subspace.weight"
 
 
