@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
-from trl import get_peft_config
+from trl import get_peft_config, get_quantization_config
 
 from benchmarks.by_hand import prepare
 from benchmarks.record import machine, write_result
@@ -48,6 +48,7 @@ from colm.data.generated import generate_mixture
 from colm.planning.optimizer_state import trained_weights
 from colm.planning.plan import WAYS, make_plan
 from colm.planning.tally import SavedBytes, Tally, storage_bytes
+from colm.planning.weights import count_weights, weight_tensors
 from colm.training.arguments import SFTArguments, parse_arguments
 from colm.training.pretrained import demo_model_folder
 from colm.training.skeleton import checkpoint_activations
@@ -131,6 +132,7 @@ def build_trainer(arguments: SFTArguments, options: argparse.Namespace) -> CoLMS
         train_dataset=blocks(said, options, steps * drawn),
         processing_class=tokenizer,
         peft_config=get_peft_config(model),
+        quantization_config=get_quantization_config(model),
     )
 
 
@@ -245,9 +247,9 @@ class MemoryBench:
         states = chain.from_iterable(state.values() for state in self.optimizer.state.values())
         trained = trained_weights(self.model)
         return {
-            "parameters": sum(weight.numel() for weight in self.model.parameters()),
+            "parameters": count_weights(self.model),
             "trained_parameters": sum(weight.numel() for weight in trained),
-            "weight_bytes": storage_bytes([*self.model.parameters(), *self.model.buffers()]),
+            "weight_bytes": storage_bytes(weight_tensors(self.model)),
             "gradient_bytes": storage_bytes(trained),
             "optimizer_bytes": storage_bytes(s for s in states if isinstance(s, torch.Tensor)),
         }
@@ -257,7 +259,7 @@ def counted_on(model: Any) -> Measure:
     """Return a measure of what a step saves and what is alive in it."""
 
     def counted(step: Callable[[], None], finish: Callable[[], None]) -> dict[str, float]:
-        weights = [*model.parameters(), *model.buffers()]
+        weights = weight_tensors(model)
         with Tally(weights) as tally, SavedBytes(weights) as saved:
             step()
         finish()

@@ -4,7 +4,7 @@ Every row trains SmolLM2-135M for a few steps on the generated mixture, n candid
 them in one micro-batch, with one adapter, optimiser or way of keeping activations, or several. Of a
 step with its look, its backward and its update:
 
-- ``weight_bytes``: parameters and buffers, and directions of random subspaces;
+- ``weight_bytes``: parameters, buffers, directions of random subspaces, scales of packed weights;
 - ``optimizer_bytes``: states, projections of GaLore and APOLLO among them;
 - ``step_bytes``: most that tensors made in the step hold at one time, gradients included;
 - ``total_bytes``: their sum;
@@ -39,7 +39,7 @@ from benchmarks.memory import blocks, generated_text
 from benchmarks.record import machine, write_result
 from colm import CoLMConfig, CoLMSFTTrainer
 from colm.planning.tally import Tally, storage_bytes
-from colm.subspace.linear import draw_directions
+from colm.planning.weights import weight_tensors
 from colm.training.pretrained import demo_model_folder
 
 COUNTED, TIMED = (2, 3), (4, 5, 6)  # steps; the first warms up
@@ -235,9 +235,8 @@ class Window(TrainerCallback):
         self._tally = None
 
     def weights(self) -> list[torch.Tensor]:
-        """Parameters, buffers and directions."""
-        model = self.trainer.model
-        return [*model.parameters(), *model.buffers(), *draw_directions(model)]
+        """All that the model's weights lie in."""
+        return weight_tensors(self.trainer.model)
 
     def states(self) -> list[torch.Tensor]:
         """Tensors of the optimiser's states."""

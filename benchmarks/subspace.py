@@ -60,6 +60,7 @@ ARMS = {
     "RSO": Arm("rso"),
     "RSO, haar": Arm("rso", {"sampling": "haar"}),
     "RSO, moments kept": Arm("rso", of_optimizer={"moments": "kept"}),
+    "RSO, haar, moments kept": Arm("rso", {"sampling": "haar"}, {"moments": "kept"}),
     "RSO, proximal": Arm("rso", of_optimizer={"proximal": 1.0}),
     "RSO, rounded to nearest": Arm("rso", {"rounding": "nearest"}),
     "GaLore": Arm("galore"),
@@ -101,6 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--label", help="of these runs; default: the name of the data")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 3e-3])
+    parser.add_argument("--others-rate", type=float, help="of norms, embeddings and head, of all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--inner-steps", type=int, default=100, help="and GaLore's gap")
@@ -180,31 +182,27 @@ class SubspaceBench:
     def build(self, arm: Arm, rate: float, inner_steps: int) -> tuple[Any, Any]:
         """Return a model and its optimiser; what an arm trains of the layers is its own."""
         model = new_model(self.options).to(self.device).train()
-        options = {"lr": rate, "weight_decay": 0.0}
+        others = [p for name, p in model.named_parameters() if not is_map(name, p)]
+        rank, options = self.options.rank, {"lr": rate, "weight_decay": 0.0}
         if arm.kind == "rso":
-            subspaces = Subspaces(model, self.options.rank, **arm.of_subspaces)
-            inner = {"inner_steps": inner_steps} | arm.of_optimizer
-            return model, SubspaceOptimizer(subspaces, **inner, **options)
-        if arm.kind == "galore":
-            maps = [p for name, p in model.named_parameters() if is_map(name, p)]
-            others = [p for name, p in model.named_parameters() if not is_map(name, p)]
-            # The scale and the way of projecting of the authors' recipes.
-            projected = {"rank": self.options.rank, "update_proj_gap": inner_steps}
-            projected |= {"params": maps, "scale": 0.25, "proj_type": "std"}
-            groups = [{"params": others}, projected]
-            return model, GaLoreAdamW(groups, **options, no_deprecation_warning=True)
-        if "lora" in arm.kind:
-            rank = self.options.rank
+            subspaces = Subspaces(model, rank, **arm.of_subspaces)
+        elif "lora" in arm.kind:
             lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-            trained = {name for name, p in model.named_parameters() if not is_map(name, p)}
             model = get_peft_model(model, lora)
             for name, parameter in model.named_parameters():
-                plain = name.removeprefix("base_model.model.")
-                frozen_a = arm.kind == "frozen lora" and "lora_A" in name
-                parameter.requires_grad_(plain in trained or ("lora" in name and not frozen_a))
-        return model, torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad], **options
-        )
+                parameter.requires_grad_(not ("base_layer" in name or frozen(arm, name)))
+        known = {id(parameter) for parameter in others}
+        inside = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+        groups = [{"params": others, "lr": self.options.others_rate or rate}, {"params": inside}]
+        if arm.kind == "rso":
+            inner = {"inner_steps": inner_steps} | arm.of_optimizer
+            return model, SubspaceOptimizer(subspaces, groups, **inner, **options)
+        if arm.kind == "galore":
+            # The scale and the way of projecting of the authors' recipes.
+            groups[1] |= {"rank": rank, "update_proj_gap": inner_steps, "scale": 0.25}
+            groups[1] |= {"proj_type": "std"}
+            return model, GaLoreAdamW(groups, **options, no_deprecation_warning=True)
+        return model, torch.optim.AdamW(groups, **options)
 
     def count_bytes(self, arm: Arm, rate: float) -> dict[str, float]:
         """Count on a model of its own, over steps of which every second draws anew."""
@@ -274,6 +272,11 @@ def read_blocks(options: argparse.Namespace) -> Tensor:
 def is_map(name: str, parameter: Tensor) -> bool:
     """Whether a weight is that of a linear map of the layers."""
     return ".layers." in name and parameter.ndim == 2
+
+
+def frozen(arm: Arm, name: str) -> bool:
+    """Whether an arm leaves a factor of LoRA as it was drawn."""
+    return arm.kind == "frozen lora" and "lora_A" in name
 
 
 def state_tensors(optimizer: Any) -> list[Tensor]:

@@ -57,8 +57,8 @@ def test_tokens_stand_in_for_the_longest_example(recipe, capsys):
 
 
 def test_an_unknown_optimiser_is_named(recipe, capsys):
-    assert main(["plan", "--config", str(recipe), *QUICK, "--optim=lomo"]) == 0
-    assert "unknown (lomo)" in capsys.readouterr().out
+    assert main(["plan", "--config", str(recipe), *QUICK, "--optim=grokadamw"]) == 0
+    assert "unknown (grokadamw)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_an_unknown_optimiser_is_named(recipe, capsys):
         (("--model_name_or_path=./nowhere",), "there is no folder ./nowhere"),
         (("--model_name_or_path={model}", "--tokens=1"), "--tokens must be at least 2"),
         (("--model_name_or_path={model}", "--tokens=many"), "invalid int value: 'many'"),
-        (("--model_name_or_path={model}", "--load_in_4bit"), "load_in_4bit=True"),
+        (("--model_name_or_path={model}", "--load_in_8bit"), "load_in_8bit=True"),
         (
             ("--model_name_or_path={model}", "--use_peft", "--lora_target_modules", "nothing"),
             "cannot put the adapters on the model",

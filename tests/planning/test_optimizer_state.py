@@ -58,4 +58,4 @@ def test_eight_bits_take_a_quarter_and_pages_are_not_told_apart():
 
 
 def test_an_unknown_optimiser_is_not_guessed():
-    assert optimizer_bytes("lomo", [torch.zeros(3)]) is None
+    assert optimizer_bytes("grokadamw", [torch.zeros(3)]) is None

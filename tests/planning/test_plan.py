@@ -1,17 +1,16 @@
 """Plans, against what the trainer that they are of then holds: `benchmarks.memory` measures it."""
 
 import argparse
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from benchmarks import memory
 from colm.planning import plan as planning
 from colm.planning.machine import Machine
 from colm.planning.plan import WAYS, make_plan
-from colm.training import skeleton
 from colm.training.arguments import parse_arguments
 
 TOKENS, KEPT = 48, 4
@@ -77,8 +76,10 @@ def measure(monkeypatch):
         ("--gradient_checkpointing=true", "--gradient_accumulation_steps=2"),
         ("--bf16=true", "--selector=colm", "--optim=adafactor"),
         (*LORA, "--bf16=true", "--dtype=bfloat16", "--selector=random", "--candidate_ratio=3"),
+        (*LORA, "--load_in_4bit", "--dtype=bfloat16"),
+        (*LORA, "--load_in_4bit", "--use_bnb_nested_quant", "--dtype=bfloat16", "--selector=colm"),
     ],
-    ids=["full", "lora", "lora-checkpointed", "accumulated", "autocast", "half"],
+    ids=["full", "lora", "lora-checkpointed", "accumulated", "autocast", "half", "4-bit", "nested"],
 )
 def test_a_plan_is_near_what_is_measured(options, tiny_model_folder, tmp_path, measure):
     planned = make_plan(arguments_of(tiny_model_folder, tmp_path, *options)).to_dict()
@@ -133,6 +134,21 @@ def test_checkpointing_saves_less_and_works_more(tiny_model_folder, tmp_path):
     assert saving.flops > 1.05 * plain.flops
 
 
+def test_gradients_that_are_used_inside_the_backward_do_not_add_up(tmp_path):
+    """In a model whose gradients, and not its activations, make the peak."""
+    folder = tmp_path / "model"
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 12}
+    LlamaConfig(vocab_size=64, num_attention_heads=2, **sizes).save_pretrained(folder)
+    plan = {
+        optim: make_plan(arguments_of(folder, tmp_path, f"--optim={optim}"), tokens=2)
+        for optim in ("sgd", "lomo")
+    }
+    assert plan["lomo"].optimizer_bytes == plan["sgd"].optimizer_bytes == 0
+    assert plan["lomo"].gradient_bytes < plan["sgd"].gradient_bytes
+    peaks = {name: one.ways["plain_r"].training_bytes for name, one in plan.items()}
+    assert peaks["lomo"] < plan["sgd"].gradient_bytes < peaks["sgd"]
+
+
 def test_micro_batches_add_work_and_hardly_memory(tiny_model_folder, tmp_path):
     one = make_plan(arguments_of(tiny_model_folder, tmp_path))
     options = ("--gradient_accumulation_steps=3",)
@@ -180,21 +196,10 @@ def test_where_kernels_compute_the_loss_its_tiles_are_not_counted(
     own = chunked_logprob._forward_tile
     arguments = arguments_of(tiny_model_folder, tmp_path)
     before = make_plan(arguments).ways["plain_n"]
-    counted = skeleton.loss_in_place
-
-    @contextmanager
-    def as_on_an_accelerator(device):
-        with monkeypatch.context() as patch:
-            # The question is answered for the plan, and not for the loss that runs in it.
-            patch.setattr(chunked_logprob, "_use_triton", lambda _: True)
-            inner = counted(torch.device("cuda"))
-            inner.__enter__()
-        yield
-        inner.__exit__(None, None, None)
-
-    monkeypatch.setattr(planning, "loss_in_place", as_on_an_accelerator)
-    after = make_plan(arguments).ways["plain_n"]
+    after = make_plan(arguments, accelerator=True).ways["plain_n"]
     assert chunked_logprob._forward_tile is own
+    monkeypatch.setattr(planning, "has_loss_kernels", lambda _: True)
+    assert make_plan(arguments).ways["plain_n"] == after
     assert after.saved_bytes == before.saved_bytes
     assert after.flops == before.flops
     # At least z, its exponential and the gradient, of each position and token of the vocabulary.

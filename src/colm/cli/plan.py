@@ -28,7 +28,8 @@ def add_parser(subparsers: Any) -> None:
         "plan",
         allow_abbrev=False,
         help="what a step of colm sft would hold and do, before anything is loaded",
-        usage="colm plan [--config FILE]... [--tokens T] [--json] [any option of colm sft]",
+        usage="colm plan [--config FILE]... [--tokens T] [--accelerator] [--json] "
+        "[any option of colm sft]",
         description="Print parameters, memory and work of a step of colm sft and of plain steps on "
         "r, n and 2n examples. Of the model only its configuration is read; of the data nothing. "
         "Takes every option of colm sft, which colm sft --help lists.",
@@ -36,6 +37,11 @@ def add_parser(subparsers: Any) -> None:
     add_sft_options(parser)
     parser.add_argument(
         "--tokens", type=int, metavar="T", help="tokens of an example (default: max_length)"
+    )
+    parser.add_argument(
+        "--accelerator",
+        action="store_true",
+        help="count the loss as an accelerator's kernels compute it, without one at hand",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, in bytes")
     parser.set_defaults(run=run)
@@ -56,7 +62,9 @@ def run(namespace: argparse.Namespace) -> int:
         warnings.simplefilter("ignore", FutureWarning)
         from colm.planning.plan import make_plan
 
-        plan = make_plan(parse_sft_options(namespace), namespace.tokens)
+        plan = make_plan(
+            parse_sft_options(namespace), namespace.tokens, accelerator=namespace.accelerator
+        )
     print(json.dumps(plan.to_dict(), indent=1) if namespace.json else describe(plan))
     return 0
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from colm.gradients.observe import ExampleObserver
+from colm.planning.optimizer_state import trained_weights
 from colm.planning.tally import SavedBytes, Tally, Work, storage_bytes
 from colm.planning.valueless import DEVICE, valueless, without_values
-from colm.subspace.linear import draw_directions
+from colm.planning.weights import weight_tensors
 from colm.training.skeleton import training_loss
 
 # Distinct tokens among N of natural text, by Heaps' law: a N^b.
@@ -49,19 +50,28 @@ class StepCounter:
         model: on the meta device, ready to train; it has values no more than before.
         compute_dtype: of autocast, ``None`` for none.
         tokens: t.
+        updates_in_backward: whether a gradient is let go of as soon as it is there.
 
     Attributes:
         model: the model.
-        directions: P of every weight that is trained in a random subspace.
+        weights: all that its weights lie in.
     """
 
-    def __init__(self, model: nn.Module, compute_dtype: torch.dtype | None, tokens: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        compute_dtype: torch.dtype | None,
+        tokens: int,
+        updates_in_backward: bool = False,
+    ) -> None:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.model = without_values(model, self._mode)
         with self._mode:
-            self.directions = draw_directions(model)
+            self.weights = weight_tensors(model)
         self._compute_dtype = compute_dtype
         self._tokens = tokens
+        for weight in trained_weights(self.model) if updates_in_backward else ():
+            weight.register_post_accumulate_grad_hook(_let_go)
 
     def train(self, examples: int, micro_batches: int) -> Counted:
         """Count the forwards and backwards of an optimiser step.
@@ -71,7 +81,7 @@ class StepCounter:
             micro_batches: that accumulate; all but the first find gradients to add to.
         """
         self.model.zero_grad(set_to_none=True)
-        saved, tally = SavedBytes(self._weights()), Tally(self._weights())
+        saved, tally = SavedBytes(self.weights), Tally(self.weights)
         ran = min(2, micro_batches)
         with self._valueless(tally), saved:
             for _ in range(ran):
@@ -92,7 +102,7 @@ class StepCounter:
         directions = observer.draw_directions(torch.Generator().manual_seed(0))
         whole = Counted()
         for size, times in chunks.items():
-            saved, tally = SavedBytes(self._weights()), Tally(self._weights())
+            saved, tally = SavedBytes(self.weights), Tally(self.weights)
             with self._valueless(tally), saved, self._autocast():
                 seen = observer(self._batch(size), directions, vocabulary=vocabulary)
             seen_bytes = storage_bytes(part for part in vars(seen).values() if part is not None)
@@ -103,9 +113,6 @@ class StepCounter:
             whole.alive_bytes = max(whole.alive_bytes, alive)
             whole.work.update({one: times * ran for one, ran in tally.work.items()})
         return whole
-
-    def _weights(self) -> list[Tensor]:
-        return [*self.model.parameters(), *self.model.buffers(), *self.directions]
 
     def _batch(self, examples: int) -> dict[str, Tensor]:
         """Token ids and labels ``[n, t]``, made anew, as collators do."""
@@ -127,3 +134,7 @@ class StepCounter:
         if self._compute_dtype is None:
             return nullcontext()
         return torch.autocast(DEVICE.type, dtype=self._compute_dtype)
+
+
+def _let_go(weight: Tensor) -> None:
+    weight.grad = None

@@ -19,7 +19,12 @@ _LIKE_WEIGHTS = {
     "adagrad": 1,
     "rmsprop": 1,
     "sgd": 0,
+    "lomo": 0,
 }
+#: Those that keep a number for each row and column of a matrix.
+_FACTORED = {"adafactor", "adalomo"}
+#: Those that update a weight inside the backward, as soon as it has its gradient, and let that go.
+IN_BACKWARD = {"lomo", "adalomo"}
 #: Bytes for each trained number; a block of eight-bit ones shares a scale of 32 bits.
 _EIGHT_BITS = 1 + 4 / 256
 _FIXED = {
@@ -60,7 +65,7 @@ def optimizer_bytes(
     """
     weights = list(trained)
     name = _unpaged(optim)
-    if name == "adafactor":
+    if name in _FACTORED:
         return sum(map(_factored, weights))
     if name in _FIXED:
         return round(sum(_FIXED[name] * weight.numel() for weight in weights))
@@ -79,7 +84,7 @@ def _unpaged(optim: str) -> str:
 
 
 def _factored(weight: Tensor) -> int:
-    """Adafactor: a float32 for each row and column of a matrix, for each number of a vector."""
+    """A float32 for each row and column of a matrix, for each number of a vector."""
     if weight.dim() < 2:
         return 4 * int(weight.numel())
     *leading, rows, columns = weight.shape

@@ -4,6 +4,7 @@ Symbols: r examples kept and trained on in a micro-batch, n drawn for it, t toke
 """
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from colm.gradients.decoder import class_name
 from colm.planning.counting import Counted, StepCounter
 from colm.planning.machine import Machine, measure_machine
-from colm.planning.optimizer_state import optimizer_bytes, trained_weights
+from colm.planning.optimizer_state import IN_BACKWARD, optimizer_bytes, trained_weights
 from colm.planning.tally import Work, storage_bytes
+from colm.planning.weights import count_weights
 from colm.training.arguments import SFTArguments
-from colm.training.config import CoLMConfig
 from colm.training.skeleton import (
     autocast_dtype,
     build_skeleton,
+    has_loss_kernels,
     loss_in_place,
     observer_of,
 )
@@ -65,7 +67,8 @@ class Held:
         parameters: all.
         trained_parameters: those that training changes.
         weight_bytes: of parameters and buffers, and of random subspaces' directions.
-        gradient_bytes: of the trained parameters.
+        gradient_bytes: of the trained parameters; of the largest where the optimiser updates
+            them one by one inside the backward.
         optimizer: its name.
         optimizer_bytes: of its state, ``None`` where it is not known.
     """
@@ -104,7 +107,11 @@ class Plan(Held):
 
 
 def make_plan(
-    arguments: SFTArguments, tokens: int | None = None, machine: Machine | None = None
+    arguments: SFTArguments,
+    tokens: int | None = None,
+    machine: Machine | None = None,
+    *,
+    accelerator: bool = False,
 ) -> Plan:
     """Return the plan of a run; neither weights nor data are read.
 
@@ -112,6 +119,7 @@ def make_plan(
         arguments: options of the run, from ``colm.training.arguments.parse_arguments``.
         tokens: of each example; ``max_length`` by default.
         machine: to estimate times for; the one at hand is measured by default.
+        accelerator: count the loss as an accelerator's kernels compute it, without one at hand.
 
     Raises:
         ValueError: an option, or a model that cannot be planned for, in one line.
@@ -119,7 +127,9 @@ def make_plan(
     training = arguments.training
     tokens = _tokens(tokens, training.max_length)
     model = build_skeleton(arguments)
-    counter = StepCounter(model, autocast_dtype(arguments), tokens)
+    optimizer = str(getattr(training.optim, "value", training.optim))
+    in_backward = optimizer in IN_BACKWARD
+    counter = StepCounter(model, autocast_dtype(arguments), tokens, in_backward)
     kept, accumulated = training.per_device_train_batch_size, training.gradient_accumulation_steps
     drawn = round(kept * training.candidate_ratio)
     look = Counted()
@@ -127,9 +137,10 @@ def make_plan(
     if observer is not None:
         look = counter.look(observer, accumulated * drawn, token_limit(training).tokens([tokens]))
     sizes = {"colm": kept, "plain_r": kept, "plain_n": drawn, "plain_2n": 2 * drawn}
-    with loss_in_place(training.device):
+    in_place = accelerator or has_loss_kernels(training.device)
+    with loss_in_place() if in_place else nullcontext():
         steps = {size: counter.train(size, accumulated) for size in set(sizes.values())}
-    held = _held(model, training, counter.directions)
+    held = _held(model, optimizer, training.optim_args, counter.weights)
     counted = {way: (size, steps[size]) for way, size in sizes.items()}
     ways = _ways(counted, look, held, machine or _machine(arguments, model))
     copied_bytes = max(0, 2 * steps[drawn].saved_bytes - steps[2 * drawn].saved_bytes)
@@ -144,16 +155,16 @@ def make_plan(
     )
 
 
-def _held(model: nn.Module, training: CoLMConfig, directions: list[Tensor]) -> Held:
+def _held(model: nn.Module, optimizer: str, optim_args: str | None, weights: list[Tensor]) -> Held:
     trained = trained_weights(model)
-    optimizer = str(getattr(training.optim, "value", training.optim))
+    sizes = [storage_bytes([weight]) for weight in trained]
     return Held(
-        parameters=sum(weight.numel() for weight in model.parameters()),
+        parameters=count_weights(model),
         trained_parameters=sum(weight.numel() for weight in trained),
-        weight_bytes=storage_bytes([*model.parameters(), *model.buffers(), *directions]),
-        gradient_bytes=storage_bytes(trained),
+        weight_bytes=storage_bytes(weights),
+        gradient_bytes=max(sizes) if optimizer in IN_BACKWARD else sum(sizes),
         optimizer=optimizer,
-        optimizer_bytes=optimizer_bytes(optimizer, trained, training.optim_args),
+        optimizer_bytes=optimizer_bytes(optimizer, trained, optim_args),
     )
 
 

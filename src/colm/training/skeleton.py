@@ -23,6 +23,7 @@ from colm.gradients.observe import ExampleObserver
 from colm.training.arguments import SFTArguments
 from colm.training.config import SelectionArguments
 from colm.training.exchange import Exchange
+from colm.training.four_bits import pack, use_four_bits
 from colm.training.model_access import ModelAccess
 from colm.training.observing import CandidateObserver
 from colm.training.subspace_training import enter_subspaces
@@ -40,12 +41,17 @@ def build_skeleton(arguments: SFTArguments) -> nn.Module:
         ValueError: there is no such model, or what is asked of it cannot be had.
     """
     model = _bare_skeleton(arguments)
+    in_four_bits = arguments.model.load_in_4bit
+    if in_four_bits:
+        model = use_four_bits(model, arguments)
     try:
         config = get_peft_config(arguments.model)
         if config is not None:
             model = get_peft_model(model, config)
     except (ValueError, ImportError, TypeError) as error:
         raise ValueError(f"cannot put the adapters on the model: {error}") from error
+    if in_four_bits:
+        pack(model)
     if arguments.training.subspace_rank is not None:
         enter_subspaces(model, arguments.training)
     if arguments.training.activation_checkpointing:
@@ -81,11 +87,11 @@ def _bare_skeleton(arguments: SFTArguments) -> Any:
         raise ValueError("no model: set model_name_or_path to a folder or the name of a hub model")
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise ValueError(f"model_name_or_path: there is no folder {name}")
-    for option in ("load_in_4bit", "load_in_8bit"):
-        if getattr(arguments.model, option):
-            raise ValueError(
-                f"{option}=True: a plan counts weights that are not quantised; unset it"
-            )
+    if arguments.model.load_in_8bit:
+        raise ValueError(
+            "load_in_8bit=True: a plan counts no weights in eight bits; unset it, or set "
+            "load_in_4bit"
+        )
     trusted = arguments.training.trust_remote_code
     try:
         config = AutoConfig.from_pretrained(
@@ -126,16 +132,13 @@ def training_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 @contextmanager
-def loss_in_place(device: torch.device) -> Iterator[None]:
-    """Let TRL's loss make nothing beside a tile of logits, as its kernels do on ``device``.
+def loss_in_place() -> Iterator[None]:
+    """Let TRL's loss make nothing beside a tile of logits, as its kernels do on an accelerator.
 
-    Where a device has such kernels, what they replace must not be counted; they themselves cannot
-    run on tensors without values. What the loss returns is of the right shape alone.
+    What they replace must not be counted; they themselves cannot run on tensors without values.
+    What the loss returns is of the right shape alone.
     """
     folds = ("_forward_tile", "_backward_tile")
-    if not chunked_logprob._use_triton(device):
-        yield
-        return
     own = {name: getattr(chunked_logprob, name) for name in folds}
     try:
         for name in folds:
@@ -144,6 +147,11 @@ def loss_in_place(device: torch.device) -> Iterator[None]:
     finally:
         for name, function in own.items():
             setattr(chunked_logprob, name, function)
+
+
+def has_loss_kernels(device: torch.device) -> bool:
+    """Whether TRL has kernels for its loss on a device."""
+    return bool(chunked_logprob._use_triton(device))
 
 
 def autocast_dtype(arguments: SFTArguments) -> torch.dtype | None:
