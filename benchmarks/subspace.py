@@ -207,7 +207,7 @@ class SubspaceBench:
     def count_bytes(self, arm: Arm, rate: float) -> dict[str, float]:
         """Count on a model of its own, over steps of which every second draws anew."""
         model, optimizer = self.build(arm, rate, inner_steps=2)
-        blocks = self.train[: self.options.batch]
+        blocks = self.train[: self.options.batch].clone()  # a view would hold all of the text
         self.step(model, optimizer, blocks)
         peak = saved_bytes = 0
         for _ in range(4):

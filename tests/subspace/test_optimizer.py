@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from transformers import LlamaConfig
 
-from colm.subspace.optimizer import SubspaceOptimizer
+from colm.subspace.optimizer import MOMENTS, SubspaceOptimizer
 from colm.subspace.projection import draw_projection
 from colm.subspace.subspaces import Subspaces
 
@@ -27,8 +27,9 @@ def train(model, optimizer, batch, steps):
 class WrittenOut:
     """W + B P as a plain parametrisation, trained by plain AdamW: what RSO does, the long way."""
 
-    def __init__(self, model, rank, sampling, seed, lr, **options):
+    def __init__(self, model, rank, sampling, seed, lr, moments="reset", **options):
         self.model, self.rank, self.sampling, self.seed = model, rank, sampling, seed
+        self.moments = moments
         self.weights = {
             name: parameter.detach().clone()
             for name, parameter in model.named_parameters()
@@ -63,7 +64,22 @@ class WrittenOut:
             name: weight.new_zeros(len(weight), len(self.p[name])).requires_grad_(True)
             for name, weight in self.weights.items()
         }
+        before = getattr(self, "optimizer", None)
         self.optimizer = torch.optim.AdamW(self.b.values(), **self.options)
+        if before is not None and self.moments != "reset":
+            self.carry_moments(before)
+
+    def carry_moments(self, before):
+        olds = before.param_groups[0]["params"]
+        for old, new in zip(olds, self.b.values(), strict=True):
+            state = self.optimizer.state[new]
+            state["step"] = before.state[old]["step"]
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = before.state[old][name]
+            if self.moments == "averaged":
+                state["exp_avg"] = torch.zeros_like(new)
+                rows = [row.mean() for row in before.state[old]["exp_avg_sq"]]
+                state["exp_avg_sq"] = torch.stack([row.repeat(new.shape[1]) for row in rows])
 
     def whole(self):
         return {name: w + self.b[name] @ self.p[name] for name, w in self.weights.items()}
@@ -83,15 +99,21 @@ class WrittenOut:
 @pytest.mark.parametrize("sampling", ["gaussian", "haar"])
 @pytest.mark.parametrize("rank", [3, 1000], ids=["low", "full"])
 @pytest.mark.parametrize("proximal", [None, 0.5])
+@pytest.mark.parametrize("moments", MOMENTS)
 def test_the_trajectory_is_that_of_adam_in_the_same_parametrisation(
-    model, batch, rank, sampling, proximal
+    model, batch, rank, sampling, proximal, moments
 ):
     """Three outer steps; at full rank this is plain Adam in other coordinates."""
     model = model.double()
-    oracle = WrittenOut(copy.deepcopy(model), rank, sampling, seed=5, lr=1e-2)
+    oracle = WrittenOut(copy.deepcopy(model), rank, sampling, 5, lr=1e-2, moments=moments)
     subspaces = Subspaces(model, rank, sampling=sampling, seed=5)
     optimizer = SubspaceOptimizer(
-        subspaces, lr=1e-2, weight_decay=0.0, inner_steps=4, proximal=proximal
+        subspaces,
+        lr=1e-2,
+        weight_decay=0.0,
+        inner_steps=4,
+        proximal=proximal,
+        moments=moments,
     )
     expected = []
     for step in range(12):
@@ -105,17 +127,22 @@ def test_the_trajectory_is_that_of_adam_in_the_same_parametrisation(
     assert subspaces.outer_step == 3
 
 
-def test_moments_are_reset_with_p_or_kept(model, batch):
+def test_moments_are_reset_with_p_or_kept_or_averaged(model, batch):
     steps = {}
-    for moments in ("reset", "kept"):
+    for moments in MOMENTS:
         subspaces = Subspaces(copy.deepcopy(model), 4)
         optimizer = SubspaceOptimizer(subspaces, lr=1e-3, inner_steps=3, moments=moments)
         train(subspaces.model, optimizer, batch, 3)
         state = optimizer.state[next(subspaces.factors())]
-        steps[moments] = int(state["step"]), bool(state["exp_avg"].any())
+        alike = bool((state["exp_avg_sq"] == state["exp_avg_sq"][:, :1]).all())
+        steps[moments] = int(state["step"]), bool(state["exp_avg"].any()), alike
         norm = optimizer.state[subspaces.model.model.norm.weight]
         assert int(norm["step"]) == 3
-    assert steps == {"reset": (0, False), "kept": (3, True)}
+    assert steps == {
+        "reset": (0, False, True),
+        "kept": (3, True, False),
+        "averaged": (3, False, True),
+    }
 
 
 def test_weight_decay_takes_off_w_what_adamw_takes_off(model):
@@ -255,7 +282,7 @@ def test_optimiser_states_are_of_the_size_of_b(model, batch):
     [
         ({"inner_steps": 0}, "inner_steps must be a whole number at least 1; got 0"),
         ({"proximal": 0.0}, "proximal must be above 0, or None for no such term; got 0.0"),
-        ({"moments": "x"}, "moments must be one of reset, kept; got 'x'"),
+        ({"moments": "x"}, "moments must be one of averaged, reset, kept; got 'x'"),
     ],
 )
 def test_what_is_out_of_range_is_refused(model, change, message):

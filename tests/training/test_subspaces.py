@@ -154,7 +154,7 @@ def test_transformers_own_trainer_has_subspaces_too(make_trainer, dataset):
         ({"subspace_inner_steps": 0}, "subspace_inner_steps must be a whole number at least 1"),
         ({"subspace_proximal": -1.0}, "subspace_proximal must be a number above 0; got -1.0"),
         ({"subspace_sampling": "x"}, "subspace_sampling .* gaussian, haar"),
-        ({"subspace_moments": "x"}, "subspace_moments .* reset, kept"),
+        ({"subspace_moments": "x"}, "subspace_moments .* averaged, reset, kept"),
         ({"subspace_rounding": "x"}, "subspace_rounding .* stochastic, nearest"),
         ({"subspace_others": ["x"]}, "subspace_others .* norms, embeddings, head, rest"),
     ],
@@ -174,7 +174,7 @@ def test_adapters_and_foreign_checkpoints_are_refused(make_trainer, dataset, tmp
     with pytest.raises(ValueError, match="was not written by a run in subspaces"):
         make_trainer(dataset, **RSO).train(resume_from_checkpoint=True)
     make_trainer(dataset, **RSO | saving, output_dir=str(tmp_path / "rank4")).train()
-    for option, now, then in (("rank", 8, 4), ("moments", "kept", "reset")):
+    for option, now, then in (("rank", 8, 4), ("moments", "kept", "averaged")):
         changed = RSO | {f"subspace_{option}": now, "output_dir": str(tmp_path / "rank4")}
         message = f"subspace_{option} is {now!r}, but .* was written with {then!r}"
         with pytest.raises(ValueError, match=message):

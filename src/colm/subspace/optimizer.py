@@ -19,7 +19,7 @@ from torch.optim import AdamW
 from colm.coreset.checks import check_choice, check_whole, shown
 from colm.subspace.subspaces import Subspaces
 
-MOMENTS = ("reset", "kept")
+MOMENTS = ("averaged", "reset", "kept")
 
 
 class SubspaceOptimizer(AdamW):
@@ -36,7 +36,8 @@ class SubspaceOptimizer(AdamW):
             ``None``. B's among them are found.
         inner_steps: steps of an inner loop.
         proximal: eta; ``None`` for no proximal term.
-        moments: of Adam for B, when P is drawn anew: ``reset`` or ``kept``.
+        moments: of Adam for B, when P is drawn anew: ``averaged``, ``reset`` or ``kept``; see
+            `next_subspace`.
         options: what ``AdamW`` takes: lr, betas, eps, weight_decay, ...
 
     Raises:
@@ -50,7 +51,7 @@ class SubspaceOptimizer(AdamW):
         *,
         inner_steps: int = 200,
         proximal: float | None = None,
-        moments: str = "reset",
+        moments: str = "averaged",
         **options: Any,
     ) -> None:
         check_inner_loop(inner_steps, proximal, moments)
@@ -108,16 +109,32 @@ class SubspaceOptimizer(AdamW):
                     factor.grad.add_(factor, alpha=1 / self.proximal)
 
     def next_subspace(self) -> None:
-        """Merge, draw new directions, and start an inner loop."""
+        """Merge, draw new directions, and start an inner loop.
+
+        Moments belong to directions that are gone. ``reset``: they start at zero. ``kept``: they
+        stay as they are. ``averaged``: first moments start at zero; second ones become their mean
+        over the directions, an output each: on average over P, squared gradients of B are the same
+        along every direction. Steps are counted on, so that without bias correction the first
+        updates are small, where those of ``reset`` are as large as can be.
+        """
         inside = self._inside
         self.subspaces.merge({p: group["decay"] for group in inside for p in group["params"]})
         self.subspaces.redraw()
         for group in inside:
             group |= {"inner_step": 0, "decay": 1.0, "outer_step": self.subspaces.outer_step}
-            if self.moments == "reset":
-                for factor in group["params"]:
-                    for value in self.state[factor].values():
-                        value.zero_()
+            for factor in group["params"]:
+                self._move_moments(self.state[factor])
+
+    def _move_moments(self, state: dict[str, torch.Tensor]) -> None:
+        """Make the moments of a B ready for new directions."""
+        if self.moments == "reset":
+            for value in state.values():
+                value.zero_()
+        elif self.moments == "averaged" and state:
+            state["exp_avg"].zero_()
+            for name in ("exp_avg_sq", "max_exp_avg_sq"):
+                if name in state:
+                    state[name].copy_(state[name].mean(dim=1, keepdim=True).expand_as(state[name]))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load moments and the place in the inner loop, and draw its directions again."""

@@ -47,7 +47,10 @@ class SubspaceArguments:
         None, "eta of the proximal term ||B||^2 / (2 eta) of an inner loop. Default: no such term."
     )
     subspace_moments: str = _option(
-        "reset", "Adam's moments of B when directions are drawn: reset or kept.", MOMENTS
+        "averaged",
+        "Adam's moments of B when directions are drawn: averaged (second moments become their mean "
+        "over directions, first ones zero), reset or kept.",
+        MOMENTS,
     )
     subspace_rounding: str = _option(
         "stochastic",
