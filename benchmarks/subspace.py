@@ -58,9 +58,9 @@ class Arm:
 ARMS = {
     "AdamW": Arm("adamw"),
     "RSO": Arm("rso"),
-    "RSO, haar": Arm("rso", {"sampling": "haar"}),
+    "RSO, gaussian": Arm("rso", {"sampling": "gaussian"}),
+    "RSO, moments reset": Arm("rso", of_optimizer={"moments": "reset"}),
     "RSO, moments kept": Arm("rso", of_optimizer={"moments": "kept"}),
-    "RSO, haar, moments kept": Arm("rso", {"sampling": "haar"}, {"moments": "kept"}),
     "RSO, proximal": Arm("rso", of_optimizer={"proximal": 1.0}),
     "RSO, rounded to nearest": Arm("rso", {"rounding": "nearest"}),
     "GaLore": Arm("galore"),

@@ -304,7 +304,7 @@ def test_a_rank_above_the_inputs_is_all_of_them(model):
     ("change", "message"),
     [
         ({"rank": 0}, "rank must be a whole number at least 1; got 0"),
-        ({"sampling": "x"}, "sampling must be one of gaussian, haar; got 'x'"),
+        ({"sampling": "x"}, "sampling must be one of haar, gaussian; got 'x'"),
         ({"rounding": "x"}, "rounding must be one of stochastic, nearest; got 'x'"),
         ({"others": ["x"]}, "others must be one of norms, embeddings, head, rest; got 'x'"),
     ],

@@ -153,7 +153,7 @@ def test_transformers_own_trainer_has_subspaces_too(make_trainer, dataset):
         ({"subspace_rank": 0}, "subspace_rank must be a whole number at least 1; got 0"),
         ({"subspace_inner_steps": 0}, "subspace_inner_steps must be a whole number at least 1"),
         ({"subspace_proximal": -1.0}, "subspace_proximal must be a number above 0; got -1.0"),
-        ({"subspace_sampling": "x"}, "subspace_sampling .* gaussian, haar"),
+        ({"subspace_sampling": "x"}, "subspace_sampling .* haar, gaussian"),
         ({"subspace_moments": "x"}, "subspace_moments .* averaged, reset, kept"),
         ({"subspace_rounding": "x"}, "subspace_rounding .* stochastic, nearest"),
         ({"subspace_others": ["x"]}, "subspace_others .* norms, embeddings, head, rest"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from colm.coreset.checks import check_choice
 from colm.coreset.randomness import keyed_generator
 
-SAMPLINGS = ("gaussian", "haar")
+SAMPLINGS = ("haar", "gaussian")
 
 
 def draw_projection(

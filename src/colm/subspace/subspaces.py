@@ -56,7 +56,7 @@ class Subspaces:
         model: nn.Module,
         rank: int,
         *,
-        sampling: str = "gaussian",
+        sampling: str = "haar",
         rounding: str = "stochastic",
         others: Collection[str] = OTHERS,
         seed: int = 0,

@@ -41,7 +41,7 @@ class SubspaceArguments:
         200, "Optimiser steps along the same directions, before W becomes W + B P."
     )
     subspace_sampling: str = _option(
-        "gaussian", "How directions are drawn: gaussian, or haar (orthonormal).", SAMPLINGS
+        "haar", "How directions are drawn: haar (orthonormal), or gaussian.", SAMPLINGS
     )
     subspace_proximal: float | None = _option(
         None, "eta of the proximal term ||B||^2 / (2 eta) of an inner loop. Default: no such term."
