@@ -113,7 +113,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=256, help="of the model to pre-train")
     parser.add_argument("--layers", type=int, default=6, help="of the model to pre-train")
     parser.add_argument("--dtype", default="float32", help="of the weights")
-    parser.add_argument("--autocast", action="store_true", help="train in bfloat16; bytes are not")
+    parser.add_argument("--autocast", action="store_true", help="compute in bfloat16")
     parser.add_argument("--summarise", action="store_true")
     return parser.parse_args()
 
@@ -161,19 +161,23 @@ class SubspaceBench:
     def step(self, model: nn.Module, optimizer: Any, blocks: Tensor) -> None:
         """Forward, backward, and the optimiser's step, gradients clipped at 1."""
         blocks = blocks.to(self.device)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.options.autocast):
-            loss = model(input_ids=blocks, labels=blocks).loss
-        loss.backward()
+        self.loss(model, blocks).backward()
         nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+
+    def loss(self, model: nn.Module, blocks: Tensor) -> Tensor:
+        """Loss of the next token, over blocks."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.options.autocast):
+            loss: Tensor = model(input_ids=blocks, labels=blocks).loss
+        return loss
 
     @torch.no_grad()
     def measure(self, model: nn.Module) -> float:
         """Loss on held-out blocks."""
         model.eval()
         losses = [
-            model(input_ids=part, labels=part).loss.item()
+            self.loss(model, part).item()
             for part in self.held_out.to(self.device).split(self.options.batch)
         ]
         model.train()
