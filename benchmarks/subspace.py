@@ -15,11 +15,11 @@ and writes a file for each when it ends: held-out loss after steps and seconds, 
 - ``peak``: weights, states, and the most that tensors made in a step hold at one time, over steps
   that merge or project anew and those that do not.
 
-What is there is not run again. ``--summarise`` prints a table of what is there.
+What is there is not run again. ``benchmarks/subspace_pace.py`` times the arms side by side, and
+``benchmarks/measured_pages.py`` puts the figures into ``docs/subspace.md``.
 """
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -71,11 +71,8 @@ ARMS = {
 
 def main() -> None:
     """Run what is missing, and say where results lie."""
-    options = parse()
+    options = parser().parse_args()
     folder = RESULTS / "subspace" / f"{options.task}-{label(options)}"
-    if options.summarise:
-        summarise(folder)
-        return
     bench = SubspaceBench(options)
     for seed in options.seeds:
         for name in options.arms:
@@ -85,37 +82,37 @@ def main() -> None:
                     print(f"{path.stem}: done before", flush=True)
                     continue
                 rows, held = bench.run(ARMS[name], rate, seed)
-                settings = {k: v for k, v in vars(options).items() if k != "summarise"}
-                settings |= {"data": data_names(options), "arm": name, "seed": seed}
-                settings |= {"learning_rates": rate, "seeds": seed, "arms": name}
+                settings = vars(options) | {"data": data_names(options), "arm": name}
+                settings |= {"learning_rate": rate, "seed": seed}
+                for several in ("arms", "learning_rates", "seeds"):
+                    del settings[several]
                 folder.mkdir(parents=True, exist_ok=True)
                 write_result("subspace", settings, rows, rows[-1] | held, path)
                 print(f"{path.stem}: {rows[-1]}", flush=True)
     print(f"results are in {folder.name}, measured on {machine()}")
 
 
-def parse() -> argparse.Namespace:
-    """Read the options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", choices=["pretrain", "finetune"], default="pretrain")
-    parser.add_argument("--data", nargs="+", help="default: the generated mixture")
-    parser.add_argument("--label", help="of these runs; default: the name of the data")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 3e-3])
-    parser.add_argument("--others-rate", type=float, help="of norms, embeddings and head, of all")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--inner-steps", type=int, default=100, help="and GaLore's gap")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--measure-every", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=16, help="blocks a step")
-    parser.add_argument("--tokens", type=int, default=256, help="of a block")
-    parser.add_argument("--hidden", type=int, default=256, help="of the model to pre-train")
-    parser.add_argument("--layers", type=int, default=6, help="of the model to pre-train")
-    parser.add_argument("--dtype", default="float32", help="of the weights")
-    parser.add_argument("--autocast", action="store_true", help="compute in bfloat16")
-    parser.add_argument("--summarise", action="store_true")
-    return parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """Return a parser of the options."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("--task", choices=["pretrain", "finetune"], default="pretrain")
+    made.add_argument("--data", nargs="+", help="default: the generated mixture")
+    made.add_argument("--label", help="of these runs; default: the name of the data")
+    made.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    made.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 3e-3])
+    made.add_argument("--others-rate", type=float, help="of norms, embeddings and head, of all")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--rank", type=int, default=64)
+    made.add_argument("--inner-steps", type=int, default=100, help="and GaLore's gap")
+    made.add_argument("--steps", type=int, default=600)
+    made.add_argument("--measure-every", type=int, default=100)
+    made.add_argument("--batch", type=int, default=16, help="blocks a step")
+    made.add_argument("--tokens", type=int, default=256, help="of a block")
+    made.add_argument("--hidden", type=int, default=256, help="of the model to pre-train")
+    made.add_argument("--layers", type=int, default=6, help="of the model to pre-train")
+    made.add_argument("--dtype", default="float32", help="of the weights")
+    made.add_argument("--autocast", action="store_true", help="compute in bfloat16")
+    return made
 
 
 class SubspaceBench:
@@ -291,25 +288,6 @@ def state_tensors(optimizer: Any) -> list[Tensor]:
             matrix = getattr(value, "ortho_matrix", value)
             found += [part for part in _parts(matrix) if isinstance(part, Tensor)]
     return found
-
-
-def summarise(folder: Path) -> None:
-    """Print, of each arm, the learning rate with the lowest loss, its loss and its bytes."""
-    runs: dict[str, dict[float, list[dict[str, float]]]] = {}
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text())
-        settings = result["settings"]
-        name = f"{settings['arm']}, rank {settings['rank']}"
-        of_arm = runs.setdefault(name, {})
-        of_arm.setdefault(settings["learning_rates"], []).append(result["summary"])
-    for name, by_rate in runs.items():
-        mean = {
-            rate: statistics.fmean(one["loss"] for one in all_) for rate, all_ in by_rate.items()
-        }
-        best = min(mean, key=lambda rate: mean[rate])
-        shown = by_rate[best][0]
-        sizes = {key: f"{shown[key] / 2**20:.1f} MiB" for key in shown if key.endswith("_bytes")}
-        print(f"{name}: lr {best:g}, loss {mean[best]:.4f} ({len(by_rate[best])} seeds), {sizes}")
 
 
 def _parts(value: Any) -> Iterable[Any]:
