@@ -175,10 +175,10 @@ class Results:
 def read_results(folder: Path) -> Results:
     """Read the results in a folder; whatever is missing is empty."""
     accuracy = folder / "accuracy"
-    paces = [Pace(result) for result in _results(folder, "pace")]
+    paces = [Pace(result) for result in results_of(folder, "pace")]
     labels = [path for path in sorted((folder / "quality").glob("*")) if path.is_dir()]
     mixtures = [read_mixture(path, paces, accuracy / path.name) for path in labels]
-    matches = _results(folder, "match")
+    matches = results_of(folder, "match")
     return Results(
         mixtures=sorted(
             (mixture for mixture in mixtures if mixture.runs),
@@ -190,9 +190,9 @@ def read_results(folder: Path) -> Results:
             key=lambda one: one.date,
             default=None,
         ),
-        drift=max(_results(folder, "drift"), key=lambda one: one.date, default=None),
-        memory=latest(_results(folder, "memory"), measured_work),
-        steps=latest(_results(folder, "step"), measured_work),
+        drift=max(results_of(folder, "drift"), key=lambda one: one.date, default=None),
+        memory=latest(results_of(folder, "memory"), measured_work),
+        steps=latest(results_of(folder, "step"), measured_work),
     )
 
 
@@ -266,7 +266,8 @@ def measured_work(result: Result) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _results(folder: Path, benchmark: str) -> list[Result]:
+def results_of(folder: Path, benchmark: str) -> list[Result]:
+    """Return the results of a benchmark, in the order of their names, which is that of dates."""
     return [read_result(path) for path in sorted(folder.glob(f"{benchmark}-*.json"))]
 
 

@@ -77,7 +77,7 @@ def plot_loss(mixture: Mixture, *, in_time: bool) -> str:
         axes.set_ylabel("macro held-out loss")
         axes.grid(axis="y")
 
-    return _svg(draw, 3.2, f"{mixture.label}-loss-{'time' if in_time else 'steps'}", legend=2)
+    return svg(draw, 3.2, f"{mixture.label}-loss-{'time' if in_time else 'steps'}", legend=2)
 
 
 def plot_cost(mixture: Mixture, memory: Result) -> str:
@@ -96,7 +96,7 @@ def plot_cost(mixture: Mixture, memory: Result) -> str:
         axes.margins(x=0.25, y=0.2)
         axes.grid()
 
-    return _svg(draw, 2.6, f"{mixture.label}-loss-memory")
+    return svg(draw, 2.6, f"{mixture.label}-loss-memory")
 
 
 def plot_pace(mixture: Mixture) -> str:
@@ -176,10 +176,10 @@ def _bars(
         axes.grid(axis="x")
 
     tall = 0.8 + len(names) * (0.16 + 0.1 * len(bars))
-    return _svg(draw, tall, salt, legend=len(bars) if len(bars) > 1 else 0)
+    return svg(draw, tall, salt, legend=len(bars) if len(bars) > 1 else 0)
 
 
-def _svg(draw: Callable[[Axes], None], height: float, salt: str, legend: int = 0) -> str:
+def svg(draw: Callable[[Axes], None], height: float, salt: str, legend: int = 0) -> str:
     """Draw on white; without a date, so that the same results give the same bytes."""
     with rc_context(STYLE | {"svg.hashsalt": salt}):
         figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained", facecolor="white")
@@ -192,5 +192,5 @@ def _svg(draw: Callable[[Axes], None], height: float, salt: str, legend: int = 0
         target = io.StringIO()
         none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(target, format="svg", metadata=none)
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", target.getvalue(), flags=re.DOTALL)
-    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+    drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", target.getvalue(), flags=re.DOTALL)
+    return "\n".join(line.rstrip() for line in drawn.splitlines()) + "\n"

@@ -26,7 +26,7 @@ import torch
 from bitsandbytes.optim import LAMB
 from came_pytorch import CAME
 from datasets import Dataset
-from peft import AdaLoraConfig, LoraConfig
+from peft import AdaLoraConfig, EvaConfig, LoraConfig, initialize_lora_eva_weights
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -50,11 +50,12 @@ STEPS = max(TIMED)
 
 @dataclass(frozen=True)
 class Row:
-    """A combination: options of the configuration and of the trainer, and four-bit weights."""
+    """A combination: options of the configuration and of the trainer, and what else it takes."""
 
     options: dict[str, Any] = field(default_factory=dict)
     of_trainer: Callable[[int], dict[str, Any]] = lambda _: {}
     four_bits: bool = False
+    eva: bool = False
 
 
 def _lora(**options: Any) -> Callable[[int], dict[str, Any]]:
@@ -84,6 +85,7 @@ ROWS = {
     "LoRA": Row(of_trainer=_lora()),
     "DoRA": Row(of_trainer=_lora(use_dora=True)),
     "rsLoRA": Row(of_trainer=_lora(use_rslora=True)),
+    "EVA": Row(of_trainer=_lora(init_lora_weights="eva", eva_config=EvaConfig(rho=1.0)), eva=True),
     "AdaLoRA": Row(of_trainer=_adalora),
     "QLoRA": Row(of_trainer=_lora(), four_bits=True),
     "GaLore": Row({"optim": "galore_adamw", **_PROJECTED}),
@@ -149,6 +151,8 @@ def measure(row: Row, options: argparse.Namespace) -> dict[str, float]:
     set_seed(0)
     with TemporaryDirectory() as folder:
         trainer = build(row, options, folder)
+        if row.eva:
+            look_for_directions(trainer)
         window = Window(trainer)
         trainer.add_callback(window)
         trainer.train()
@@ -190,6 +194,14 @@ def build(row: Row, options: argparse.Namespace, folder: str) -> CoLMSFTTrainer:
         processing_class=tokenizer,
         **row.of_trainer(options.rank),
     )
+
+
+def look_for_directions(trainer: CoLMSFTTrainer) -> None:
+    """Let EVA see batches of the data, more examples than its rank."""
+    examples = [dict(row) for row in trainer.train_dataset.select(range(64))]
+    collated = [trainer.data_collator(examples[start : start + 4]) for start in range(0, 64, 4)]
+    seen = [{"input_ids": batch["input_ids"]} for batch in collated]
+    initialize_lora_eva_weights(trainer.model, seen, show_progress_bar=False)
 
 
 class Window(TrainerCallback):

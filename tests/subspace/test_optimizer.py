@@ -127,6 +127,32 @@ def test_the_trajectory_is_that_of_adam_in_the_same_parametrisation(
     assert subspaces.outer_step == 3
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_along_the_axes_at_full_rank_it_is_plain_adam(model, batch, monkeypatch, weight_decay):
+    """With P = I, B is what W has moved: through four merges the weights are those of AdamW."""
+
+    def axes(inputs, rank, *_, device, dtype):
+        assert rank == inputs
+        return torch.eye(inputs, device=device, dtype=dtype)
+
+    monkeypatch.setattr("colm.subspace.subspaces.draw_projection", axes)
+    # Decay reaches W when it is merged: after every step, it is AdamW's.
+    inner_steps = 1 if weight_decay else 3
+    options = {"lr": 1e-2, "weight_decay": weight_decay}
+    plain = copy.deepcopy(model.double())
+    subspaces = Subspaces(model, 1000)
+    optimizer = SubspaceOptimizer(subspaces, inner_steps=inner_steps, moments="kept", **options)
+    adamw = torch.optim.AdamW(plain.parameters(), **options)
+    losses, expected = train(model, optimizer, batch, 12), train(plain, adamw, batch, 12)
+    # Norms compute in float32 whatever the model's type.
+    torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
+    assert subspaces.outer_step == 12 // inner_steps
+    assert losses[-1] < losses[0] - 0.5
+    subspaces.detach()
+    for own, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
 def test_moments_are_reset_with_p_or_kept_or_averaged(model, batch):
     steps = {}
     for moments in MOMENTS:

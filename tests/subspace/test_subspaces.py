@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from colm.gradients.decoder import linear_shape
@@ -314,6 +314,16 @@ def test_what_is_out_of_range_is_refused_and_the_model_stays(model, change, mess
     with pytest.raises(ValueError, match=message):
         Subspaces(model, **{"rank": 4} | change)
     assert list(model.state_dict()) == names
+
+
+def test_quantised_weights_are_refused(model, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
+    model.save_pretrained(tmp_path)
+    in_four_bits = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(load_in_4bit=True)
+    )
+    with pytest.raises(ValueError, match="LlamaForCausalLM has quantised weights"):
+        Subspaces(in_four_bits, 4)
 
 
 def test_adapters_and_models_without_trained_maps_are_refused(model):

@@ -54,6 +54,10 @@ def test_unknown_options_are_named_with_the_choices(options, message, tmp_path):
             "candidate_ratio=1.1 of per_device_train_batch_size=4 draws no more",
         ),
         ({"padding_free": True, "max_length": 64}, "max_length"),
+        (
+            {"optim": "lomo", "gradient_accumulation_steps": 2},
+            "optim='lomo' .* gradient_accumulation_steps=2 .* set gradient_accumulation_steps=1",
+        ),
     ],
 )
 def test_combinations_that_cannot_work_are_refused(make_trainer, options, message):

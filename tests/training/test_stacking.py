@@ -12,6 +12,7 @@ from bitsandbytes.optim import LAMB
 from came_pytorch import CAME
 from peft import AdaLoraConfig, EvaConfig, LoraConfig, initialize_lora_eva_weights
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import is_kernels_available
 
 PAGE = Path(__file__).parents[2] / "docs" / "stacking.md"
 
@@ -25,6 +26,8 @@ def optimiser(kind, **options):
     return {"trainer_options": {"optimizer_cls_and_kwargs": (kind, options)}}
 
 
+#: What updates inside the backward takes one micro-batch a step.
+IN_ONE = {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 8}
 PROJECTED = {
     "optim_target_modules": ["attn", "mlp"],
     "optim_args": "rank=4, update_proj_gap=2, scale=1.0",
@@ -48,7 +51,7 @@ STACKED = {
     "QLoRA": lora(),
     "GaLore": {"optim": "galore_adamw", **PROJECTED},
     "APOLLO": {"optim": "apollo_adamw", **PROJECTED},
-    "LOMO": {"optim": "lomo"},
+    "LOMO": {"optim": "lomo", **IN_ONE},
     "CAME": optimiser(CAME, lr=1e-3, eps=(1e-30, 1e-16), betas=(0.9, 0.999, 0.9999)),
     "LAMB": optimiser(LAMB, lr=1e-2),
     "Adafactor": {"optim": "adafactor"},
@@ -61,10 +64,22 @@ STACKED = {
         "subspace_rank": 4,
         "gradient_checkpointing": True,
     },
+    "LoRA, gradient checkpointing": {**lora(), "gradient_checkpointing": True},
+    "QLoRA, 8-bit Adam, gradient checkpointing": {
+        **lora(),
+        "gradient_checkpointing": True,
+        "optim": "adamw_bnb_8bit",
+    },
+    "LOMO, gradient checkpointing": {"optim": "lomo", "gradient_checkpointing": True, **IN_ONE},
+    "random subspaces, others frozen, gradient checkpointing": {
+        "subspace_rank": 4,
+        "subspace_others": ["none"],
+        "gradient_checkpointing": True,
+    },
 }
 #: What cannot run on a CPU, and what it says there.
 NEEDS_AN_ACCELERATOR = {
-    "AdaLomo": ({"optim": "adalomo"}, AssertionError, "CUDA"),
+    "AdaLomo": ({"optim": "adalomo", **IN_ONE}, AssertionError, "CUDA"),
     "activation offloading": (
         {"activation_offloading": True},
         AttributeError,
@@ -81,7 +96,7 @@ SELECTIONS = {"default": {}, "CoLM": {"preset": "colm", "gradient": "exact"}}
 @pytest.mark.parametrize("name", STACKED)
 def test_it_trains_with_colm(make_trainer, dataset, monkeypatch, name, selection):
     options = STACKED[name] | SELECTIONS[selection]
-    if name == "QLoRA":
+    if name.startswith("QLoRA"):
         quantise(monkeypatch)
     trainer = make_trainer(dataset, **options)
     if name == "EVA":
@@ -138,6 +153,21 @@ def test_what_needs_an_accelerator_says_so(make_trainer, dataset, name):
             make_trainer(dataset, candidate_ratio=ratio, **options).train()
 
 
+def test_kernels_of_the_hub_need_their_package(tiny_model_folder):
+    if is_kernels_available():
+        pytest.skip("kernels is installed, and would ask the hub")
+    with pytest.raises(ValueError, match="Kernels are not available"):
+        AutoModelForCausalLM.from_pretrained(tiny_model_folder, use_kernels=True)
+
+
 def test_the_page_has_a_row_for_each():
     rows = set(re.findall(r"^\| ([^|]+?) \|", PAGE.read_text(), re.MULTILINE))
-    assert {*STACKED, *NEEDS_AN_ACCELERATOR} <= rows
+    assert {*STACKED, *NEEDS_AN_ACCELERATOR, "hub kernels"} <= rows
+
+
+def test_every_row_that_works_was_measured():
+    for line in PAGE.read_text().splitlines():
+        cells = line.strip("| ").split(" | ")
+        if cells[1:2] == ["yes"]:
+            assert re.fullmatch(r"[\d,]+ \(\d+\.\d\d\)", cells[2]), line
+            assert re.fullmatch(r"\d+\.\d\d", cells[3]), line

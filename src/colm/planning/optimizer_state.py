@@ -23,8 +23,6 @@ _LIKE_WEIGHTS = {
 }
 #: Those that keep a number for each row and column of a matrix.
 _FACTORED = {"adafactor", "adalomo"}
-#: Those that update a weight inside the backward, as soon as it has its gradient, and let that go.
-IN_BACKWARD = {"lomo", "adalomo"}
 #: Bytes for each trained number; a block of eight-bit ones shares a scale of 32 bits.
 _EIGHT_BITS = 1 + 4 / 256
 _FIXED = {

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from colm.gradients.decoder import class_name
 from colm.planning.counting import Counted, StepCounter
 from colm.planning.machine import Machine, measure_machine
-from colm.planning.optimizer_state import IN_BACKWARD, optimizer_bytes, trained_weights
+from colm.planning.optimizer_state import optimizer_bytes, trained_weights
 from colm.planning.tally import Work, storage_bytes
 from colm.planning.weights import count_weights
 from colm.training.arguments import SFTArguments
+from colm.training.limits import UPDATES_IN_BACKWARD
 from colm.training.skeleton import (
     autocast_dtype,
     build_skeleton,
@@ -128,7 +129,7 @@ def make_plan(
     tokens = _tokens(tokens, training.max_length)
     model = build_skeleton(arguments)
     optimizer = str(getattr(training.optim, "value", training.optim))
-    in_backward = optimizer in IN_BACKWARD
+    in_backward = optimizer in UPDATES_IN_BACKWARD
     counter = StepCounter(model, autocast_dtype(arguments), tokens, in_backward)
     kept, accumulated = training.per_device_train_batch_size, training.gradient_accumulation_steps
     drawn = round(kept * training.candidate_ratio)
@@ -162,7 +163,7 @@ def _held(model: nn.Module, optimizer: str, optim_args: str | None, weights: lis
         parameters=count_weights(model),
         trained_parameters=sum(weight.numel() for weight in trained),
         weight_bytes=storage_bytes(weights),
-        gradient_bytes=max(sizes) if optimizer in IN_BACKWARD else sum(sizes),
+        gradient_bytes=max(sizes) if optimizer in UPDATES_IN_BACKWARD else sum(sizes),
         optimizer=optimizer,
         optimizer_bytes=optimizer_bytes(optimizer, trained, optim_args),
     )

@@ -37,7 +37,7 @@ class Subspaces:
     Args:
         model: a causal language model of ``transformers``, changed in place.
         rank: r, directions of each weight; a weight with fewer inputs has as many as those.
-        sampling: of P: ``gaussian`` or ``haar``; see `draw_projection`.
+        sampling: of P: ``haar`` or ``gaussian``; see `draw_projection`.
         rounding: of merged weights in bfloat16: ``stochastic`` or ``nearest``.
         others: what else is trained: any of norms, embeddings, head and rest.
         seed: P depends on it, the outer step, the module's name and the number of its inputs.
@@ -190,7 +190,7 @@ def find_maps(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     A map whose weight another module shares is left out: merged, both would change.
 
     Raises:
-        ValueError: the model has adapters, or no such map.
+        ValueError: the model has adapters, quantised weights, or no such map.
     """
     if any(hasattr(module, "base_layer") for module in model.modules()):
         raise ValueError(
@@ -198,6 +198,11 @@ def find_maps(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             "subspaces, or without adapters."
         )
     maps = {module for layer in find_layers(model) for _, module in linear_maps(layer)}
+    if any(not parameter.is_floating_point() for parameter in model.parameters()):
+        raise ValueError(
+            f"{class_name(model)} has quantised weights, which nothing can be merged into: load it "
+            "without quantisation, or train adapters in place of subspaces."
+        )
     owners = Counter(
         parameter for module in model.modules() for parameter in module._parameters.values()
     )

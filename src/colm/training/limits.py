@@ -18,6 +18,8 @@ from colm.training.sources import column_names
 SHOWN_NAMES = 20
 # Kinds of distributed training, as Accelerate names them, that split parameters or moments.
 SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+#: Optimisers that update a weight inside the backward, and let go of its gradient at once.
+UPDATES_IN_BACKWARD = ("lomo", "adalomo")
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,14 @@ def check_arguments(args: SelectionArguments) -> None:
         raise ValueError(
             f"candidate_ratio={args.candidate_ratio} of per_device_train_batch_size={batch_size} "
             "draws no more than are kept: raise either, or set candidate_ratio=1."
+        )
+    optim = getattr(args.optim, "value", args.optim)  # type: ignore[attr-defined]
+    accumulated = args.gradient_accumulation_steps  # type: ignore[attr-defined]
+    if optim in UPDATES_IN_BACKWARD and accumulated > 1:
+        raise ValueError(
+            f"optim={optim!r} updates weights inside each backward, and gradient_accumulation_steps"
+            f"={accumulated} micro-batches are chosen for one update: set "
+            "gradient_accumulation_steps=1 and a larger per_device_train_batch_size."
         )
     if args.n_gpu > 1:  # type: ignore[attr-defined]
         raise ValueError(

@@ -1,0 +1,119 @@
+"""Tables in pages written by hand: figures anyone can work out by eye, in their places."""
+
+import doctest
+import json
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measured_pages, stacking_tables
+from benchmarks.measured_pages import DOCS, filled
+from benchmarks.record import RESULTS
+
+MIB = 2**20
+SETTINGS = {"task": "pretrain", "rank": 8, "steps": 20, "batch": 2, "tokens": 4, "layers": 1}
+SETTINGS |= {"hidden": 16, "inner_steps": 5, "dtype": "float32", "autocast": False}
+SETTINGS |= {"others_rate": 0.01, "data": ["texts.jsonl"]}
+PAGE = "<!-- measured: {} -->\n\n<!-- end -->\n"
+STACK = "| What | Works | Memory | Time | What to set |\n|---|---|--:|--:|---|\n"
+
+
+def write(path, settings, summary, repeats=(), date="2026-01-01T00:00:00+00:00"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = {"date": date, "settings": settings, "summary": summary, "repeats": list(repeats)}
+    path.write_text(json.dumps(result | {"machine": {"processor": "a processor"}}))
+
+
+def write_run(folder, arm, loss, rate=0.1, seed=0, **changed):
+    said = SETTINGS | {"arm": arm, "learning_rate": rate, "seed": seed} | changed
+    rows = [{"steps": float(s), "seconds": 1.0 * s, "loss": loss + 1 - s / 20} for s in (0, 10, 20)]
+    sizes = {"optimizer_bytes": 3 * MIB, "saved_bytes": 5 * MIB, "peak_bytes": 2048 * MIB}
+    name = f"{arm}-{rate}-{seed}-{said['rank']}.json"
+    write(folder / "subspace" / "pretrain-texts" / name, said, rows[-1] | sizes, rows)
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    for seed in (0, 1):
+        write_run(folder, "AdamW", 2.0 + seed, seed=seed)
+        write_run(folder, "RSO", 2.2 + 1.1 * seed, seed=seed)
+    write_run(folder, "AdamW", 1.9, rate=0.2, seed=1)  # the first seed decides
+    write_run(folder, "RSO", 3.0, rate=0.2)
+    write_run(folder, "RSO, gaussian", 2.31)
+    write_run(folder, "RSO", 2.42, rank=4)
+    pace = {"AdamW/over AdamW": 1.0, "RSO/over AdamW": 1.25, "RSO/seconds": 9.0}
+    write(folder / "subspace-pace-20260101-000000.json", {"task": "pretrain"}, pace)
+    return folder
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    (folder / "images").mkdir(parents=True)
+    places = ("pretrain", "pretrain setting", "pretrain variants", "finetune")
+    (folder / "subspace.md").write_text("".join(map(PAGE.format, places)))
+    rows = "| LoRA | yes | – | – | `peft` |\n| AdaLomo | no | – | – | a GPU |\n"  # noqa: RUF001
+    (folder / "stacking.md").write_text(STACK + rows + PAGE.format("least memory phi-2"))
+    return folder
+
+
+def test_losses_ratios_and_bytes_are_those_of_the_best_rate_of_the_first_seed(results, docs):
+    page = filled(results, docs)["subspace.md"]
+    row = "| 1.00 | 3.0 | 5.0 | 2,048.0 |"
+    assert f"| AdamW | 0.1 | 2 | 2.500 ± 0.707<br>2.000 to 3.000 | 1.000 {row}" in page
+    row = row.replace("1.00", "1.25")
+    assert f"| RSO | 0.1 | 2 | 2.750 ± 0.778<br>2.200 to 3.300 | 1.100 {row}" in page
+    assert "| RSO, gaussian | 0.1 | 1 | 2.310 | 1.050 |" in page
+    assert "| RSO, rank 4 | 0.1 | 1 | 2.420 | 1.100 |" in page
+    assert "20 steps on 2 blocks of 4 tokens of texts.jsonl" in page
+    assert page.endswith(PAGE.format("finetune"))
+
+
+def test_plots_are_drawn_where_there_are_runs(results, docs):
+    made = filled(results, docs)
+    plots = [name for name in made if name.endswith(".svg")]
+    assert plots == ["images/subspace-pretrain-steps.svg", "images/subspace-pretrain-time.svg"]
+    for name in plots:
+        assert ET.fromstring(made[name]).tag.endswith("svg")
+        assert "RSO" in made[name]
+
+
+def test_rows_get_their_cells_and_later_results_count(results, docs):
+    whole = f"{stacking_tables.REFERENCE}/total_bytes"
+    for day, size in ((1, 100), (2, 500)):
+        summary = {whole: 1000 * MIB, "LoRA/total_bytes": size * MIB, "LoRA/over_reference": 0.875}
+        date = f"2026010{day}-000000"
+        write(results / f"stacking-{date}.json", {}, summary)
+    kinds = ("weight", "optimizer", "training", "look", "total")
+    for name, size in (("LOMO", 8), ("a, b", 3)):
+        summary = {f"phi-2/{name}/{kind}_bytes": size * 2**30 for kind in kinds}
+        write(results / f"least-memory-{name[0]}.json", {}, summary)
+    page = filled(results, docs)["stacking.md"]
+    assert "| LoRA | yes | 500 (0.50) | 0.88 | `peft` |" in page
+    assert "| AdaLomo | no | – | – | a GPU |" in page  # noqa: RUF001
+    least, most = (page.index(f"| {name} |") for name in ("a, b", "LOMO"))
+    assert least < most
+    assert "| a, b | 3.00 | 3.00 | 3.00 | 3.00 | 3.00 |" in page
+
+
+def test_the_pages_are_as_the_results_make_them():
+    made = filled(RESULTS, DOCS)
+    for name, text in made.items():
+        assert (DOCS / name).read_text(encoding="utf-8") == text, f"{name}: fill it again"
+
+
+def test_the_command_writes_what_was_filled(results, docs, monkeypatch, capsys):
+    expected = filled(results, docs)
+    argv = ["measured_pages", "--results", str(results), "--docs", str(docs)]
+    monkeypatch.setattr(sys, "argv", argv)
+    measured_pages.main()
+    assert "wrote subspace.md" in capsys.readouterr().out
+    assert {name: Path(docs / name).read_text() for name in expected} == expected
+    assert filled(results, docs) == expected
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(measured_pages).failed == 0
