@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from benchmarks.result_files import Result, latest, read_result, results_of
+from benchmarks.result_files import Result, read_result, results_of
 from benchmarks.result_plots import svg
 from benchmarks.standings import ABSENT, Spread, table
 from colm.reports.plots import ARM_COLOURS, INK
@@ -66,38 +66,43 @@ def read_ways(folder: Path) -> list[Way]:
 
 
 def blocks(results: Path) -> dict[str, str]:
-    """Return the tables of each task that was run, by the name of their place in the page."""
+    """Return the tables of what was run, by the name of their place in the page."""
     made = {}
-    for task in ("pretrain", "finetune"):
-        for folder in sorted((results / "subspace").glob(f"{task}-*")):
-            ways = read_ways(folder)
-            made[task] = main_table(ways, read_pace(results, task))
-            made[f"{task} setting"] = setting(next(iter(ways[0].runs.values())))
-            made[f"{task} variants"] = variant_table(ways)
+    for name, ways in all_ways(results).items():
+        first = next(iter(ways[0].runs.values()))
+        made[name] = main_table(ways, read_pace(results, first))
+        made[f"{name} setting"] = setting(first)
+        made[f"{name} variants"] = variant_table(ways)
     return made
 
 
 def plots(results: Path) -> dict[str, str]:
-    """Return the plots, by file name."""
+    """Return the plots of what has ways to compare, by file name."""
     drawn = {}
-    for task in ("pretrain", "finetune"):
-        for folder in sorted((results / "subspace").glob(f"{task}-*")):
-            ways, pace = read_ways(folder), read_pace(results, task)
-            drawn[f"subspace-{task}-steps.svg"] = plot_losses(ways, {}, task)
+    for name, ways in all_ways(results).items():
+        if len(main_ways(ways)) > 1:
+            pace = read_pace(results, next(iter(ways[0].runs.values())))
+            drawn[f"subspace-{name}-steps.svg"] = plot_losses(ways, {}, name)
             if pace:
-                drawn[f"subspace-{task}-time.svg"] = plot_losses(ways, pace, task)
+                drawn[f"subspace-{name}-time.svg"] = plot_losses(ways, pace, name)
     return drawn
 
 
-def read_pace(results: Path, task: str) -> dict[str, float]:
-    """Return the time of a step of each arm over the reference's, as measured last."""
-    paces = (one for one in results_of(results, "subspace-pace") if one.settings["task"] == task)
-    last = latest(paces, lambda _: task)
+def all_ways(results: Path) -> dict[str, list[Way]]:
+    """Return the ways of each folder of runs, by its name."""
+    folders = sorted(path for path in (results / "subspace").glob("*") if path.is_dir())
+    return {folder.name: read_ways(folder) for folder in folders}
+
+
+def read_pace(results: Path, run: Result) -> dict[str, float]:
+    """Return the time of a step of each arm over the reference's, of the same work."""
     marker = f"/over {REFERENCE}"
+    alike = ("task", "dtype", "rank", "batch", "tokens", "hidden", "layers", "inner_steps")
     return {
         name.removesuffix(marker): ratio
-        for result in last
-        for name, ratio in result.summary.items()
+        for pace in results_of(results, "subspace-pace")
+        if all(pace.settings[key] == run.settings[key] for key in alike)
+        for name, ratio in pace.summary.items()
         if name.endswith(marker)
     }
 
@@ -173,7 +178,7 @@ def setting(result: Result) -> str:
     )
 
 
-def plot_losses(ways: list[Way], pace: dict[str, float], task: str) -> str:
+def plot_losses(ways: list[Way], pace: dict[str, float], name: str) -> str:
     """Held-out losses against steps or, where paces are given, time in steps of the reference."""
 
     def draw(axes: Axes) -> None:
@@ -189,4 +194,4 @@ def plot_losses(ways: list[Way], pace: dict[str, float], task: str) -> str:
         axes.set_ylabel("held-out loss")
         axes.grid(axis="y")
 
-    return svg(draw, 3.0, f"subspace-{task}-{'time' if pace else 'steps'}", legend=3)
+    return svg(draw, 3.0, f"subspace-{name}-{'time' if pace else 'steps'}", legend=3)

@@ -76,7 +76,7 @@ def measure(monkeypatch):
         ("--gradient_checkpointing=true", "--gradient_accumulation_steps=2"),
         ("--bf16=true", "--selector=colm", "--optim=adafactor"),
         (*LORA, "--bf16=true", "--dtype=bfloat16", "--selector=random", "--candidate_ratio=3"),
-        (*LORA, "--load_in_4bit", "--dtype=bfloat16"),
+        (*LORA, "--load_in_4bit"),
         (*LORA, "--load_in_4bit", "--use_bnb_nested_quant", "--dtype=bfloat16", "--selector=colm"),
     ],
     ids=["full", "lora", "lora-checkpointed", "accumulated", "autocast", "half", "4-bit", "nested"],

@@ -34,7 +34,6 @@ def use_four_bits(model: Any, arguments: SFTArguments) -> Any:
     if find_spec("bitsandbytes") is None:
         raise ValueError("load_in_4bit=True needs bitsandbytes: pip install bitsandbytes")
     config = get_quantization_config(arguments.model)
-    config.bnb_4bit_compute_dtype = model.dtype
     kept = get_keys_to_not_convert(model)
     model = replace_with_bnb_linear(model, kept, quantization_config=config)
     model.is_loaded_in_4bit = True
