@@ -61,6 +61,7 @@ ARMS = {
     "RSO, moments reset": Arm("rso", of_optimizer={"moments": "reset"}),
     "RSO, moments kept": Arm("rso", of_optimizer={"moments": "kept"}),
     "RSO, proximal": Arm("rso", of_optimizer={"proximal": 1.0}),
+    "RSO, weak proximal": Arm("rso", of_optimizer={"proximal": 1000.0}),
     "RSO, rounded to nearest": Arm("rso", {"rounding": "nearest"}),
     "GaLore": Arm("galore"),
     "LoRA": Arm("lora"),

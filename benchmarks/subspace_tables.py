@@ -171,9 +171,9 @@ def setting(result: Result) -> str:
     rate = said["others_rate"]
     return (
         f"{model}; {said['steps']:,} steps on {said['batch']} blocks of {said['tokens']} tokens "
-        f"of {', '.join(said['data'])}; weights in {said['dtype']}, computed in {computed}; rank "
+        f"of {said['data']}; weights in {said['dtype']}, computed in {computed}; rank "
         f"{said['rank']}, new directions every {said['inner_steps']} steps; learning rate of "
-        f"norms, embeddings and head {rate:g} everywhere, all rates with warm-up and a cosine; "
+        f"norms, embeddings and head {rate:.0e} everywhere, all rates with warm-up and a cosine; "
         f"measured on {result.machine['processor']}. Bytes are in MiB."
     )
 

@@ -15,7 +15,7 @@ from benchmarks.record import RESULTS
 MIB = 2**20
 SETTINGS = {"task": "pretrain", "rank": 8, "steps": 20, "batch": 2, "tokens": 4, "layers": 1}
 SETTINGS |= {"hidden": 16, "inner_steps": 5, "dtype": "float32", "autocast": False}
-SETTINGS |= {"others_rate": 0.01, "data": ["texts.jsonl"]}
+SETTINGS |= {"others_rate": 0.01, "data": "texts.jsonl"}
 PAGE = "<!-- measured: {} -->\n\n<!-- end -->\n"
 STACK = "| What | Works | Memory | Time | What to set |\n|---|---|--:|--:|---|\n"
 
