@@ -171,7 +171,8 @@ def setting(result: Result) -> str:
     rate, text = said["others_rate"], said["data"] or "the generated mixture"
     return (
         f"{model}; {said['steps']:,} steps on {said['batch']} blocks of {said['tokens']} tokens "
-        f"of {text}; weights in {said['dtype']}, computed in {computed}; rank {said['rank']}, new directions every {said['inner_steps']} steps; learning rate of "
+        f"of {text}; weights in {said['dtype']}, computed in {computed}; rank {said['rank']}, "
+        f"new directions every {said['inner_steps']} steps; learning rate of "
         f"norms, embeddings and head {rate:.0e} everywhere, all rates with warm-up and a cosine; "
         f"measured on {result.machine['processor']}. Bytes are in MiB."
     )
