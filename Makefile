@@ -24,7 +24,7 @@ demo: $(VENV)/demo.stamp ## fine-tune a small language model with CoLM and with 
 	@$(BIN)/colm demo $(ARGS)
 
 test: $(VENV)/test.stamp ## run the tests, and the examples in the docstrings
-	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: format lint types docs ## formatting, lint, types and documentation
 
