@@ -149,7 +149,7 @@ def variant_table(ways: list[Way]) -> str:
             Spread.of(way.losses).show(3),
             over(way.losses, default.losses),
         ]
-        for way in ways
+        for way in sorted(ways, key=lambda way: (way is not default, way.arm))
         if way.arm.startswith("RSO")
     ]
     return table(["Training", "Learning rate", "Seeds", "Loss", "Over the default's"], rows)
