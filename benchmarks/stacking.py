@@ -78,6 +78,8 @@ def _optimizer(kind: Any, **options: Any) -> Callable[[int], dict[str, Any]]:
     return lambda _: {"optimizer_cls_and_kwargs": (kind, options)}
 
 
+# Of equal rank everywhere, and content with the directions of two batches: sizes are all that counts.
+_EVA = EvaConfig(rho=1.0, tau=0.0)
 _PROJECTED = {"optim_target_modules": ["attn", "mlp"]}
 ROWS = {
     REFERENCE: Row(),
@@ -85,7 +87,7 @@ ROWS = {
     "LoRA": Row(of_trainer=_lora()),
     "DoRA": Row(of_trainer=_lora(use_dora=True)),
     "rsLoRA": Row(of_trainer=_lora(use_rslora=True)),
-    "EVA": Row(of_trainer=_lora(init_lora_weights="eva", eva_config=EvaConfig(rho=1.0)), eva=True),
+    "EVA": Row(of_trainer=_lora(init_lora_weights="eva", eva_config=_EVA), eva=True),
     "AdaLoRA": Row(of_trainer=_adalora),
     "QLoRA": Row(of_trainer=_lora(), four_bits=True),
     "GaLore": Row({"optim": "galore_adamw", **_PROJECTED}),
@@ -197,9 +199,9 @@ def build(row: Row, options: argparse.Namespace, folder: str) -> CoLMSFTTrainer:
 
 
 def look_for_directions(trainer: CoLMSFTTrainer) -> None:
-    """Let EVA see batches of the data, more examples than its rank."""
-    examples = [dict(row) for row in trainer.train_dataset.select(range(64))]
-    collated = [trainer.data_collator(examples[start : start + 4]) for start in range(0, 64, 4)]
+    """Let EVA see batches of the data."""
+    examples = [dict(row) for row in trainer.train_dataset.select(range(8))]
+    collated = [trainer.data_collator(part) for part in (examples[:4], examples[4:])]
     seen = [{"input_ids": batch["input_ids"]} for batch in collated]
     initialize_lora_eva_weights(trainer.model, seen, show_progress_bar=False)
 
