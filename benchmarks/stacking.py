@@ -78,7 +78,7 @@ def _optimizer(kind: Any, **options: Any) -> Callable[[int], dict[str, Any]]:
     return lambda _: {"optimizer_cls_and_kwargs": (kind, options)}
 
 
-# Of equal rank everywhere, and content with the directions of two batches: sizes are all that counts.
+# Of equal rank everywhere, and soon content with its directions: sizes are all that counts here.
 _EVA = EvaConfig(rho=1.0, tau=0.0)
 _PROJECTED = {"optim_target_modules": ["attn", "mlp"]}
 ROWS = {

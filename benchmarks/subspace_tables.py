@@ -80,7 +80,7 @@ def plots(results: Path) -> dict[str, str]:
     """Return the plots of what has ways to compare, by file name."""
     drawn = {}
     for name, ways in all_ways(results).items():
-        if len(main_ways(ways)) > 1:
+        if len(main_ways(ways)) == len(MAIN):
             pace = read_pace(results, next(iter(ways[0].runs.values())))
             drawn[f"subspace-{name}-steps.svg"] = plot_losses(ways, {}, name)
             if pace:

@@ -74,7 +74,10 @@ def test_losses_ratios_and_bytes_are_those_of_the_best_rate_of_the_first_seed(re
     assert page.endswith(PAGE.format("finetune"))
 
 
-def test_plots_are_drawn_where_there_are_runs(results, docs):
+def test_plots_are_drawn_where_all_ways_were_run(results, docs):
+    assert not [name for name in filled(results, docs) if name.endswith(".svg")]
+    for arm in ("GaLore", "LoRA", "LoRA, A frozen"):
+        write_run(results, arm, 2.0)
     made = filled(results, docs)
     plots = [name for name in made if name.endswith(".svg")]
     names = [f"images/subspace-pretrain-texts-{axis}.svg" for axis in ("steps", "time")]
