@@ -58,11 +58,17 @@ def fill(text: str, blocks: Mapping[str, str], cells: Mapping[str, Sequence[str]
         new
         <!-- end -->
     """
+    parts, end = [], 0
+    for found in BLOCK.finditer(text):
+        table = f"{found[1]}{blocks[found[2]]}\n{found[3]}" if found[2] in blocks else found[0]
+        parts += [with_cells(text[end : found.start()], cells), table]
+        end = found.end()
+    return "".join([*parts, with_cells(text[end:], cells)])
 
-    def put(found: re.Match[str]) -> str:
-        return f"{found[1]}{blocks[found[2]]}\n{found[3]}" if found[2] in blocks else found[0]
 
-    lines = BLOCK.sub(put, text).split("\n")
+def with_cells(text: str, cells: Mapping[str, Sequence[str]]) -> str:
+    """Put cells into the rows that they belong to."""
+    lines = text.split("\n")
     for place, line in enumerate(lines):
         row = line.strip("| ").split(" | ")
         if line.startswith("| ") and row[0] in cells:

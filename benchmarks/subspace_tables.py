@@ -167,7 +167,7 @@ def setting(result: Result) -> str:
     computed = "bfloat16 by autocast" if said["autocast"] else said["dtype"]
     model = "SmolLM2-135M-Instruct"
     if said["task"] == "pretrain":
-        model = f"a Llama of {said['layers']} layers of {said['hidden']}, from scratch, on bytes"
+        model = f"A Llama of {said['layers']} layers of {said['hidden']}, from scratch, on bytes"
     rate, text = said["others_rate"], said["data"] or "the generated mixture"
     return (
         f"{model}; {said['steps']:,} steps on {said['batch']} blocks of {said['tokens']} tokens "
