@@ -36,6 +36,7 @@ from transformers import (
 )
 
 from benchmarks.memory import blocks, generated_text
+from benchmarks.optimizer_tensors import state_tensors
 from benchmarks.record import machine, write_result
 from colm import CoLMConfig, CoLMSFTTrainer
 from colm.planning.tally import Tally, storage_bytes
@@ -255,22 +256,7 @@ class Window(TrainerCallback):
     def states(self) -> list[torch.Tensor]:
         """Tensors of the optimiser's states."""
         optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)
-        return [one for state in optimizer.state.values() for one in tensors_in(state)]
-
-
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """Return the tensors inside dictionaries, lists and projectors of GaLore and APOLLO."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    elif hasattr(value, "ortho_matrix"):
-        value = [value.ortho_matrix]
-    return (
-        [one for part in value for one in tensors_in(part)]
-        if isinstance(value, list | tuple)
-        else []
-    )
+        return state_tensors(optimizer)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +32,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from benchmarks.optimizer_tensors import state_tensors
 from benchmarks.quality import data_names, label, load_data, slug
 from benchmarks.record import RESULTS, machine, write_result
 from colm.planning.tally import SavedBytes, Tally, storage_bytes
@@ -278,20 +278,6 @@ def is_map(name: str, parameter: Tensor) -> bool:
 def frozen(arm: Arm, name: str) -> bool:
     """Whether an arm leaves a factor of LoRA as it was drawn."""
     return arm.kind == "frozen lora" and "lora_A" in name
-
-
-def state_tensors(optimizer: Any) -> list[Tensor]:
-    """Return all that an optimiser keeps, with what GaLore's projectors do."""
-    found: list[Tensor] = []
-    for state in optimizer.state.values():
-        for value in state.values():
-            matrix = getattr(value, "ortho_matrix", value)
-            found += [part for part in _parts(matrix) if isinstance(part, Tensor)]
-    return found
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    return value if isinstance(value, list | tuple) else [value]
 
 
 if __name__ == "__main__":
