@@ -41,6 +41,8 @@ ARROWS = {
     "planning": {"colm.gradients", "colm.subspace", "colm.training"},
     "cli": {"colm"},
 }
+# Modules that every package may import: what they are about is nobody's alone.
+SHARED = {"colm.json_text", "colm.names"}
 # Third-party package -> the only packages of colm that may import it.
 OWNERS = {
     "accelerate": {"training"},
@@ -117,7 +119,7 @@ def forbidden(module: str, imported: Import) -> bool:
         return not imported.for_types and package not in OWNERS[imported.root]
     if imported.root != "colm" or not package:
         return False
-    allowed = ARROWS.get(package, set()) | {f"colm.{package}"}
+    allowed = ARROWS.get(package, set()) | SHARED | {f"colm.{package}"}
     return not any(f"{imported.target}.".startswith(f"{prefix}.") for prefix in allowed)
 
 
@@ -163,6 +165,12 @@ def test_modules_and_bodies_fit_a_screen(path: Path) -> None:
 @by_module
 def test_docstrings_are_markdown(path: Path) -> None:
     assert not re.findall(r":(?:class|func|meth|mod|attr|data):`", path.read_text())
+
+
+@pytest.mark.parametrize("module", sorted(SHARED))
+def test_what_all_may_import_imports_nothing_of_them(module: str) -> None:
+    path = SOURCE / f"{module.replace('.', '/')}.py"
+    assert not [i.target for i in read_imports(path) if i.root not in sys.stdlib_module_names]
 
 
 def test_every_package_has_its_arrows() -> None:

@@ -149,6 +149,34 @@ def test_a_full_disk_is_one_line(env_runs, capsys, tmp_path) -> None:
     assert "No space left on device" in line
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["report", "x" * 5000],
+        ["report", "x" * 300 + "/run"],
+        ["sft", "--config", "x" * 5000],
+        ["sft", "--model_name_or_path", "./" + "x" * 5000],
+        ["sft", "--output_dir", "x" * 5000, "--model_name_or_path", "./none"],
+        ["evaluate", "./" + "x" * 5000, "--data", "x" * 5000],
+    ],
+)
+def test_a_name_too_long_for_a_file_is_one_line(argv: list[str], capsys) -> None:
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("colm: error: ")
+    assert len(line) < 2500
+
+
+def test_an_error_cannot_write_on_the_screen(env_runs, capsys) -> None:
+    from colm.data import read_file
+
+    env_runs(lambda: read_file("no\x1b[2J\u202e\rsuch.jsonl"))
+    assert main(["env"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert "such.jsonl" in line
+
+
 def test_a_bug_keeps_its_traceback(env_runs) -> None:
     env_runs(lambda: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):

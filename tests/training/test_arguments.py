@@ -149,6 +149,85 @@ def test_a_mistake_in_a_recipe_names_file_and_option(recipe, text: str) -> None:
         parse_arguments(recipe(text))
 
 
+def laughs(first: str, part: str) -> str:
+    """Nine lines, each nine times the line before it: a few hundred characters, and billions."""
+    lines = [first] + [
+        f"{other}: &{other} {part.format(', '.join([f'*{one}'] * 9))}"
+        for one, other in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        laughs("a: &a [lol, lol]", "[{}]"),
+        laughs("a: &a {lol: lol}", "{{<<: [{}]}}"),
+        laughs("a: &a {lol: lol}", "{{x: [{}]}}"),
+        f"a: &a {'x' * 30_000}\nlearning_rate: [{', '.join(['*a'] * 300)}]",
+    ],
+)
+def test_aliases_of_aliases_are_one_short_line(recipe, text: str) -> None:
+    with pytest.raises(ValueError, match=r"recipe\.yaml.*alias") as raised:
+        parse_arguments(recipe(text))
+    assert len(str(raised.value)) < 500
+
+
+def test_aliases_as_people_use_them_are_read(recipe) -> None:
+    _, training, model, mixture = parse_arguments(
+        recipe(
+            "use_peft: true\nlora_target_modules: &names [q_proj, v_proj]\n"
+            "lora_modules_to_save: *names\nseed: &seed 7\ndata_seed: *seed\n"
+            "datasets:\n  - &first {path: a.jsonl, split: train}\n"
+            "  - {<<: *first, path: b.jsonl}\n"
+        )
+    )
+    assert model.lora_target_modules == model.lora_modules_to_save == ["q_proj", "v_proj"]
+    assert training.seed == training.data_seed == 7
+    assert [(each.path, each.split) for each in mixture.datasets] == [
+        ("a.jsonl", "train"),
+        ("b.jsonl", "train"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a: &a [*a]", "alias"),
+        ("a: &a {b: *a}", "alias"),
+        ('dataset_name: "a\\0b"', "NUL"),
+        ("a: " + "[" * 3000, "deep"),
+        ("a: " + "{a: " * 3000, "deep"),
+        (f"learning_rate: [{'1, ' * 100_000}1]", "learning_rate.* list"),
+        (f"datasets: [[{'1, ' * 100_000}1]]", "datasets.* list"),
+        (f"max_steps: {'9' * 5000}", "digits"),
+        (f"max_steps: 0x{'f' * 5000}", "digits"),
+    ],
+)
+def test_a_hostile_recipe_is_one_short_line(recipe, text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s)recipe.yaml.*{complaint}") as raised:
+        parse_arguments(recipe(text))
+    assert len(str(raised.value)) < 10_000
+
+
+@pytest.mark.parametrize("option", ["lr_scheduler_kwargs", "model_init_kwargs"])
+def test_json_in_an_option_is_bounded(option: str) -> None:
+    with pytest.raises(ValueError, match="deep"):
+        parse_arguments([f"--{option}", '{"a": ' * 100_000])
+
+
+def test_json_in_a_file_that_an_option_names_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "accelerator.json"
+    path.write_text('{"a": ' * 100_000)
+    with pytest.raises(ValueError, match="deep"):
+        parse_arguments(["--accelerator_config", str(path)])
+    path.write_text('{"no_such_key": 1}')
+    with pytest.raises(ValueError, match="no_such_key"):
+        parse_arguments(["--accelerator_config", str(path)])
+    with pytest.raises(ValueError, match=r"nothing\.json"):
+        parse_arguments(["--accelerator_config", str(tmp_path / "nothing.json")])
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

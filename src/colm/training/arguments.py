@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-import yaml
 from transformers.utils import is_torch_xla_available
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 from trl.scripts.utils import DatasetConfig
 
+from colm.coreset.checks import shown
 from colm.training.config import CoLMConfig
 from colm.training.presets import DEFAULTS
+from colm.training.recipes import load_recipe
 
 _DATACLASSES = (ScriptArguments, CoLMConfig, ModelConfig, DatasetMixtureConfig)
 
@@ -85,7 +86,9 @@ def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
     parser.set_defaults_with_config(**recipe)
     try:
         parsed = parser.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
-    except (ValueError, ImportError) as error:
+    except RecursionError as error:  # JSON in the value of an option, or in a file that it names
+        raise ValueError("the JSON of an option is nested too deep") from error
+    except (ValueError, ImportError, OSError, OverflowError, TypeError) as error:
         raise ValueError(str(error)) from error
     return SFTArguments(*parsed[: len(_DATACLASSES)])
 
@@ -116,27 +119,12 @@ def make_parser() -> TrlParser:
 
 def _read_recipe(path: Path, parser: TrlParser) -> dict[str, Any]:
     """The options of a recipe, each of the type that the command line would give it."""
-    recipe = _load_yaml(path)
+    recipe = load_recipe(path)
     try:
         _set_environment(recipe.pop("env", None))
         return _read_options(recipe, parser)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _load_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else path
-        raise ValueError(f"{place}: not valid YAML: {error.problem}") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none; depth
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
-        raise ValueError(f"{path}: a recipe must be a YAML mapping of options to values")
-    return recipe
 
 
 def _read_options(recipe: Mapping[str, Any], parser: TrlParser) -> dict[str, Any]:
@@ -177,7 +165,7 @@ def _read_value(
     values = value if isinstance(value, list) and action.nargs == "+" else [value]
     texts = [_as_argument(item, action) for item in values]
     if not texts or None in texts:
-        raise ValueError(f"option '{name}' cannot be {value!r}")
+        raise ValueError(f"option '{name}' cannot be {shown(value)}")
     text = typing.cast("list[str]", texts)
     tokens = [f"--{name}", *text] if action.nargs == "+" else [f"--{name}={text[0]}"]
     return getattr(parser.parse_known_args(tokens)[0], name)
@@ -205,7 +193,7 @@ def _read_source(entry: Any) -> DatasetConfig:
         return DatasetConfig(path=entry)
     known = [field.name for field in fields(DatasetConfig)]
     if not isinstance(entry, Mapping) or "path" not in entry:
-        raise ValueError(f"an entry of 'datasets' needs a path; got {entry!r}")
+        raise ValueError(f"an entry of 'datasets' needs a path; got {shown(entry)}")
     for name in entry:
         if name not in known:
             raise ValueError(f"unknown field '{name}' in datasets{_suggestion(name, known)}")
