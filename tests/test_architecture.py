@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = SOURCE / "colm"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-MOST_LINES_IN_A_MODULE = 300
+MOST_LINES_IN_A_MODULE = 400
 MOST_LINES_IN_A_BODY = 40
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
@@ -42,7 +42,7 @@ ARROWS = {
     "cli": {"colm"},
 }
 # Modules that every package may import: what they are about is nobody's alone.
-SHARED = {"colm.json_text", "colm.names"}
+SHARED = {"colm.json_text", "colm.names", "colm.source_names"}
 # Third-party package -> the only packages of colm that may import it.
 OWNERS = {
     "accelerate": {"training"},

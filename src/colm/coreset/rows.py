@@ -7,6 +7,7 @@ from torch import Tensor
 
 from colm.coreset.checks import check_matrix, check_tensor, check_vector, shown
 from colm.gradients.observation import Observed
+from colm.source_names import as_source_names
 
 Observation = Tensor | Observed | Callable[[Tensor], Tensor | Observed] | None
 
@@ -63,10 +64,11 @@ def take_rows(observed: Observed, rows: Tensor) -> Observed:
 def source_names(
     observed: Observation, sources: Sequence[str] | None, *, default: str
 ) -> list[str]:
-    """Return the source of each candidate as a string, ``default`` where none are named.
+    """Return the name of each candidate's source, ``default`` where none are named.
 
     Raises:
-        ValueError: there are no candidates, or sources and rows differ in number.
+        ValueError: there are no candidates, sources and rows differ in number, or a source has no
+            name.
     """
     n = None if callable(observed) else number_of_rows(as_observed(observed))
     if sources is not None and (isinstance(sources, str) or not isinstance(sources, Sequence)):
@@ -79,7 +81,7 @@ def source_names(
         raise ValueError(f"{len(sources)} sources were passed for {n} rows of features.")
     if len(sources) == 0:
         raise ValueError("There are no candidates to choose from.")
-    return [str(name) for name in sources]
+    return as_source_names(sources)
 
 
 def _parts(observed: Observed) -> dict[str, Tensor]:

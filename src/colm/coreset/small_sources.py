@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from colm.coreset.checks import as_list, shown
 from colm.coreset.mixture import small_sources
+from colm.source_names import as_source_name, as_source_names
 
 SMALL_SOURCES_AUTO = "auto"
 SMALL_SOURCES_NONE = "none"
@@ -26,13 +27,13 @@ class SmallSources:
 
     def __init__(
         self,
-        rule: str | Iterable[str],
-        sizes: Mapping[str, int] | None,
+        rule: str | Iterable[str | int],
+        sizes: Mapping[str, int] | Mapping[int, int] | None,
         *,
         keeps_automatically: bool,
     ) -> None:
-        names = [rule] if isinstance(rule, str) else as_list(rule)
-        if names is None or not all(isinstance(name, str) for name in names):
+        names = _names_of(rule)
+        if names is None:
             raise ValueError(
                 f"small_sources must be auto, none or a list of names; got {shown(rule)}."
             )
@@ -41,7 +42,11 @@ class SmallSources:
         self._automatic = names == [SMALL_SOURCES_AUTO] and keeps_automatically
         is_rule = names in ([SMALL_SOURCES_AUTO], [SMALL_SOURCES_NONE])
         self._named: frozenset[str] = frozenset() if is_rule else frozenset(names)
-        self._sizes = None if sizes is None else dict(sizes)
+        self._sizes: Counter[str] | None = None
+        if sizes is not None:
+            self._sizes = Counter()
+            for source, size in sizes.items():
+                self._sizes[as_source_name(source)] += size
         self.seen: Counter[str] = Counter()
 
     def see(self, names: Sequence[str]) -> None:
@@ -53,6 +58,15 @@ class SmallSources:
         if not self._automatic:
             return self._named
         return small_sources(self.seen if self._sizes is None else self._sizes)
+
+
+def _names_of(rule: object) -> list[str] | None:
+    """The names in a rule, ``None`` where it holds something else."""
+    named = [rule] if isinstance(rule, str) else as_list(rule)
+    try:
+        return None if named is None else as_source_names(named)
+    except ValueError:
+        return None
 
 
 def _is_counts(sizes: object) -> bool:

@@ -5,7 +5,15 @@ from colm.data.formats import Formatted, format_dataset
 from colm.data.layouts import LAYOUTS, Layout, find_layout
 from colm.data.mixtures import Source, SourceEntry, load_mixture, load_splits, source_name
 from colm.data.prompts import chat_prompt, plain_prompt
-from colm.data.sources import SOURCE_COLUMN, Split, add_source, source_counts, split_held_out
+from colm.data.sources import (
+    SOURCE_COLUMN,
+    Split,
+    add_source,
+    source_counts,
+    source_of,
+    source_values,
+    split_held_out,
+)
 
 __all__ = [
     "FORMATS",
@@ -29,5 +37,7 @@ __all__ = [
     "read_file",
     "source_counts",
     "source_name",
+    "source_of",
+    "source_values",
     "split_held_out",
 ]

@@ -9,12 +9,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import ClassLabel, Dataset, List, Value
+from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from colm.data.formats import AnyDataset, Row
+from colm.source_names import as_source_name, as_source_names, is_missing
 
 #: Column that holds the source where nothing else is asked for.
 SOURCE_COLUMN = "source"
+
+_WHAT_TO_DO = "fill it in, remove it, or name another with source_column"
+# What `datasets` puts where a class label is not known.
+_UNLABELLED = -1
 
 
 class Split(NamedTuple):
@@ -62,6 +67,74 @@ def add_source(
     return dataset.map(lambda _: {column: name}, features=_with_text(dataset.features, column))
 
 
+def source_of(value: Any, column: str, feature: Any = None) -> str:
+    """Return the name of the source that a cell of the source column holds.
+
+    Every reader of the column goes by this function, so that a source is called the same wherever
+    it is read, counted, drawn, named or logged.
+
+    Args:
+        value: The cell: text, a number, a class label's number.
+        column: Name of the column, for the message.
+        feature: Type of the column where it is known: class labels are called by their names.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: The cell is empty, or holds more than one value.
+
+    Example:
+        >>> source_of(1, "kind", ClassLabel(names=["algebra", "logic"]))
+        'logic'
+    """
+    if is_missing(value) or (isinstance(feature, ClassLabel) and value == _UNLABELLED):
+        raise ValueError(
+            f"source column '{column}' is empty in a record ({value!r}): {_WHAT_TO_DO}"
+        )
+    try:
+        name = as_source_name(value)
+        return feature.int2str(int(name)) if isinstance(feature, ClassLabel) else name
+    except ValueError as error:
+        raise ValueError(f"source column '{column}': {error}") from error
+
+
+def source_values(dataset: Dataset, column: str = SOURCE_COLUMN) -> list[str]:
+    """Return the name of each record's source.
+
+    Args:
+        dataset: Data set with a source column, of text, numbers or class labels.
+        column: Name of the column.
+
+    Returns:
+        A name a record, in order.
+
+    Raises:
+        ValueError: There is no such column, it is not flat, or it lacks values.
+
+    Example:
+        >>> source_values(Dataset.from_dict({"source": [3, 1, 3]}))
+        ['3', '1', '3']
+    """
+    if column not in dataset.column_names:
+        raise ValueError(
+            f"no source column '{column}'; the columns are {', '.join(dataset.column_names)}"
+        )
+    feature = dataset.features[column]
+    _check_flat(column, feature)
+    # Where records were selected, formats and indices of the data set play a part.
+    tables = dataset.select_columns(column).with_format("arrow").iter(batch_size=10_000)
+    values = [value for table in tables for value in table[column].to_pylist()]
+    labels = isinstance(feature, ClassLabel)
+    missing = sum(is_missing(value) or (labels and value == _UNLABELLED) for value in values)
+    if missing:
+        raise ValueError(
+            f"source column '{column}' is empty in {missing} of {len(values)} records: "
+            f"{_WHAT_TO_DO}"
+        )
+    return [feature.int2str(value) for value in values] if labels else as_source_names(values)
+
+
 def source_counts(dataset: Dataset, column: str = SOURCE_COLUMN) -> dict[str, int]:
     """Count the records of each source.
 
@@ -79,7 +152,7 @@ def source_counts(dataset: Dataset, column: str = SOURCE_COLUMN) -> dict[str, in
         >>> source_counts(Dataset.from_dict({"source": ["logic", "algebra", "logic"]}))
         {'logic': 2, 'algebra': 1}
     """
-    counts = Counter(_values(dataset, column))
+    counts = Counter(source_values(dataset, column))
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -109,7 +182,7 @@ def split_held_out(
         >>> source_counts(split.train), source_counts(split.held_out)
         ({'a': 15, 'b': 1}, {'a': 3, 'b': 1})
     """
-    values = _values(dataset, column)
+    values = source_values(dataset, column)
     records = (round(size * len(dataset)) if size < 1 else int(size)) if size > 0 else len(dataset)
     rows = defaultdict(list)
     for row, source in enumerate(values):
@@ -145,32 +218,28 @@ def _held_out_shares(counts: Mapping[str, int], records: int) -> dict[str, int]:
     return shares
 
 
-def _values(dataset: Dataset, column: str) -> list[str]:
-    if column not in dataset.column_names:
-        raise ValueError(
-            f"no source column '{column}'; the columns are {', '.join(dataset.column_names)}"
-        )
-    tables = dataset.select_columns(column).with_format("arrow").iter(batch_size=10_000)
-    return [value for table in tables for value in table[column].to_pylist()]
+def _check_flat(column: str, feature: Any) -> None:
+    """Refuse a column that holds lists or records."""
+    if isinstance(feature, List | LargeList | dict):
+        raise ValueError(f"source column '{column}' must hold one name a record, not {feature}")
 
 
 def _as_text(dataset: AnyDataset, column: str) -> AnyDataset:
     """The data set with an existing column turned into text."""
     feature = dataset.features[column] if dataset.features else None
-    if isinstance(feature, List | dict):
-        raise ValueError(f"source column '{column}' must hold one name a record, not {feature}")
+    _check_flat(column, feature)
     if isinstance(dataset, Dataset):
-        missing = sum(value is None for value in _values(dataset, column))
-        if missing:
-            raise ValueError(
-                f"source column '{column}' is empty in {missing} of {len(dataset)} records"
-            )
-    if feature == Value("string"):
-        return dataset
+        names = source_values(dataset, column)
+        if feature == Value("string"):
+            return dataset
+        return dataset.map(
+            lambda _, row: {column: names[row]},
+            with_indices=True,
+            features=_with_text(dataset.features, column),
+        )
 
     def convert(row: Row) -> Row:
-        value = row[column]
-        return {column: feature.int2str(value) if isinstance(feature, ClassLabel) else str(value)}
+        return {column: source_of(row[column], column, feature)}
 
     return dataset.map(convert, features=_with_text(dataset.features, column))
 

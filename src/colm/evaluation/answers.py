@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from colm.data import source_of
 from colm.evaluation.mode import evaluation_mode
 
 
@@ -96,7 +97,7 @@ def score_answers(
         raise ValueError("there are no answers to score.")
     scores: dict[str, list[float]] = defaultdict(list)
     for answer, record in zip(answers, records, strict=True):
-        scores[str(record["source"])].append(scorer(answer, record))
+        scores[source_of(record["source"], "source")].append(scorer(answer, record))
     by_source = {source: sum(v) / len(v) for source, v in sorted(scores.items())}
     return AnswerScores(by_source, sum(by_source.values()) / len(by_source))
 

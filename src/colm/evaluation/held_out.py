@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from colm.data import source_of
 from colm.evaluation.mode import evaluation_mode
 
 IGNORED_LABEL = -100
@@ -71,14 +72,16 @@ def held_out_loss(
     with evaluation_mode(model):
         for batch in _batches(labelled, batch_tokens):
             for example, loss in zip(batch, _example_losses(model, batch), strict=True):
-                losses[str(example["source"])].append(loss)
+                losses[source_of(example["source"], "source")].append(loss)
     by_source = {source: sum(v) / len(v) for source, v in sorted(losses.items())}
-    sizes = source_sizes or {source: len(values) for source, values in losses.items()}
+    sizes = {source_of(name, "source"): size for name, size in (source_sizes or {}).items()}
+    sizes = sizes or {source: len(values) for source, values in losses.items()}
+    small = {source_of(name, "source") for name in small_sources}
     return HeldOutLoss(
         by_source=by_source,
         macro=sum(by_source.values()) / len(by_source),
         micro=_weighted_mean(by_source, sizes),
-        small_sources=_mean_over(by_source, small_sources),
+        small_sources=_mean_over(by_source, small),
         skipped=len(examples) - len(labelled),
     )
 

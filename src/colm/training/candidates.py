@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from colm.coreset.selector import ONE_SOURCE
+from colm.data import source_of
 from colm.training.exchange import Exchange
 from colm.training.pool import Example, label_token_count, token_count
 
@@ -50,6 +51,9 @@ def tabulate(
         examples: this process's, which may be none.
         source_column: column that names the source; all are of one source where ``None``.
         exchange: the processes that select together.
+
+    Raises:
+        ValueError: a candidate has no source.
     """
     rank = exchange.process_index
     numbers = [
@@ -58,7 +62,10 @@ def tabulate(
     ]
     joined = exchange.rows(torch.tensor(numbers, dtype=torch.int64).reshape(-1, 4)).cpu()
     tokens, label_tokens, keys, owners = joined.unbind(1)
-    names = [ONE_SOURCE if source_column is None else str(e[source_column]) for e in examples]
+    if source_column is None:
+        names = [ONE_SOURCE] * len(examples)
+    else:
+        names = [source_of(example.get(source_column), source_column) for example in examples]
     first = int((owners < rank).sum())
     return CandidateTable(
         sources=exchange.names(names),

@@ -4,18 +4,25 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from colm.source_names import as_source_names
+
 
 def as_names(option: str, value: Any) -> list[str]:
     """One name, or several, as a list: YAML and Python users write ``auto``, the CLI a list.
 
+    Numbers are names, too: those of sources that a column numbers.
+
     Raises:
         ValueError: it is neither.
     """
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Iterable):
-        return [str(name) for name in value]
-    raise ValueError(f"{option} must be one name or a list of names; got {value!r}.")
+    many = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    is_one = isinstance(value, str | int | float)
+    try:
+        if not many and not is_one:
+            raise ValueError
+        return as_source_names(value if many else [value])
+    except (TypeError, ValueError):
+        raise ValueError(f"{option} must be one name or a list of names; got {value!r}.") from None
 
 
 def check_number(

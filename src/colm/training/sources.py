@@ -1,14 +1,25 @@
 """Where the sources of a trainer's examples come from: a column, and how often each stands there.
 
+What stands in the column may be text, numbers or class labels; from here on a source is a name.
 Symbols: N examples in the data set.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
 
-from colm.data import SOURCE_COLUMN, source_counts
+from colm.data import SOURCE_COLUMN, source_counts, source_of, source_values
+from colm.training.pool import Example
+
+
+def goes_by_source(args: Any) -> bool:
+    """Whether a run has to know the sources of its examples, or names their column.
+
+    The plain trainer's runs do not, and take whatever stands in a column of that name.
+    """
+    named: bool = args.source_column is not None
+    return named or args.candidate_ratio > 1 or args.candidate_sampling != "uniform"
 
 
 def resolve_source_column(name: str | None, dataset: Any) -> str | None:
@@ -36,10 +47,49 @@ def source_sizes(dataset: Any, source_column: str | None) -> dict[str, int] | No
 
 
 def source_of_each_example(dataset: Any, source_column: str) -> list[str]:
-    """Return the names of the sources of the N examples of a data set that has a length."""
+    """Return the names of the sources of the N examples of a data set that has a length.
+
+    Raises:
+        ValueError: an example has none.
+    """
     if isinstance(dataset, Dataset):
-        return [str(name) for name in dataset[source_column]]
-    return [str(dataset[row][source_column]) for row in range(len(dataset))]
+        return source_values(dataset, source_column)
+    rows = range(len(dataset))
+    return [source_of(dataset[row].get(source_column), source_column) for row in rows]
+
+
+def source_feature(source_column: str | None, *datasets: Any) -> Any:
+    """Return the type of the source column by the first data set that tells, else ``None``."""
+    for dataset in datasets:
+        features = getattr(dataset, "features", None)
+        if features and source_column in features:
+            return features[source_column]
+    return None
+
+
+def with_source_names(
+    examples: Sequence[Example], source_column: str | None, feature: Any
+) -> list[Example]:
+    """Return examples with the name of the source in the source column.
+
+    Args:
+        examples: as the data set has them.
+        source_column: that names the source; nothing is changed without one.
+        feature: type of the column, ``None`` where it is not known.
+
+    Raises:
+        ValueError: an example has no source.
+
+    Example:
+        >>> with_source_names([{"input_ids": [1], "source": 3}], "source", None)
+        [{'input_ids': [1], 'source': '3'}]
+    """
+    if source_column is None:
+        return list(examples)
+    return [
+        {**each, source_column: source_of(each.get(source_column), source_column, feature)}
+        for each in examples
+    ]
 
 
 def column_names(dataset: Any) -> list[str]:

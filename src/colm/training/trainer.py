@@ -46,7 +46,13 @@ from colm.training.pool import WEIGHT_KEY, Pool
 from colm.training.resuming import ResumingMixin
 from colm.training.sampling import draws_by_source, make_sampler, set_sampler_epoch
 from colm.training.selection import ExampleSelection
-from colm.training.sources import resolve_source_column, source_sizes
+from colm.training.sources import (
+    goes_by_source,
+    resolve_source_column,
+    source_feature,
+    source_sizes,
+    with_source_names,
+)
 from colm.training.streaming import as_endless, keep_shards, report_unknown_sizes
 from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.weighting import collate_weighted, weighted_loss
@@ -73,8 +79,9 @@ class CoresetTrainerMixin(SubspaceMixin, ResumingMixin):
             check_arguments(args)
         source_column, clusters = None, args.source_clusters
         # Packing leaves no sources to tell apart; clusters are found when training begins.
-        if clusters is None and not getattr(args, "packing", False):
+        if clusters is None and not getattr(args, "packing", False) and goes_by_source(args):
             source_column = resolve_source_column(args.source_column, train_dataset)
+        self._source_feature = source_feature(source_column, train_dataset)
         sizes = source_sizes(train_dataset, source_column)
         check_small_sources(args.small_sources, cluster_names(clusters) if clusters else sizes)
         report_unknown_sizes(args, source_column, sizes)
@@ -194,7 +201,12 @@ class CoresetTrainerMixin(SubspaceMixin, ResumingMixin):
 
     def _micro_batches(self, pools: list[Pool]) -> list[Any]:
         """Collate what is kept of ``pools`` into one micro-batch each."""
-        examples = [example for pool in pools for example in pool]
+        column = self._selection.source_column
+        examples = with_source_names(
+            [example for pool in pools for example in pool],
+            column,
+            source_feature(column, self.train_dataset) or self._source_feature,
+        )
         # The last pools of an epoch are smaller; each micro-batch still needs an example.
         share = self._train_batch_size / self._candidates_per_batch
         budget = max(len(pools), round(len(examples) * share))
