@@ -283,7 +283,8 @@ def test_bad_input_is_one_line(options, complaint, tiny_model_folder, files, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_is_none_is_one_line(adapter, files, tmp_path, capsys):
+def test_a_model_that_is_none_is_one_line(adapter, files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
     (tmp_path / "empty").mkdir()
     broken = shutil.copytree(adapter, tmp_path / "broken")
     (broken / "adapter_config.json").write_text('{"base_model_name_or_path": ')
@@ -294,6 +295,10 @@ def test_a_model_that_is_none_is_one_line(adapter, files, tmp_path, capsys):
     for model, complaint in (
         ("./nowhere", "MODEL: there is no folder ./nowhere"),
         ("no-such-model-of-anyone", "cannot load model 'no-such-model-of-anyone'"),
+        ("no-such-model-of-anyone", "there is no folder no-such-model-of-anyone"),
+        (f"{tmp_path.name}/none", f"there is no folder {tmp_path.name}/none"),
+        ("runs/of/mine", "MODEL: there is no folder runs/of/mine"),
+        ("runs/mine/", "MODEL: there is no folder runs/mine/"),
         (tmp_path / "empty", "has neither a config.json nor an adapter_config.json"),
         (broken, "adapter_config.json cannot be read"),
         (alone, "cannot load adapter"),
@@ -302,6 +307,20 @@ def test_a_model_that_is_none_is_one_line(adapter, files, tmp_path, capsys):
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("colm: error: ")
         assert complaint in error
+        # Whoever mistypes a folder is not told of a hub.
+        assert "/" not in str(model) or "hub" not in error.lower()
+
+
+def test_the_newest_model_of_a_run_that_was_cut_short_is_named(taught, tmp_path, capsys):
+    for step in (9, 10):
+        shutil.copytree(taught, tmp_path / "run" / f"checkpoint-{step}")
+    assert main(["evaluate", str(tmp_path / "run"), "--data", "q.jsonl"]) == 2
+    assert "q.jsonl: no such file" in capsys.readouterr().err
+    (tmp_path / "q.jsonl").write_text('{"question": "?", "answer": "1"}')
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "q.jsonl")]) == 2
+    assert f"the newest model in it is {tmp_path / 'run' / 'checkpoint-10'}" in (
+        capsys.readouterr().err
+    )
 
 
 @settings(

@@ -91,6 +91,10 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "NAME",
         "help": "such as cpu or cuda:1 (default: auto, the accelerator where there is one)",
     },
+    "--trust-remote-code": {
+        "action": "store_true",
+        "help": "run code that the model brings (default: such a model is refused)",
+    },
 }
 
 #: Options that say what is found; the others say where it goes.

@@ -51,7 +51,12 @@ def evaluate(namespace: argparse.Namespace, output: Path, options: Sequence[str]
         check_file(namespace.held_out)
     from colm.training.evaluated import load_evaluated
 
-    evaluated = load_evaluated(namespace.model, namespace.dtype, namespace.device)
+    evaluated = load_evaluated(
+        namespace.model,
+        namespace.dtype,
+        namespace.device,
+        trust_remote_code=namespace.trust_remote_code,
+    )
     first = next(evaluated.model.parameters())
     model = {
         "name": _short_name(namespace.model),

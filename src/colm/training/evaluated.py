@@ -13,7 +13,13 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from colm.data import SOURCE_COLUMN, Source, format_dataset, load_mixture
-from colm.training.pretrained import load_model, load_tokenizer
+from colm.training.pretrained import (
+    LOADING_ERRORS,
+    cannot_load,
+    check_folder,
+    load_model,
+    load_tokenizer,
+)
 
 ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -27,13 +33,16 @@ class EvaluatedModel(NamedTuple):
     base: str | None
 
 
-def load_evaluated(name: str, dtype: str = "auto", device: str = "auto") -> EvaluatedModel:
+def load_evaluated(
+    name: str, dtype: str = "auto", device: str = "auto", *, trust_remote_code: bool = False
+) -> EvaluatedModel:
     """Return a model that is ready to be asked.
 
     Args:
         name: Folder of a model or of a PEFT adapter, or name of a model on the hub.
         dtype: Of the weights; "auto" for that in which they are saved.
         device: Such as "cpu" or "cuda:1"; "auto" for the accelerator where there is one.
+        trust_remote_code: Run code that the model brings; without, such a model is refused.
 
     Returns:
         The model on the device, its adapter not merged, and its tokenizer: the adapter's own where
@@ -44,20 +53,29 @@ def load_evaluated(name: str, dtype: str = "auto", device: str = "auto") -> Eval
     """
     place = find_device(device)
     folder = Path(name).expanduser()
-    if not folder.is_dir() and (name.startswith((".", "/", "~")) or folder.exists()):
-        raise ValueError(f"MODEL: there is no folder {name}")
+    check_folder(name, "MODEL")
     if not folder.is_dir() or (folder / "config.json").is_file():
         source = str(folder) if folder.is_dir() else name
-        return EvaluatedModel(load_model(source, dtype).to(place), load_tokenizer(source), None)
+        model = load_model(source, dtype, trust_remote_code=trust_remote_code).to(place)
+        tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+        return EvaluatedModel(model, tokenizer, None)
     if not (folder / ADAPTER_CONFIG).is_file():
-        raise ValueError(f"MODEL: {name} has neither a config.json nor an {ADAPTER_CONFIG}")
+        raise ValueError(
+            f"MODEL: {name} has neither a config.json nor an {ADAPTER_CONFIG}{_checkpoint(folder)}"
+        )
     base = _base_of(folder)
+    check_folder(base, f"cannot load adapter '{name}' on its base")
     try:
-        model = AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"cannot load adapter '{name}' on its base '{base}': {error}") from error
+        adapted = AutoPeftModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    except LOADING_ERRORS as error:
+        raise cannot_load(f"load adapter '{name}' on its base", base, error) from error
     has_tokenizer = (folder / _TOKENIZER_CONFIG).is_file()
-    return EvaluatedModel(model.to(place), load_tokenizer(folder if has_tokenizer else base), base)
+    tokenizer = load_tokenizer(
+        folder if has_tokenizer else base, trust_remote_code=trust_remote_code
+    )
+    return EvaluatedModel(adapted.to(place), tokenizer, base)
 
 
 def find_device(name: str) -> torch.device:
@@ -148,6 +166,16 @@ def _tokenise(records: Dataset, evaluated: EvaluatedModel, max_length: int) -> D
             evaluated.model, options, train_dataset=records, processing_class=evaluated.tokenizer
         )
     return trainer.train_dataset
+
+
+def _checkpoint(folder: Path) -> str:
+    """Where the model of a run that was cut short is, for the message."""
+    saved = [path.parent for path in folder.glob(f"checkpoint-*/{ADAPTER_CONFIG}")]
+    saved += [path.parent for path in folder.glob("checkpoint-*/config.json")]
+    if not saved:
+        return ""
+    newest = max(saved, key=lambda path: path.name.removeprefix("checkpoint-").zfill(12))
+    return f"; the newest model in it is {newest}"
 
 
 def _base_of(folder: Path) -> str:

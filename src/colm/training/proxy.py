@@ -7,10 +7,17 @@ mode, whole on every process, and loaded when candidates are first looked at.
 from typing import Any
 
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig
 
 from colm.training.model_access import ModelAccess
 from colm.training.presets import WEIGHT_CRITERIA
+from colm.training.pretrained import (
+    LOADING_ERRORS,
+    cannot_load,
+    check_folder,
+    load_model,
+    load_tokenizer,
+)
 
 
 def check_proxy(args: Any) -> None:
@@ -42,11 +49,21 @@ def check_tokenizer(args: Any, tokenizer: Any) -> None:
         tokenizer: of the model in training; without one nothing is checked.
 
     Raises:
-        ValueError: its tokenizer lacks some of the tokens, or has them under other numbers.
+        ValueError: it is not there or cannot be read, brings code that is not trusted, or its
+            tokenizer lacks some of the tokens or has them under other numbers.
     """
-    if args.selection_model is None or not hasattr(tokenizer, "get_vocab"):
+    if args.selection_model is None:
         return
-    known = AutoTokenizer.from_pretrained(args.selection_model).get_vocab()
+    name, trusted = str(args.selection_model), trusts_code(args)
+    check_folder(name, "selection_model")
+    try:
+        # The model is loaded when candidates are first looked at; what it needs is asked now.
+        AutoConfig.from_pretrained(name, trust_remote_code=trusted)
+    except LOADING_ERRORS as error:
+        raise cannot_load("load selection_model", name, error) from error
+    if not hasattr(tokenizer, "get_vocab"):
+        return
+    known = load_tokenizer(name, trust_remote_code=trusted).get_vocab()
     wrong = [token for token, number in tokenizer.get_vocab().items() if known.get(token) != number]
     if wrong:
         raise ValueError(
@@ -66,7 +83,12 @@ def model_to_look_with(args: Any, access: ModelAccess) -> nn.Module:
     trained = access.model()
     if args.selection_model is None:
         return trained
-    proxy: Any = AutoModelForCausalLM.from_pretrained(args.selection_model, dtype="auto")
+    proxy: Any = load_model(str(args.selection_model), "auto", trust_remote_code=trusts_code(args))
     proxy.requires_grad_(False).eval()
     moved: nn.Module = proxy.to(next(trained.parameters()).device)
     return moved
+
+
+def trusts_code(args: Any) -> bool:
+    """Whether models may run code that they bring: as the user has set it, and not unless set."""
+    return bool(getattr(args, "trust_remote_code", False))

@@ -12,6 +12,7 @@ from colm.training.examples import Examples, load_examples
 from colm.training.limits import report_unlabelled
 from colm.training.model_card import write_model_card
 from colm.training.output_folder import find_checkpoint
+from colm.training.pretrained import LOADING_ERRORS, cannot_load, check_folder, load_tokenizer
 from colm.training.trainer import CoLMSFTTrainer
 
 logger = logging.getLogger(__name__)
@@ -72,16 +73,29 @@ def _load_tokenizer(arguments: SFTArguments) -> PreTrainedTokenizerBase:
     if not arguments.model.model_name_or_path:
         raise ValueError("no model: set model_name_or_path to a folder or the name of a hub model")
     name = str(arguments.model.model_name_or_path)
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise ValueError(f"model_name_or_path: there is no folder {name}")
+    check_folder(name, "model_name_or_path")
+    _check_template(arguments.training.chat_template_path)
     try:
         return AutoTokenizer.from_pretrained(
             name,
             revision=arguments.model.model_revision,
             trust_remote_code=arguments.training.trust_remote_code,
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load the tokenizer of model '{name}': {error}") from error
+    except LOADING_ERRORS as error:
+        raise cannot_load("load the tokenizer of model", name, error) from error
+
+
+def _check_template(path: str | None) -> None:
+    """Refuse a chat template's tokenizer that brings code: TRL would ask whether to run it."""
+    if path is None or Path(path).is_file():
+        return
+    if path.endswith((".jinja", ".j2")):
+        raise ValueError(f"chat_template_path: there is no file {path}")
+    check_folder(path, "chat_template_path")
+    try:
+        load_tokenizer(path)
+    except ValueError as error:
+        raise ValueError(f"chat_template_path: {error}") from error
 
 
 def _make_trainer(

@@ -6,7 +6,6 @@ adapters, checkpointing of activations, and the head that returns log-probabilit
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from colm.training.exchange import Exchange
 from colm.training.four_bits import pack, use_four_bits
 from colm.training.model_access import ModelAccess
 from colm.training.observing import CandidateObserver
+from colm.training.pretrained import LOADING_ERRORS, cannot_load, check_folder
 from colm.training.subspace_training import enter_subspaces
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -85,8 +85,7 @@ def _bare_skeleton(arguments: SFTArguments) -> Any:
     name = arguments.model.model_name_or_path
     if not name:
         raise ValueError("no model: set model_name_or_path to a folder or the name of a hub model")
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise ValueError(f"model_name_or_path: there is no folder {name}")
+    check_folder(name, "model_name_or_path")
     if arguments.model.load_in_8bit:
         raise ValueError(
             "load_in_8bit=True: a plan counts no weights in eight bits; unset it, or set "
@@ -108,8 +107,8 @@ def _bare_skeleton(arguments: SFTArguments) -> Any:
                     config, trust_remote_code=trusted, **options
                 )
             return architecture._from_config(config, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"cannot read the configuration of model '{name}': {error}") from error
+    except LOADING_ERRORS as error:
+        raise cannot_load("read the configuration of model", name, error) from error
 
 
 def _dtype(arguments: SFTArguments, config: Any) -> torch.dtype:
