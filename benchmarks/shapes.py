@@ -83,7 +83,7 @@ SHAPES = {
 
 def random_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """Build the model of a shape, on the accelerator where there is one."""
-    with torch.device(torch.accelerator.current_accelerator() or "cpu"):
+    with torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu"):
         return AutoModelForCausalLM.from_config(shape_config(name), dtype=dtype)
 
 

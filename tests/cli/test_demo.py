@@ -50,6 +50,10 @@ def test_a_run_ends_with_tables_and_a_report(quick: list[str], capsys) -> None:
     assert "small  coin_flip 4" in out
     assert out.count("step 1/6") == out.count("step 6/6") == 2
     assert "kept 8 of 16: small sources" in out
+    # What the last table's percentages are of stands right above it.
+    *_, title, table = out.partition("\n\nreport ")[0].split("\n\n")[:-1]
+    assert "candidates" in title
+    assert table.splitlines()[0].split()[:2] == ["source", "(*small)"]
     (headline,) = re.findall(r"^CoLM (?:ends|and) .* held-out loss .*6 steps\.$", out, re.MULTILINE)
 
     comparison = Comparison.load("runs/demo/report.json")

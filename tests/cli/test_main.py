@@ -1,6 +1,7 @@
 """The command line itself: what it answers at once, exit codes, and whose errors it tells."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -97,6 +98,48 @@ def test_env_prints_versions_and_hardware(capsys) -> None:
     assert facts["colm"] == colm.__version__
     assert facts["torch"] == torch.__version__
     assert {"transformers", "trl", "peft", "python", "platform", "accelerator"} <= set(facts)
+
+
+@pytest.fixture
+def build_for_cuda(monkeypatch) -> None:
+    """PyTorch as it is built for CUDA, on a machine that has none."""
+    import torch
+
+    def current_accelerator(check_available: bool = False) -> torch.device | None:
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_an_accelerator_that_is_not_there_is_none(build_for_cuda, capsys) -> None:
+    from colm.cli.demo_comparison import _machine
+
+    assert main(["env"]) == 0
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts["accelerator"].startswith("none")
+    assert "CPU" in facts["accelerator"]
+    assert "built for cuda" in facts["accelerator"]
+    assert "CPU" in _machine()
+
+
+def test_accelerators_are_called_by_their_names(monkeypatch, capsys) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda place=0: f"Card {place}")
+    assert main(["env"]) == 0
+    assert re.search(r"^accelerator +Card 0, Card 1", capsys.readouterr().out, re.MULTILINE)
+    # One that transformers calls by its kind alone.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("mps")
+    )
+    assert main(["env"]) == 0
+    assert re.search(r"^accelerator +mps", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_env_tells_what_is_not_installed(capsys, monkeypatch) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path("runs/demo")
 REPORT_NAME = "report.html"
+#: Percentages alone were read as accuracies.
+KEPT_TITLE = "Share of each source's candidates that was trained on"
 WITHOUT_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -156,6 +158,7 @@ def _finish(comparison: "Comparison", folder: Path, seconds: float) -> None:
     print(f"\n{headline(comparison)}.\n")
     print(summary_table(comparison).to_text())
     print("\nmacro: mean over sources; micro: mean over the examples of the mixture\n")
+    print(f"{KEPT_TITLE}\n")
     print(source_table(comparison).to_text())
     for note in comparison.notes:
         print(f"\n{note}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colm.cli.demo_material import RECORD_COLUMN, Material, generate_material, read_material
+from colm.cli.environment import accelerator_names
 
 if TYPE_CHECKING:
     from colm.reports import Comparison, Scores
@@ -55,7 +56,7 @@ def run_comparison(namespace: argparse.Namespace, folder: Path) -> "Comparison":
     settings = _settings(namespace, Path(model_name).name, material)
     _introduce(settings, sizes, small)
     setting = Setting(
-        load_model=partial(load_model, model_name),
+        load_model=partial(load_model, model_name, settings["precision"]),
         tokenizer=tokenizer,
         train=material.train,
         held_out=material.held_out,
@@ -128,22 +129,26 @@ def _settings(namespace: argparse.Namespace, model: str, material: Material) -> 
         "drawn each step": f"{drawn} examples",
         "trained on each step": f"{namespace.batch_size} examples",
         "adapter": "LoRA, rank 16, every linear layer",
-        "precision": "bfloat16",
+        "precision": _precision(),
         "learning rate": f"{namespace.learning_rate:g}",
         "seed": str(namespace.seed),
         "machine": _machine(),
     }
 
 
+def _precision() -> str:
+    """The type of weights and activations: half the memory where the machine has it."""
+    from colm.training.hardware import has_accelerator, supports_bf16
+
+    return "bfloat16" if supports_bf16(use_cpu=not has_accelerator()) else "float32"
+
+
 def _machine() -> str:
     """The accelerator, or how many threads of what processor."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    accelerator = torch.accelerator.current_accelerator()
     processor = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    return accelerator.type if accelerator else processor
+    return next(iter(accelerator_names()), processor)
 
 
 def _introduce(settings: Mapping[str, str], sizes: Mapping[str, int], small: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ def run(_: argparse.Namespace) -> int:
     facts = {package: _version(package) for package in PACKAGES}
     facts["python"] = platform.python_version()
     facts["platform"] = platform.platform()
-    facts["accelerator"] = _accelerator()
+    facts["accelerator"] = _hardware()
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
@@ -41,14 +41,33 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _accelerator() -> str:
+def _hardware() -> str:
     """The device that training would use."""
     try:
         import torch
     except ImportError:
         return "unknown: torch is not installed"
+    names = accelerator_names()
+    if names:
+        cuda, rocm = torch.version.cuda, getattr(torch.version, "hip", None)
+        version = f" (CUDA {cuda})" if cuda else f" (ROCm {rocm})" if rocm else ""
+        return f"{', '.join(names)}{version}"
+    built_for = torch.accelerator.current_accelerator()
+    missing = f" at hand, though torch is built for {built_for.type}" if built_for else ""
+    return f"none{missing}, {torch.get_num_threads()} CPU threads"
+
+
+def accelerator_names() -> list[str]:
+    """Return what each usable accelerator is called.
+
+    Returns:
+        One name a device; none where there is no device, whatever torch is built for.
+    """
+    import torch
+
+    if not torch.accelerator.is_available():
+        return []
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return f"{', '.join(names)} (CUDA {torch.version.cuda})"
-    accelerator = torch.accelerator.current_accelerator()
-    return accelerator.type if accelerator else f"none, {torch.get_num_threads()} CPU threads"
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    device = torch.accelerator.current_accelerator()
+    return [device.type] if device else []

@@ -54,7 +54,7 @@ def run(namespace: argparse.Namespace) -> int:
         Exit code 0.
 
     Raises:
-        ValueError: A run cannot be read, the page not be written, or a package is not installed.
+        ValueError: A run cannot be read, or the page not be written.
     """
     from colm.reports import headline, read_runs, summary_table, write_page
 
@@ -64,8 +64,6 @@ def run(namespace: argparse.Namespace) -> int:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_page(output, comparison)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error}: pip install 'colm[report]'") from error
     except OSError as error:
         raise ValueError(f"--output {output} cannot be written: {error.strerror}") from error
     print(f"{headline(comparison)}.\n")

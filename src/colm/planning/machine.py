@@ -75,6 +75,6 @@ def _least_seconds(run: Callable[[], object], device: torch.device) -> float:
         started = time.perf_counter()
         run()
         if device.type != "cpu":
-            torch.accelerator.synchronize()
+            torch.accelerator.synchronize(device)
         found.append(time.perf_counter() - started)
     return min(found[1:])

@@ -89,7 +89,7 @@ def _page(comparison: Comparison) -> str:
 
 def _sections(comparison: Comparison) -> Iterable[str]:
     """What follows the first table, as far as there is any of it."""
-    # Tables are wanted where matplotlib, an extra, is not installed.
+    # matplotlib takes a second to load, which tables on a terminal do without.
     from colm.reports.figures import make_figures
 
     figures = make_figures(comparison)

@@ -15,13 +15,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import torch
-from transformers.utils import is_torch_xla_available
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 from trl.scripts.utils import DatasetConfig
 
 from colm.coreset.checks import shown
 from colm.training.config import CoLMConfig
+from colm.training.hardware import has_accelerator
 from colm.training.presets import DEFAULTS
 from colm.training.recipes import load_recipe
 
@@ -112,8 +111,8 @@ def make_parser() -> TrlParser:
         action="append",
         help="Recipe: a YAML file of options. Of several, later ones go before earlier ones.",
     )
-    # Without an accelerator, SFTConfig refuses its own default of bf16 unless told to use the CPU.
-    parser.set_defaults(use_cpu=not (torch.accelerator.is_available() or is_torch_xla_available()))
+    # Without an accelerator, transformers refuses recipes' bf16 unless told to use the CPU.
+    parser.set_defaults(use_cpu=not has_accelerator())
     return parser
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from colm.training.config import CoLMConfig
+from colm.training.hardware import has_accelerator
 from colm.training.trainer import CoLMSFTTrainer
 
 Metrics = TypeVar("Metrics")
@@ -127,12 +127,11 @@ def _make_trainer(
     arm: ArmOptions, setting: Setting[Metrics], examples: tuple[Dataset, Dataset]
 ) -> CoLMSFTTrainer:
     """The trainer of an arm, with adapters that start the same in every arm."""
-    has_accelerator = torch.accelerator.is_available()
+    accelerated = has_accelerator()
     defaults = {
         "output_dir": str(setting.adapter_dir),
-        "use_cpu": not has_accelerator,
-        "bf16": True,
-        "dataloader_pin_memory": has_accelerator,
+        "use_cpu": not accelerated,
+        "dataloader_pin_memory": accelerated,
         "gradient_checkpointing": False,
         "logging_steps": 1,
         "save_strategy": "no",

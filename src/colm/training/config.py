@@ -24,6 +24,7 @@ from colm.gradients.observe import LAYERS, VOCABULARIES
 from colm.gradients.projections import PROJECTIONS
 from colm.gradients.sparsify import CRITERIA
 from colm.training.checks import as_names
+from colm.training.hardware import supports_bf16
 from colm.training.option_checks import SCOPES, check_options
 from colm.training.presets import DEFAULTS, PRESETS, resolve
 from colm.training.sampling import CANDIDATE_SAMPLINGS
@@ -232,7 +233,22 @@ class SelectionArguments:
 
 @dataclass
 class CoLMConfig(SelectionArguments, SubspaceArguments, SFTConfig):
-    """Configuration of `colm.CoLMSFTTrainer`: ``SFTConfig``, selection and subspaces."""
+    """Configuration of `colm.CoLMSFTTrainer`: ``SFTConfig``, selection and subspaces.
+
+    Where neither ``bf16`` nor ``fp16`` is given, ``bf16`` is on as in TRL, but only where it can
+    be: TRL's own default stops on a machine without an accelerator.
+    """
+
+    def __post_init__(self) -> None:
+        """Settle ``bf16``, then everything else.
+
+        Raises:
+            ValueError: one line that names the option, its value and the choices.
+        """
+        given: bool | None = self.bf16  # type: ignore[has-type]
+        if given is None and not supports_bf16(self.use_cpu):
+            self.bf16 = False
+        super().__post_init__()
 
 
 @dataclass

@@ -1,0 +1,109 @@
+"""What the README prints to be copied runs as printed, in its order, on what the project ships.
+
+The model's name on the hub is that of a folder with a tiny random model. Nothing else stands in for
+anything: the recipes, the data and the options are the project's own.
+"""
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from colm.cli import main
+from colm.data import read_file, source_counts
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+#: Programs whose lines other tests or CI run: they set up the environment that runs this.
+SETTING_UP = ("make", "pip")
+
+
+@pytest.fixture
+def clone(tmp_path: Path, tiny_model_folder: Path, monkeypatch, no_progress_bars) -> Path:
+    """A folder that holds what a clone does, as far as the README's lines ask for it."""
+    for name in ("recipes", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copytree(tiny_model_folder, tmp_path / MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    return tmp_path
+
+
+def run_line(line: str) -> None:
+    """Run a line of a bash block, where it is for this test to run."""
+    words = shlex.split(line, comments=True)
+    if not words or words[0] in SETTING_UP:
+        return
+    assert words[0] == "colm", f"the README prints a program that no test runs: {line}"
+    assert main(words[1:]) == 0, line
+
+
+def users_own() -> dict:
+    """What the loop of a user's own has before it: a model, an optimiser and batches."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(MODEL)
+    tokens = torch.randint(3, 200, (2, 8, 12), generator=torch.Generator().manual_seed(0))
+    loader = [
+        {"input_ids": rows, "attention_mask": torch.ones_like(rows), "labels": rows.clone()}
+        for rows in tokens
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return {"model": model, "loader": loader, "optimizer": optimizer}
+
+
+@pytest.mark.slow
+def test_every_block_runs_in_order(clone: Path, capsys) -> None:
+    blocks = BLOCK.findall((ROOT / "README.md").read_text())
+    assert {language for language, _ in blocks} == {"bash", "python"}
+    names = users_own()
+    before = [weights.clone() for weights in names["model"].parameters()]
+    for language, body in blocks:
+        if language == "python":
+            exec(compile(body, "README.md", "exec"), names)
+        else:
+            for line in body.splitlines():
+                run_line(line)
+    after = names["model"].parameters()
+    assert not all(a.equal(b) for a, b in zip(after, before, strict=True))
+    assert names["trainer"].state.global_step > 1
+    page = (clone / "report.html").read_text("utf-8")
+    assert "<svg" in page
+    # Of nine kinds, five questions each.
+    assert re.search(r"held-out\b.*\b45\b", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_the_mixture_runs_as_it_is(clone: Path) -> None:
+    assert main(["sft", "--config", "recipes/mixture.yaml"]) == 0
+    recipe = yaml.safe_load((clone / "recipes" / "mixture.yaml").read_text())
+    card = (clone / recipe["output_dir"] / "README.md").read_text("utf-8")
+    assert "word problems" in card
+    assert "addition" in card
+
+
+def test_the_data_are_what_their_script_makes(clone: Path) -> None:
+    import runpy
+
+    script = runpy.run_path(str(clone / "examples" / "make_data.py"))
+    script["main"](["--folder", "again"])
+    made = {path.name: path.read_bytes() for path in Path("again").iterdir()}
+    assert made == {path.name: path.read_bytes() for path in (ROOT / "examples/data").iterdir()}
+
+
+def test_some_sources_are_small_and_nothing_is_evaluated_that_was_trained_on() -> None:
+    from colm.coreset.mixture import small_sources
+
+    folder = ROOT / "examples" / "data"
+    train = read_file(folder / "problems.jsonl")
+    sizes = source_counts(train, "source")
+    assert 0 < len(small_sources(sizes)) < len(sizes)
+    asked = {prompt[0]["content"] for prompt in train["prompt"]}
+    asked |= set(read_file(folder / "stories.csv")["question"])
+    assert not asked & set(read_file(folder / "held-out.jsonl")["question"])
