@@ -236,11 +236,8 @@ def test_constraints_pin_every_requirement_within_its_bounds() -> None:
     assert not wrong
 
 
-def test_every_third_party_import_is_a_declared_dependency() -> None:
-    extras = PROJECT["optional-dependencies"].values()
-    declared = {
-        canonicalize_name(Requirement(line).name) for line in sum(extras, PROJECT["dependencies"])
-    }
+def third_party_imports() -> set[str]:
+    """Distributions that the library imports anywhere."""
     imported = set()
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -248,11 +245,25 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             if isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.partition(".")[0])
-    third_party = {
+    return {
         canonicalize_name(DISTRIBUTIONS.get(name, name))
         for name in imported - sys.stdlib_module_names
     }
-    assert third_party <= declared
+
+
+def test_every_third_party_import_is_a_declared_dependency() -> None:
+    extras = PROJECT["optional-dependencies"].values()
+    declared = {
+        canonicalize_name(Requirement(line).name) for line in sum(extras, PROJECT["dependencies"])
+    }
+    assert third_party_imports() <= declared
+
+
+def test_a_plain_installation_lacks_only_what_says_how_to_install_it() -> None:
+    plain = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    own = {PROJECT["name"]}
+    asked_for = {"bitsandbytes", "gguf", "reasoning-gym", "scikit-learn", "threadpoolctl"}
+    assert third_party_imports() - plain - own <= asked_for
 
 
 def test_make_finds_its_pins() -> None:

@@ -154,6 +154,17 @@ def test_what_cannot_be_is_one_line(
     assert not Path("runs").exists()
 
 
+def test_an_accelerator_without_bfloat16_has_float32(monkeypatch) -> None:
+    from colm.cli.demo_comparison import _precision
+    from colm.training import hardware
+
+    assert _precision() in ("bfloat16", "float32")
+    monkeypatch.setattr(hardware, "has_accelerator", lambda: True)
+    monkeypatch.setattr(hardware, "is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr(hardware, "is_torch_xla_available", lambda: False)
+    assert _precision() == "float32"
+
+
 def test_a_missing_package_is_one_line(monkeypatch, capsys) -> None:
     monkeypatch.setattr("colm.training.pretrained.MODULE", "no_such_package")
     assert main(["demo"]) == 2

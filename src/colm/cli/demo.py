@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colm.cli.demo_comparison import ADAPTER_NAME, run_comparison
-from colm.cli.libraries import set_environment
+from colm.cli.libraries import set_environment, silence_bitsandbytes
 from colm.cli.options import check_counts
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def run(namespace: argparse.Namespace) -> int:
     folder = choose_folder(namespace.output_dir)
     downloads = namespace.model is not None
     set_environment(**({} if downloads else WITHOUT_BARS))
+    silence_bitsandbytes()
     try:
         comparison = run_comparison(namespace, folder)
     except ModuleNotFoundError as error:
