@@ -9,6 +9,7 @@ from colm.evaluation.prompt_tokens import (
     candidate_tokens,
     end_tokens,
     prompt_tokens,
+    text_tokens,
 )
 from colm.evaluation.questions import Question
 
@@ -118,6 +119,32 @@ def test_prompts_are_those_of_training(tokenizer, plain_tokenizer):
     plain = format_dataset(rows, conversational=False).dataset[0]["prompt"]
     assert plain_tokenizer.decode(prompt_tokens(plain_tokenizer, question)) == plain
     assert "2 + 2? Go." in tokenizer.decode(prompt_tokens(tokenizer, question, " Go."))
+
+
+@pytest.mark.parametrize(
+    "added", ["$A <|im_end|>", "<|im_start|> $A", "<|im_start|> $A <|im_end|>"]
+)
+def test_what_a_tokenizer_adds_ends_no_prompt(added, plain_tokenizer):
+    import copy
+
+    from tokenizers.processors import TemplateProcessing
+
+    ending = copy.deepcopy(plain_tokenizer)
+    specials = [(t, ending.convert_tokens_to_ids(t)) for t in ("<|im_start|>", "<|im_end|>")]
+    ending.backend_tokenizer.post_processor = TemplateProcessing(
+        single=added, special_tokens=specials
+    )
+    beginning = [specials[0][1]] if added.startswith("<") else []
+    for question in (Question("2 + 2?", "4"), Question("It is", "4", continued=True)):
+        plain = prompt_tokens(plain_tokenizer, question)
+        assert prompt_tokens(ending, question) == beginning + plain
+    chosen = Question("It is", "wet", continued=True, candidates=("wet", "dry day"))
+    plain_rows, start = candidate_tokens(plain_tokenizer, chosen, 512)
+    expected = ([beginning + row for row in plain_rows], start + len(beginning))
+    assert candidate_tokens(ending, chosen, 512) == expected
+    # What the text itself ends with is the user's.
+    own = text_tokens(ending, "It is<|im_end|>")
+    assert own == beginning + plain_tokenizer("It is<|im_end|>")["input_ids"]
 
 
 def test_answers_end_with_the_text_or_the_turn(tokenizer, plain_tokenizer):

@@ -1,7 +1,7 @@
 r"""Program of thought: the Python that a model wrote for a question, and what it prints.
 
-A program is taken from its fence or from the raw text, and given the ``print`` that training data
-leave out. It runs in ``colm.evaluation.sandbox``.
+A program is taken from its fence or from the raw text. One that prints, in whatever way, runs as it
+is written; of others the last value counts. It runs in ``colm.evaluation.sandbox``.
 """
 
 import ast
@@ -10,15 +10,24 @@ import re
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from textwrap import dedent
+from typing import NamedTuple
 
 from colm.evaluation.final_answer import before_next_question
+from colm.evaluation.last_value import PRINTED, PRINTED_UNLESS_NONE, makes_output, with_last_value
 
 #: What follows a question where a program is asked for, as in MathInstruct.
 PROGRAM_REQUEST = " Let's write a Python program."
 
-_FENCE = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)(```|\Z)", re.DOTALL)
-_PYTHON = {"", "python", "python3", "py"}
+_FENCE = re.compile(
+    r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<name>\w*)[^\n]*\n(?P<code>.*?)(?P<end>(?P=fence)|\Z)",
+    re.DOTALL,
+)
+_PYTHON = {"", "python", "python3", "py", "py3", "ipython", "ipython3", "pycon", "tool_code"}
+_MAY_PRINT = re.compile(r"\b(?:p?print|pp|print_\w+|pretty_print|write)\s*\(|\bstdout\b")
 _NO_ANSWER = {"none", "nan", "inf", "-inf", "null", "[]", "()", "{}", "set()", "error"}
 _NO_ANSWER |= {"emptyset", "zoo", "[none]", "[nan]"}
 _MOST_LINES = 400
@@ -54,6 +63,25 @@ class ProgramAnswer:
         return lines[-1]
 
 
+class _Program(NamedTuple):
+    """What is run, and what is run in its place where that prints nothing, if anything is."""
+
+    code: str
+    shown: str | None
+
+    @classmethod
+    def made_of(cls, code: str, tree: ast.Module, *, is_cut: bool = False) -> "_Program | None":
+        """A program as it is written where it may print, else with its last value printed."""
+        prints = makes_output(tree)
+        shown = None
+        if not is_cut:
+            with suppress(RecursionError):  # branches within hundreds of branches
+                shown = with_last_value(code, tree, PRINTED_UNLESS_NONE if prints else PRINTED)
+        if prints:
+            return cls(code, shown)
+        return None if shown is None else cls(shown, None)
+
+
 def extract_program(written: str) -> str | None:
     r"""Return the program in what a model wrote.
 
@@ -72,17 +100,8 @@ def extract_program(written: str) -> str | None:
         'x = 6 * 7\nprint(x)'
         >>> extract_program("I would add them up.")
     """
-    written = before_next_question(written)
-    fences = _FENCE.findall(written)
-    if not fences:
-        return _longest_program(written)
-    found = [(code, end) for name, code, end in reversed(fences) if name.lower() in _PYTHON]
-    for code, end in sorted(found, key=lambda fence: "print" not in fence[0]):
-        program = _whole_program(code) if end else _longest_program(code, must_print=True)
-        if program is not None:
-            return program
-    # A fence may be closed that was never opened.
-    return _longest_program(written.partition("```")[0], must_print=True)
+    program = _extract(written)
+    return None if program is None else program.code
 
 
 def run_programs(written: Sequence[str], timeout_seconds: float = 5.0) -> list[ProgramAnswer]:
@@ -95,38 +114,63 @@ def run_programs(written: Sequence[str], timeout_seconds: float = 5.0) -> list[P
     Returns:
         What came of each, in their order.
     """
-    from colm.evaluation.sandbox import run_program
-
-    def run(text: str) -> ProgramAnswer:
-        program = extract_program(text)
-        if program is None:
-            return ProgramAnswer("none", message="no program was written")
-        result = run_program(program, timeout_seconds=timeout_seconds)
-        return ProgramAnswer(result.status, result.output[-_KEPT_CHARACTERS:], result.message)
-
     threads = max(1, min(len(written), os.cpu_count() or 1, _MOST_THREADS))
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(run, written))
+        return list(pool.map(partial(_run, timeout_seconds=timeout_seconds), written))
 
 
-def _whole_program(code: str) -> str | None:
-    """A text as a program that prints what it comes to, if it is one."""
-    tree = _parse(code.strip("\n"))
-    return None if tree is None else _with_print(code.strip("\n"), tree)
+def _extract(written: str) -> "_Program | None":
+    """The program in what a model wrote."""
+    written = before_next_question(written)
+    fences = list(_FENCE.finditer(written))
+    if not fences:
+        return _longest_program(written)
+    python = [found for found in reversed(fences) if found["name"].lower() in _PYTHON]
+    for found in sorted(python, key=lambda each: not _MAY_PRINT.search(each["code"])):
+        code, is_whole = found["code"], bool(found["end"])
+        program = _whole_program(code) if is_whole else _longest_program(code, is_cut=True)
+        if program is not None:
+            return program
+    # A fence may be closed that was never opened.
+    return _longest_program(written[: fences[0].start()], is_cut=True)
 
 
-def _longest_program(code: str, *, must_print: bool = False) -> str | None:
-    """The longest beginning of a text that is a program, printing what it comes to."""
-    lines = code.strip("\n").splitlines()[:_MOST_LINES]
+def _whole_program(code: str) -> "_Program | None":
+    """The code of a fence as a program that prints what it comes to, if it is one."""
+    code, tree = _dedented(code)
+    return None if tree is None else _Program.made_of(code, tree)
+
+
+def _longest_program(code: str, *, is_cut: bool = False) -> "_Program | None":
+    """The longest beginning of a text that is a program; one that was cut must print."""
+    lines = _dedented(code)[0].split("\n")[:_MOST_LINES]
     while lines:
-        tree = _parse("\n".join(lines))
-        if tree is not None:
-            program = "\n".join(lines)
-            if must_print:
-                return program if _prints(tree) else None
-            return _with_print(program, tree)
+        beginning = "\n".join(lines)
+        tree = _parse(beginning)
+        if tree is not None and (lines[-1].strip() or len(lines) == 1):
+            return None if _is_one_word(tree) else _Program.made_of(beginning, tree, is_cut=is_cut)
         lines.pop()
     return None
+
+
+def _dedented(code: str) -> tuple[str, ast.Module | None]:
+    """Code without prompts and without what all of it is indented by, and its tree if it has one.
+
+    A fence inside of a list is indented. Where the answer begins with it, its first line is not:
+    answers are stripped.
+    """
+    code = code.replace("\r\n", "\n").lstrip("\n").rstrip()
+    if code.lstrip().startswith(">>> "):
+        prompts = [line.strip() for line in code.split("\n")]
+        code = "\n".join(line[4:] for line in prompts if line.startswith((">>>", "...")))
+    first, _, rest = code.partition("\n")
+    margin = len(first) - len(first.lstrip())
+    outdented = re.sub(rf"(?m)^[ \t]{{0,{margin}}}", "", code)
+    for each in (code, outdented, f"{first.lstrip()}\n{dedent(rest)}"):
+        tree = _parse(each)
+        if tree is not None:
+            return each, tree
+    return outdented, None
 
 
 def _parse(code: str) -> ast.Module | None:
@@ -139,27 +183,23 @@ def _parse(code: str) -> ast.Module | None:
         return None
 
 
-def _with_print(code: str, tree: ast.Module) -> str | None:
-    """A program that prints its result; ``None`` where it has none, as a line of prose has."""
-    if _prints(tree):
-        return code
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    last = tree.body[-1] if tree.body else None
-    if isinstance(last, ast.Assign) and isinstance(last.targets[0], ast.Name):
-        return f"{code}\nprint({last.targets[0].id})"
-    if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Name | ast.Constant):
-        # Its own text: ast.unparse cannot take what is nested deeply.
-        value = ast.get_source_segment(code, last.value)
-        *start, line = code.split("\n")[: last.lineno]
-        before = line.encode()[: last.col_offset].decode()
-        return "\n".join([*start, f"{before}print({value})"])
-    if functions and last is functions[-1] and not functions[-1].args.args:
-        return f"{code}\nprint({functions[-1].name}())"
-    return None
-
-
-def _prints(tree: ast.Module) -> bool:
-    return any(
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-        for node in ast.walk(tree)
+def _is_one_word(tree: ast.Module) -> bool:
+    """Whether a text is a word or a number rather than a program."""
+    expressions = [statement.value for statement in tree.body if isinstance(statement, ast.Expr)]
+    return len(tree.body) == len(expressions) and all(
+        isinstance(value, ast.Name | ast.Constant) for value in expressions
     )
+
+
+def _run(text: str, timeout_seconds: float) -> ProgramAnswer:
+    """What came of the program in a text, as written, or with its last value printed."""
+    from colm.evaluation.sandbox import run_program
+
+    program = _extract(text)
+    if program is None:
+        return ProgramAnswer("none", message="no program was written")
+    result = run_program(program.code, timeout_seconds=timeout_seconds)
+    if program.shown is not None and result.status == "ok" and not result.output.strip():
+        # It names what prints, but does not call it, or prints nothing with it.
+        result = run_program(program.shown, timeout_seconds=timeout_seconds)
+    return ProgramAnswer(result.status, result.output[-_KEPT_CHARACTERS:], result.message)

@@ -32,13 +32,34 @@ def prompt_tokens(tokenizer: Any, question: Question, suffix: str = "") -> list[
         Token ids that the answer follows.
     """
     if not tokenizer.chat_template or question.continued:
-        return list(tokenizer(_prompt_text(question, suffix))["input_ids"])
+        return text_tokens(tokenizer, _prompt_text(question, suffix))
     messages = chat_prompt(f"{question.text}{suffix}", question.about, question.system)
     return list(
         tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     )
+
+
+def text_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text that goes on: what the tokenizer puts before it, and the text.
+
+    Some tokenizers end every text with an end token (``add_eos_token``), after which a model has
+    nothing to say.
+
+    Args:
+        tokenizer: Of the model.
+        text: Any text.
+
+    Returns:
+        Token ids without those that the tokenizer puts after the text's own.
+    """
+    tokens = list(tokenizer(text)["input_ids"])
+    own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    for start in range(len(tokens) - len(own) + 1 if own else 0):
+        if tokens[start : start + len(own)] == own:
+            return tokens[: start + len(own)]
+    return tokens
 
 
 def candidate_tokens(tokenizer: Any, question: Question, most_tokens: int) -> CandidateTokens:
@@ -58,7 +79,7 @@ def candidate_tokens(tokenizer: Any, question: Question, most_tokens: int) -> Ca
     if question.continued or not tokenizer.chat_template:
         text = _prompt_text(question)
         joined = text if text[-1:].isspace() else f"{text} "
-        rows = [list(tokenizer(f"{joined}{c}")["input_ids"]) for c in question.candidates]
+        rows = [text_tokens(tokenizer, f"{joined}{c}") for c in question.candidates]
     else:
         rows = [
             [*prompt, *tokenizer(c, add_special_tokens=False)["input_ids"]]
