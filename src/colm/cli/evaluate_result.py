@@ -91,9 +91,11 @@ def _answer(
     from colm.evaluation.asking import ask, heading
     from colm.evaluation.equivalence import FormulaComparison
     from colm.evaluation.journal import Journal
+    from colm.evaluation.prompt_tokens import check_prompts
     from colm.evaluation.results import macro_accuracy, set_results
 
     asked = _asked(namespace, evaluated)
+    check_prompts(asked.tokenizer, sets)
     place, progress = journal_of(output), _Progress()
     top = heading(sets, methods, asked, model)
     with (

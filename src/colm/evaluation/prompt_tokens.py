@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from colm.data.prompts import chat_prompt, plain_prompt
-from colm.evaluation.questions import Question
+from colm.evaluation.questions import Question, QuestionSet
 
 _PROBE = "colm"
 
@@ -39,6 +39,27 @@ def prompt_tokens(tokenizer: Any, question: Question, suffix: str = "") -> list[
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     )
+
+
+def check_prompts(tokenizer: Any, sets: Iterable[QuestionSet]) -> None:
+    """Refuse questions that the chat template does, such as those with a system message.
+
+    Args:
+        tokenizer: Of the model.
+        sets: What is to be asked.
+
+    Raises:
+        ValueError: The file and the record of the first such question, and what the template said.
+    """
+    for each in sets:
+        for number, question in enumerate(each.questions, 1):
+            try:
+                prompt_tokens(tokenizer, question)
+            except Exception as error:  # templates raise errors of any kind
+                said = str(error) or type(error).__name__
+                raise ValueError(
+                    f"{each.file}: record {number}: the chat template cannot take it: {said}"
+                ) from error
 
 
 def text_tokens(tokenizer: Any, text: str) -> list[int]:
@@ -133,7 +154,10 @@ def _turn_end(tokenizer: Any) -> list[int]:
     if not tokenizer.chat_template:
         return []
     messages = [*chat_prompt(_PROBE), {"role": "assistant", "content": _PROBE}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # a template may refuse any turn; its answers end with the text
+        return []
     after = tokenizer(text.rpartition(_PROBE)[2].lstrip(), add_special_tokens=False)["input_ids"]
     special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
     return [token for token in after[:1] if token in special]

@@ -20,6 +20,7 @@ from colm.training.pretrained import (
     load_model,
     load_tokenizer,
 )
+from colm.training.refused_records import RECORD, Check, numbered, refused_records_named
 
 ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -134,15 +135,24 @@ def held_out_examples(
     tokenizer = evaluated.tokenizer
     column = source_column or SOURCE_COLUMN
 
-    def prepare(dataset: Any, _: str) -> Any:
-        return format_dataset(
-            dataset, conversational=bool(tokenizer.chat_template), kept_columns=[column]
-        ).dataset
+    def read(check: Check | None = None) -> Any:
+        def prepare(dataset: Any, _: str) -> Any:
+            found = format_dataset(
+                dataset if check is None else numbered(dataset),
+                conversational=bool(tokenizer.chat_template),
+                kept_columns=[column] if check is None else [column, RECORD],
+            ).dataset
+            if check is not None:
+                check(found)
+            return found
+
+        return load_mixture([Source(path)], source_column=source_column, prepare=prepare)
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    records = load_mixture([Source(path)], source_column=source_column, prepare=prepare)
-    tokenised = _tokenise(records, evaluated, max_length)
+    records = read()
+    with refused_records_named(tokenizer, read):
+        tokenised = _tokenise(records, evaluated, max_length)
     columns = tokenised.select_columns(["input_ids", "labels", column])
     return [{**row, "source": row[column]} for row in columns]
 

@@ -18,6 +18,7 @@ from colm.data import (
     split_held_out,
 )
 from colm.training.arguments import SFTArguments
+from colm.training.refused_records import RECORD, Check, numbered
 
 #: What is held out where evaluation is asked for and there is nothing to evaluate on.
 HELD_OUT_SHARE = 0.05
@@ -33,7 +34,9 @@ class Examples(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load_examples(arguments: SFTArguments, conversational: bool) -> Examples:
+def load_examples(
+    arguments: SFTArguments, conversational: bool, check: Check | None = None
+) -> Examples:
     """Load what ``datasets`` or ``dataset_name`` names, as TRL's ``sft`` does, with its sources.
 
     Where evaluation is asked for and there is no test split, examples of every source are held out.
@@ -41,6 +44,7 @@ def load_examples(arguments: SFTArguments, conversational: bool) -> Examples:
     Args:
         arguments: Options of the run.
         conversational: Whether the tokenizer has a chat template.
+        check: Looks at each data set, formatted and numbered, before it joins the others.
 
     Returns:
         Data sets in a layout that ``SFTTrainer`` takes, with a source column.
@@ -51,7 +55,7 @@ def load_examples(arguments: SFTArguments, conversational: bool) -> Examples:
     """
     script, training, _, mixture = arguments
     notes: list[str] = []
-    prepare = _preparation(arguments, conversational, notes)
+    prepare = _preparation(arguments, conversational, notes, check)
     test = None
     if mixture.datasets:
         if script.dataset_name:
@@ -79,18 +83,21 @@ def _evaluates(arguments: SFTArguments) -> bool:
 
 
 def _preparation(
-    arguments: SFTArguments, conversational: bool, notes: list[str]
+    arguments: SFTArguments, conversational: bool, notes: list[str], check: Check | None
 ) -> Callable[[Any, str], Any]:
     """What is done with each data set before it joins the others."""
     training = arguments.training
 
     def prepare(dataset: Any, name: str) -> Any:
+        column = training.source_column or SOURCE_COLUMN
         formatted = format_dataset(
-            dataset,
+            dataset if check is None else numbered(dataset),
             conversational=conversational,
-            kept_columns=[training.source_column or SOURCE_COLUMN],
+            kept_columns=[column] if check is None else [column, RECORD],
             text_column=training.dataset_text_field,
         )
+        if check is not None:
+            check(formatted.dataset)
         if formatted.skipped:
             notes.append(
                 f"{name}: left out {formatted.skipped} of {len(dataset)} records: "

@@ -1,6 +1,7 @@
 """Supervised fine-tuning from options to a saved model: what ``colm sft`` runs."""
 
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from colm.training.limits import report_unlabelled
 from colm.training.model_card import write_model_card
 from colm.training.output_folder import find_checkpoint
 from colm.training.pretrained import LOADING_ERRORS, cannot_load, check_folder, load_tokenizer
+from colm.training.refused_records import refused_records_named
 from colm.training.trainer import CoLMSFTTrainer
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,9 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
         training.output_dir, training.resume_from_checkpoint, training.candidate_ratio == 1
     )
     trainer = build_trainer(arguments, CoLMSFTTrainer)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    # A stream meets its chat template on the way.
+    with _refused_records_named(arguments, trainer.processing_class):
+        trainer.train(resume_from_checkpoint=checkpoint)
     _save(trainer, arguments)
     return trainer
 
@@ -62,11 +66,19 @@ def build_trainer(arguments: SFTArguments, trainer_class: type[AnyTrainer]) -> A
     conversational = bool(tokenizer.chat_template or training.chat_template_path)
     with training.main_process_first(desc="loading data"):
         examples = load_examples(arguments, conversational)
-    trainer = _make_trainer(arguments, trainer_class, tokenizer, examples)
+    with _refused_records_named(arguments, tokenizer):
+        trainer = _make_trainer(arguments, trainer_class, tokenizer, examples)
     report_unlabelled("evaluation", examples.test, trainer.eval_dataset, training)
     for note in examples.notes:
         logger.info(note)
     return trainer
+
+
+def _refused_records_named(arguments: SFTArguments, tokenizer: Any) -> AbstractContextManager[None]:
+    """Name the file and the record that a chat template refuses."""
+    return refused_records_named(
+        tokenizer, lambda check: load_examples(arguments, conversational=True, check=check)
+    )
 
 
 def _load_tokenizer(arguments: SFTArguments) -> PreTrainedTokenizerBase:
