@@ -5,13 +5,16 @@ keep r of them, and train on those. Run it as ``python examples/plain_loop.py --
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from colm import CoresetSelector, ValueGradients
-from colm.data.generated import generate_mixture
+
+PROBLEMS = Path(__file__).parent / "data" / "problems.jsonl"
 
 
 def main(arguments: list[str] | None = None) -> list[float]:
@@ -20,7 +23,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     torch.manual_seed(options.seed)
     model = AutoModelForCausalLM.from_pretrained(options.model).train()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    records = generate_mixture(seed=options.seed).train
+    records = [json.loads(line) for line in options.data.read_text(encoding="utf-8").splitlines()]
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate)
     gradients = ValueGradients(model)
     selector = CoresetSelector("colm", source_sizes=sizes(records), seed=options.seed)
@@ -52,6 +55,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder or hub name")
+    parser.add_argument(
+        "--data", type=Path, default=PROBLEMS, help="JSON Lines of conversations with a source"
+    )
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--n", type=int, default=16, help="candidates a step")
     parser.add_argument("--r", type=int, default=8, help="kept of them")
