@@ -60,7 +60,10 @@ def evaluate(adapter: Path, options: argparse.Namespace, rest: list[str]) -> dic
     """Let ``colm evaluate`` ask one model, and read what it found."""
     output = Path(options.answers) / options.label / f"{adapter.name}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    code = colm(["evaluate", str(adapter), "--output", str(output), *rest, "--data", *options.data])
+    # The papers' models write programs; another method may be asked for.
+    asked = [] if any(word.startswith("--method") for word in rest) else ["--programs"]
+    words = ["--output", str(output), *asked, *rest, "--data", *options.data]
+    code = colm(["evaluate", str(adapter), *words])
     if code:
         raise SystemExit(code)
     found: dict[str, Any] = json.loads(output.read_text())

@@ -82,7 +82,9 @@ def files(tmp_path_factory):
 
 def evaluate(model, files, output, *more, data=("sums", "weather")):
     paths = [str(files / f"{name}.jsonl") for name in data]
-    options = ["--output", str(output), "--program-request", REQUEST, "--max-new-tokens", "24"]
+    options = ["--output", str(output), "--max-new-tokens", "24"]
+    if "sums" in data and "--method" not in more:
+        options += ["--programs", "--program-request", REQUEST]
     given_data = ["--data", *paths] if paths else []
     return main(["evaluate", str(model), *given_data, *options, *more])
 
@@ -188,6 +190,126 @@ def test_the_first_questions_are_asked_once(taught, files, tmp_path, capsys):
     assert rights == [False, False, True, False]
 
 
+def test_nothing_that_a_model_writes_is_run_unless_asked_for(taught, files, tmp_path, monkeypatch):
+    from colm.evaluation import programs
+
+    monkeypatch.setattr(programs, "run_programs", None)
+    output = tmp_path / "result.json"
+    plain = ("--data", str(files / "sums.jsonl"), "--output", str(output), "--max-new-tokens", "24")
+    assert main(["evaluate", str(taught), *plain]) == 0
+    sums = json.loads(output.read_text())["sets"]["sums"]
+    assert sums["method"] == "chain"
+    assert "programs" not in sums
+    assert [answer["right"] for answer in sums["answers"]] == [False, False, True, False]
+
+
+@pytest.fixture
+def run_folder(taught, tmp_path, monkeypatch):
+    """A run's folder: a model beside its trainer's state."""
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(taught, tmp_path / "mine")
+    train_to(4, folder)
+    return folder
+
+
+def train_to(step, folder):
+    entries = [{"step": n, "loss": 1.0} for n in range(1, step + 1)]
+    state = {"global_step": step, "max_steps": step, "log_history": entries}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+
+
+def ask(model, files, *more, data="sums", code=0):
+    """Evaluate without naming an output; the results that lie in the folder of the run."""
+    words = ["--data", str(files / f"{data}.jsonl"), "--method", "direct", "--max-new-tokens", "9"]
+    assert main(["evaluate", str(model), *words, *more]) == code
+    return sorted(path for path in model.glob("evaluations/*.json"))
+
+
+def test_results_lie_in_the_folder_of_the_run(run_folder, files, tmp_path, capsys):
+    (first,) = ask(run_folder, files)
+    whole = first.read_bytes()
+    assert f"result  {first}" in capsys.readouterr().out
+    assert first.name.startswith("sums-step-4-")
+    # The same command finds its answers; another evaluation has a file of its own.
+    assert ask(run_folder, files, "--batch-size", "2") == [first]
+    assert "sums  direct  4/4" in capsys.readouterr().err
+    first.write_bytes(whole)
+    found = ask(run_folder, files, data="held")
+    found = ask(run_folder, files, "--max-new-tokens", "8")
+    found = ask(run_folder, files, "--held-out", str(files / "held.jsonl"))
+    assert len(found) == 4
+    assert first.read_bytes() == whole
+    assert not (tmp_path / "runs").exists()
+
+
+def test_more_training_has_results_of_its_own_and_a_report_shows_them(run_folder, files, capsys):
+    from safetensors.torch import load_file, save_file
+
+    from colm.reports import read_runs
+
+    (first,) = ask(run_folder, files)
+    whole = first.read_bytes()
+    accuracy = json.loads(whole)["sets"]["sums"]["accuracy"]
+    (arm,) = read_runs([run_folder]).arms
+    assert arm.accuracies == {"sums": accuracy}
+    weights = load_file(run_folder / "model.safetensors")
+    changed = {name: weight * 0.5 for name, weight in weights.items()}
+    save_file(changed, run_folder / "model.safetensors", {"format": "pt"})
+    train_to(6, run_folder)
+    comparison = read_runs([run_folder])
+    assert not comparison.arms[0].accuracies
+    assert any("after step 4" in note for note in comparison.notes)
+    found = ask(run_folder, files, "--held-out", str(files / "held.jsonl"))
+    assert len(found) == 2
+    assert first.read_bytes() == whole
+    (second,) = set(found) - {first}
+    result = json.loads(second.read_text())
+    assert result["model"]["steps"] == 6
+    (arm,) = read_runs([run_folder]).arms
+    assert arm.accuracies == {"sums": result["sets"]["sums"]["accuracy"]}
+    assert arm.scores.macro == result["held_out"]["macro"]
+    capsys.readouterr()
+    assert main(["report", str(run_folder), "--output", "page.html"]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy, sums" in shown
+    assert "held-out loss, macro" in shown
+
+
+def test_checkpoints_are_evaluated_into_the_run_and_other_models_elsewhere(
+    run_folder, taught, files, tmp_path
+):
+    checkpoint = shutil.copytree(run_folder, tmp_path / "mine" / "checkpoint-4")
+    assert not ask(checkpoint, files)
+    (found,) = (run_folder / "evaluations").glob("*.json")
+    assert json.loads(found.read_text())["model"]["steps"] == 4
+    assert not ask(taught, files)
+    assert len(list((tmp_path / "runs" / "evaluations" / taught.name).glob("sums-*.json"))) == 1
+
+
+def test_no_result_is_written_over_by_another(taught, files, tmp_path, capsys):
+    output = tmp_path / "result.json"
+    named = ("--method", "direct", "--output", str(output))
+    assert main(["evaluate", str(taught), "--data", str(files / "sums.jsonl"), *named]) == 0
+    whole = output.read_bytes()
+    held_out = ("--held-out", str(files / "held.jsonl"))
+    questions = ("--data", str(files / "sums.jsonl"))
+    for words, complaint in (
+        (held_out, "holds another evaluation"),
+        ((*questions, *held_out), "held_out: null there"),
+        ((*questions, "--limit", "2"), "holds 4 answers to sums, of which --limit would leave 2"),
+        ((*questions, "--length-normalised"), "length_normalised: false there, true now"),
+    ):
+        capsys.readouterr()
+        assert main(["evaluate", str(taught), *words, *named]) == 2
+        assert complaint in capsys.readouterr().err.splitlines()[-1]
+        assert output.read_bytes() == whole
+    assert main(["evaluate", str(taught), *held_out, "--no-resume", *named]) == 0
+    assert output.read_bytes() != whole
+    output.write_text("[]")
+    assert main(["evaluate", str(taught), *questions, *named]) == 2
+    assert "is no evaluation" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def adapter(tiny_model_folder, tmp_path_factory):
     """An adapter that changes what the model says, with no tokenizer of its own."""
@@ -253,6 +375,8 @@ def test_held_out_loss_is_that_of_training(tiny_model_folder, files, tmp_path):
         (["--data", "{files}/sums.jsonl", "--limit", "-1"], "--limit must be at least 1"),
         (["--data", "{files}/sums.jsonl", "--program-seconds", "nan"], "--program-seconds must be"),
         (["--data", "{files}/sums.jsonl", "--method", "best"], "invalid choice: 'best'"),
+        (["--data", "{files}/sums.jsonl", "--program-request", "x"], "no program is asked for"),
+        (["--data", "{files}/sums.jsonl", "--programs", "--method", "chain"], "--programs goes"),
         (["--data", "{files}/sums.jsonl", "--method", "options"], "sums.jsonl has no candidates"),
         (
             ["--data", "{files}/sums.jsonl", "--device", "nowhere"],

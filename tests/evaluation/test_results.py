@@ -46,8 +46,9 @@ def test_candidates_by_sum_or_by_mean():
 
 
 def test_methods_follow_the_answers():
-    assert choose_method(OPEN) == "program"
-    assert choose_method(CHOICE) == "options"
+    assert choose_method(OPEN) == "chain"
+    assert choose_method(OPEN, programs=True) == "program"
+    assert choose_method(CHOICE) == choose_method(CHOICE, programs=True) == "options"
     assert (
         choose_method(question_set(Question("Where?", "Bern"), Question("Who?", "she"))) == "direct"
     )

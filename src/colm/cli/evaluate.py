@@ -1,7 +1,6 @@
 """``colm evaluate``: how many questions a model answers rightly, and its held-out loss."""
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from colm.cli.evaluate_result import evaluate, journal_of, table
+from colm.cli.evaluation_file import write_result
 from colm.cli.libraries import set_environment, silence_bitsandbytes
 from colm.cli.options import check_counts
 
@@ -26,7 +26,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "--output": {
         "metavar": "FILE.json",
-        "help": "where the result goes (default: runs/evaluation/MODEL.json)",
+        "help": "where the result goes (default: a file of its own in evaluations/ in the run's "
+        "folder, where colm report finds it; of other models in runs/evaluations/MODEL/)",
     },
     "--resume": {
         "action": argparse.BooleanOptionalAction,
@@ -38,7 +39,12 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "default": "auto",
         "help": "program: write a program, reason in words where it fails; chain: reason in words; "
         "direct: answer at once; options: compare the likelihood of candidates (default: auto, "
-        "by what the answers of each file are)",
+        "one of the last three by what the answers of each file are)",
+    },
+    "--programs": {
+        "action": "store_true",
+        "help": "with --method auto, ask for a program where an answer is a number, a formula or a "
+        "letter, and run it, confined (default: nothing that the model writes is run)",
     },
     "--max-new-tokens": {
         "type": int,
@@ -139,15 +145,14 @@ def run(namespace: argparse.Namespace) -> int:
     """
     began = time.monotonic()
     _check(namespace)
-    output = _output(namespace)
     set_environment(TQDM_DISABLE="1")
     silence_bitsandbytes()
     with warnings.catch_warnings():
         # What the libraries will change one day is not for who evaluates.
         warnings.simplefilter("ignore", FutureWarning)
-        result = evaluate(namespace, output, OPTION_NAMES)
+        output, result = evaluate(namespace, OPTION_NAMES)
         result["seconds"] = round(time.monotonic() - began, 1)
-        _write(result, output)
+        write_result(result, output)
     print(table(result))
     for note in result["notes"]:
         print(f"\n{note}")
@@ -164,27 +169,20 @@ def _check(namespace: argparse.Namespace) -> None:
         )
     if not namespace.data and namespace.held_out is None:
         raise ValueError("nothing to evaluate on: name files with --data or --held-out")
+    if namespace.programs and namespace.method != "auto":
+        raise ValueError(
+            f"--programs goes with --method auto, not with {namespace.method}; --method program "
+            "asks for programs everywhere"
+        )
+    if namespace.output:
+        _check_output(Path(namespace.output), namespace.resume)
 
 
-def _output(namespace: argparse.Namespace) -> Path:
-    """The file of the result, which this run may write."""
-    default = Path("runs/evaluation") / f"{Path(namespace.model).name or 'model'}.json"
-    output = Path(namespace.output) if namespace.output else default
+def _check_output(output: Path, resume: bool) -> None:
+    """Refuse a file that cannot be the output, before a model is loaded."""
     if output.is_dir():
         raise ValueError(f"--output {output} is a folder; name a file")
-    if output.exists() and namespace.resume and not journal_of(output).exists():
+    if output.exists() and resume and not journal_of(output).exists():
         raise ValueError(
             f"--output {output} is there already; name another, or write over it with --no-resume"
         )
-    return output
-
-
-def _write(result: Mapping[str, Any], output: Path) -> None:
-    from colm.training.durable import write_whole
-
-    content = f"{json.dumps(result, indent=1, ensure_ascii=False)}\n".encode()
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(output, content)
-    except OSError as error:
-        raise OSError(f"cannot write {output}: {error}") from error

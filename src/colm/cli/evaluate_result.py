@@ -1,12 +1,15 @@
 """The result of ``colm evaluate``: made step by step, told on the way, and shown as a table."""
 
 import argparse
+import hashlib
 import importlib.metadata
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from colm.cli.evaluate_progress import AnsweringProgress
+from colm.cli.evaluation_file import check_replaceable, digest, result_file, trained_steps
 
 if TYPE_CHECKING:
     from colm.evaluation.asking import Asked
@@ -16,8 +19,6 @@ if TYPE_CHECKING:
 FORMAT = "colm evaluation 1"
 JOURNAL_ENDING = ".answers.jsonl"
 PACKAGES = ("colm", "torch", "transformers", "peft", "trl", "math-verify", "sympy")
-#: How often progress is told where nobody watches, in seconds.
-SECONDS_BETWEEN_LINES = 60.0
 
 
 def journal_of(output: Path) -> Path:
@@ -25,31 +26,31 @@ def journal_of(output: Path) -> Path:
     return output.with_name(f"{output.name}{JOURNAL_ENDING}")
 
 
-def evaluate(namespace: argparse.Namespace, output: Path, options: Sequence[str]) -> dict[str, Any]:
-    """Return the result of everything that was asked for.
+def evaluate(namespace: argparse.Namespace, options: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """Return the result of everything that was asked for, and the file that it is to be written to.
+
+    Answers are kept beside that file as they come.
 
     Args:
         namespace: The options of ``colm evaluate``.
-        output: Where the result will go; answers are kept beside it as they come.
         options: Names of the options that the result records.
 
     Returns:
-        JSON values.
+        The file, which may be written over, and JSON values.
 
     Raises:
         FileNotFoundError: A file is not there.
-        ValueError: The data, the model or the answers kept so far cannot be used.
+        ValueError: The data, the model, what lies at the output, or the answers kept so far cannot
+            be used.
     """
     from colm.data import check_file
-    from colm.evaluation.asking import choose_method
-    from colm.evaluation.fingerprint import weights_digest
     from colm.evaluation.questions import read_question_sets
 
     sets = read_question_sets(namespace.data, namespace.limit)
-    methods = {each.name: choose_method(each, namespace.method) for each in sets}
+    methods = _methods(namespace, sets)
     if namespace.held_out is not None:
         check_file(namespace.held_out)
-    from colm.training.evaluated import load_evaluated
+    from colm.training.evaluated import held_out_examples, load_evaluated
 
     evaluated = load_evaluated(
         namespace.model,
@@ -57,25 +58,111 @@ def evaluate(namespace: argparse.Namespace, output: Path, options: Sequence[str]
         namespace.device,
         trust_remote_code=namespace.trust_remote_code,
     )
-    first = next(evaluated.model.parameters())
-    model = {
-        "name": _short_name(namespace.model),
-        "weights": weights_digest(evaluated.model),
-        "dtype": str(first.dtype).removeprefix("torch."),
+    result = _beginning(namespace, options, evaluated)
+    examples = None
+    if namespace.held_out is not None:
+        examples = held_out_examples(
+            namespace.held_out, namespace.source_column, evaluated, namespace.max_length
+        )
+    top = _heading(namespace, sets, methods, evaluated, result["model"]) if sets else None
+    identity = _identity(namespace, result["model"], top)
+    result["identity"] = digest(identity)
+    output = _output(namespace, sets, result["model"]["steps"], identity)
+    counts = {each.name: len(each.questions) for each in sets}
+    if top is not None:
+        _answer(namespace, sets, methods, evaluated, top, output, result, counts)
+    elif namespace.resume:
+        check_replaceable(output, result, counts)
+    if examples is not None:
+        result["held_out"] = _held_out(namespace, evaluated, examples)
+    return output, result
+
+
+def _methods(namespace: argparse.Namespace, sets: Sequence["QuestionSet"]) -> dict[str, str]:
+    """How the questions of each set are asked."""
+    from colm.evaluation.asking import choose_method
+
+    methods = {
+        each.name: choose_method(each, namespace.method, programs=namespace.programs)
+        for each in sets
     }
-    result: dict[str, Any] = {
+    if namespace.program_request is not None and "program" not in methods.values():
+        raise ValueError(
+            "--program-request: no program is asked for; add --programs, or --method program"
+        )
+    return methods
+
+
+def _beginning(
+    namespace: argparse.Namespace, options: Sequence[str], evaluated: "EvaluatedModel"
+) -> dict[str, Any]:
+    """What a result says of the model, the options and the versions."""
+    from colm.evaluation.fingerprint import weights_digest
+
+    first = next(evaluated.model.parameters())
+    return {
         "format": FORMAT,
-        "model": {**model, "base": evaluated.base and _short_name(evaluated.base)},
+        "model": {
+            "name": _short_name(namespace.model),
+            "weights": weights_digest(evaluated.model),
+            "dtype": str(first.dtype).removeprefix("torch."),
+            "base": evaluated.base and _short_name(evaluated.base),
+            "steps": trained_steps(namespace.model),
+        },
         "settings": _settings(namespace, options),
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         "device": first.device.type,
         "notes": [],
     }
-    if sets:
-        _answer(namespace, sets, methods, evaluated, model, output, result)
+
+
+def _heading(
+    namespace: argparse.Namespace,
+    sets: Sequence["QuestionSet"],
+    methods: Mapping[str, str],
+    evaluated: "EvaluatedModel",
+    model: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the answers depend on, once the model's chat template takes every question."""
+    from colm.evaluation.asking import heading
+    from colm.evaluation.prompt_tokens import check_prompts
+
+    check_prompts(evaluated.tokenizer, sets)
+    named = {key: model[key] for key in ("name", "weights", "dtype")}
+    return heading(sets, methods, _asked(namespace, evaluated), named)
+
+
+def _identity(
+    namespace: argparse.Namespace, model: Mapping[str, Any], top: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Everything that decides a result, but for how many of the questions are asked."""
+    held_out = None
     if namespace.held_out is not None:
-        result["held_out"] = _held_out(namespace, evaluated)
-    return result
+        with Path(namespace.held_out).open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        held_out = [content, namespace.source_column, namespace.max_length]
+    weights = [model["weights"], model["dtype"]]
+    return {
+        "asked": top,
+        "weights": weights,
+        "held_out": held_out,
+        "length_normalised": namespace.length_normalised,
+    }
+
+
+def _output(
+    namespace: argparse.Namespace,
+    sets: Sequence["QuestionSet"],
+    steps: int | None,
+    identity: Mapping[str, Any],
+) -> Path:
+    """The file that was named, or one of the evaluation's own."""
+    if namespace.output:
+        return Path(namespace.output)
+    names = [each.name.replace("/", "-") for each in sets]
+    if namespace.held_out is not None:
+        names.append(f"{Path(namespace.held_out).name.split('.')[0]}-loss")
+    return result_file(namespace.model, names, steps, identity)
 
 
 def _answer(
@@ -83,27 +170,26 @@ def _answer(
     sets: Sequence["QuestionSet"],
     methods: Mapping[str, str],
     evaluated: "EvaluatedModel",
-    model: Mapping[str, str],
+    top: Mapping[str, Any],
     output: Path,
     result: dict[str, Any],
+    counts: Mapping[str, int],
 ) -> None:
     """Ask the questions and put the verdicts into the result."""
-    from colm.evaluation.asking import ask, heading
+    from colm.evaluation.asking import ask
     from colm.evaluation.equivalence import FormulaComparison
     from colm.evaluation.journal import Journal
-    from colm.evaluation.prompt_tokens import check_prompts
     from colm.evaluation.results import macro_accuracy, set_results
 
-    asked = _asked(namespace, evaluated)
-    check_prompts(asked.tokenizer, sets)
-    place, progress = journal_of(output), _Progress()
-    top = heading(sets, methods, asked, model)
+    place, progress = journal_of(output), AnsweringProgress()
     with (
         Journal(place, top, resume=namespace.resume) as journal,
         FormulaComparison() as same_formula,
     ):
+        if namespace.resume:
+            check_replaceable(output, result, counts)
         try:
-            ask(sets, methods, asked, journal, progress)
+            ask(sets, methods, _asked(namespace, evaluated), journal, progress)
         except KeyboardInterrupt:
             print(f"\nanswers so far are in {place}; the same command goes on", file=sys.stderr)
             raise
@@ -141,16 +227,16 @@ def _asked(namespace: argparse.Namespace, evaluated: "EvaluatedModel") -> "Asked
     )
 
 
-def _held_out(namespace: argparse.Namespace, evaluated: "EvaluatedModel") -> dict[str, Any]:
+def _held_out(
+    namespace: argparse.Namespace,
+    evaluated: "EvaluatedModel",
+    examples: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
     """The loss on held-out examples."""
     from dataclasses import asdict
 
     from colm.evaluation import held_out_loss
-    from colm.training.evaluated import held_out_examples
 
-    examples = held_out_examples(
-        namespace.held_out, namespace.source_column, evaluated, namespace.max_length
-    )
     print(f"held-out loss of {len(examples)} examples ...", file=sys.stderr, flush=True)
     loss = asdict(held_out_loss(evaluated.model, examples))
     return {"file": Path(namespace.held_out).name, "examples": len(examples), **loss}
@@ -202,34 +288,3 @@ def table(result: Mapping[str, Any]) -> str:
         means = [[name, f"{loss[name]:.4f}"] for name in ("macro", "micro")]
         parts.append(Table(["held-out loss", ""], [*sources, *means]).to_text())
     return "\n\n".join(parts)
-
-
-class _Progress:
-    """One line that says what is asked: written over on a terminal, else kept now and then."""
-
-    def __init__(self) -> None:
-        self._step = ("", "")
-        self._began = self._last = time.monotonic()
-        self._first = 0
-
-    def __call__(self, set_name: str, step: str, done: int, total: int) -> None:
-        """Tell how many questions of a set are answered in a step."""
-        from colm.training.progress import duration_in_words
-
-        now = time.monotonic()
-        is_new = (set_name, step) != self._step
-        if is_new:
-            self._step, self._began, self._first = (set_name, step), now, done
-        line = f"{set_name}  {step}  {done}/{total}"
-        if done > self._first:
-            seconds = (now - self._began) / (done - self._first)
-            line += (
-                f"  {seconds:.1f} s a question, {duration_in_words(seconds * (total - done))} left"
-            )
-        is_last = done == total
-        if sys.stderr.isatty():
-            end = "\n" if is_last else ""
-            print(f"\r\x1b[K{line}", end=end, file=sys.stderr, flush=True)
-        elif is_new or is_last or now - self._last > SECONDS_BETWEEN_LINES:
-            self._last = now
-            print(line, file=sys.stderr, flush=True)

@@ -76,15 +76,16 @@ class Asked:
         return most
 
 
-def choose_method(questions: QuestionSet, method: str = AUTO) -> str:
+def choose_method(questions: QuestionSet, method: str = AUTO, *, programs: bool = False) -> str:
     """Return how the questions of a set are asked.
 
-    By default candidates are compared, programs are written where at least half of the answers are
-    numbers, formulas or letters of a choice, and other questions are answered directly.
+    By default candidates are compared, questions are answered in words where at least half of the
+    answers are numbers, formulas or letters of a choice, and other questions directly.
 
     Args:
         questions: The set.
         method: One of ``METHODS``, or "auto".
+        programs: Whether "auto" asks for programs where an answer takes reasoning.
 
     Returns:
         One of ``METHODS``.
@@ -96,7 +97,8 @@ def choose_method(questions: QuestionSet, method: str = AUTO) -> str:
         if questions.has_candidates:
             return "options"
         kinds = [answer_kind(each.gold, each.text) for each in questions.questions]
-        return "direct" if 2 * kinds.count("text") > len(kinds) else "program"
+        reasoned = "program" if programs else "chain"
+        return "direct" if 2 * kinds.count("text") > len(kinds) else reasoned
     if (method == "options") != questions.has_candidates:
         has = "has candidates" if questions.has_candidates else "has no candidates"
         fitting = "options" if questions.has_candidates else "program, chain or direct"

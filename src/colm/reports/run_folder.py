@@ -9,12 +9,12 @@ from typing import Any
 
 from colm.reports.arm import Arm, clean_log
 from colm.reports.comparison import Comparison
+from colm.reports.evaluations import read_evaluations
 from colm.reports.model_card import Card, read_card, without_folder
 from colm.reports.names import clean
 
 STATE = "trainer_state.json"
 ADAPTER = "adapter_config.json"
-EVALUATIONS = "eval*.json"
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
@@ -55,12 +55,13 @@ def read_run_folder(folder: Path, name: str) -> Comparison:
     state = _newest_state(folder)
     card = read_card(folder)
     log = clean_log(state.data.get("log_history"))
+    evaluations = read_evaluations(folder, state.step, name)
     arm = Arm(
         name=name,
-        scores=None,
+        scores=evaluations.scores,
         log_history=_with_clean_sources(log),
         settings=_settings(state, card),
-        accuracies=_accuracies(folder),
+        accuracies=evaluations.accuracies,
         steps=state.step,
         planned_steps=_whole(state.data.get("max_steps")),
     )
@@ -71,7 +72,7 @@ def read_run_folder(folder: Path, name: str) -> Comparison:
         small_sources=(),
         settings={},
         versions=card.versions,
-        notes=_progress(arm, folder, state),
+        notes=[*_progress(arm, folder, state), *evaluations.notes],
     )
 
 
@@ -133,19 +134,6 @@ def _settings(state: _State, card: Card) -> dict[str, str]:
         if number := _whole(state.data.get(key)):
             settings[label] = f"{number:,}"
     return settings
-
-
-def _accuracies(folder: Path) -> dict[str, float]:
-    """Accuracies by set, of evaluations that lie in the folder; those written last go first."""
-    found: dict[str, float] = {}
-    files = sorted(folder.glob(EVALUATIONS), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in files:
-        sets = _read_mapping(path).get("sets")
-        for name, results in sets.items() if isinstance(sets, dict) else ():
-            accuracy = results.get("accuracy") if isinstance(results, dict) else None
-            if isinstance(accuracy, int | float) and 0 <= accuracy <= 1:
-                found.setdefault(clean(str(name)), float(accuracy))
-    return dict(sorted(found.items()))
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
