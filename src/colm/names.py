@@ -10,6 +10,8 @@ import re
 ELLIPSIS = "…"
 #: Some trackers refuse the name of a metric that is longer than 250 with what stands before it.
 MOST_CHARACTERS = 100
+#: Of a message, which may quote what users, files and libraries say.
+MOST_IN_A_MESSAGE = 2000
 _DIGEST_CHARACTERS = 8
 
 _LOOKS_ESCAPED = re.compile(r"\\[\\nrtxuU]")
@@ -33,6 +35,24 @@ def printable(text: str) -> str:
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
+
+
+def one_line(message: str) -> str:
+    r"""Return a message in a line that can be printed, and read.
+
+    Args:
+        message: Any.
+
+    Returns:
+        At most ``MOST_IN_A_MESSAGE`` characters, the middle left out where it was longer.
+
+    Example:
+        >>> print(one_line("no such\nfile \x1b[31mred"))
+        no such file \x1b[31mred
+    """
+    text = printable(" ".join(message.split()))
+    half = (MOST_IN_A_MESSAGE - len(ELLIPSIS)) // 2
+    return text if len(text) <= MOST_IN_A_MESSAGE else text[:half] + ELLIPSIS + text[-half:]
 
 
 def escaped(text: str) -> str:

@@ -36,7 +36,8 @@ def test_a_plan_needs_a_configuration_alone(recipe, tmp_path, capsys):
     assert "35,168, of which trained 35,168" in shown
     assert "r = 2 of n = 4 examples of 16 tokens" in shown
     assert "2 a step" in shown
-    assert all(name in shown for name in ("colm", "plain r", "plain n", "plain 2n"))
+    (head,) = (line for line in shown.splitlines() if "plain 2n" in line)
+    assert head.split() == ["balanced_sampling", "plain", "r", "plain", "n", "plain", "2n"]
     assert not (tmp_path / "run").exists()
 
 
@@ -46,6 +47,31 @@ def test_options_go_before_the_recipe_and_json_has_bytes(recipe, capsys):
     assert [way["examples"] for way in plan["ways"].values()] == [2, 2, 8, 16]
     assert plan["optimizer_bytes"] == 2 * plan["gradient_bytes"] == 8 * plan["parameters"]
     assert plan["tokens"] == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "heading", "selector", "examples"),
+    [
+        (("--selector=random",), "random", "random", 2),
+        (("--preset=ssm",), "ssm", "ssm", 2),
+        (("--preset=colm", "--subspace_rank=4"), "colm", "colm", 2),
+        (("--selector=none",), "this run", None, 4),
+        (("--candidate_ratio=1",), "this run", None, 2),
+    ],
+)
+def test_the_run_is_called_by_what_it_selects_with(
+    options, heading, selector, examples, recipe, capsys
+):
+    assert main(["plan", "--config", str(recipe), *QUICK, *options]) == 0
+    shown = capsys.readouterr().out
+    (head,) = (line for line in shown.splitlines() if "plain 2n" in line)
+    assert head.split()[:-6] == heading.split()
+    assert ("colm" in shown) == (heading == "colm")
+    assert main(["plan", "--json", "--config", str(recipe), *QUICK, *options]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["selector"] == selector
+    assert plan["ways"]["colm"]["examples"] == examples
+    assert any("selects nothing" in note for note in plan["notes"]) == (selector is None)
 
 
 def test_tokens_stand_in_for_the_longest_example(recipe, capsys):

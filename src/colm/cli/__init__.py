@@ -15,9 +15,6 @@ from typing import NoReturn
 #: Modules of this package that are commands, in the order of ``colm --help``.
 COMMANDS = ("demo", "sft", "evaluate", "report", "plan", "dry_run", "environment")
 
-#: Of a message about bad input.
-MOST_CHARACTERS = 2000
-
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -56,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if not (is_raised_by_colm(error) or is_of_the_machine(error)):
             raise
+        from colm.names import one_line
+
         print(f"colm: error: {one_line(str(error))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
@@ -78,26 +77,6 @@ def make_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         importlib.import_module(f"colm.cli.{command}").add_parser(subparsers)
     return parser
-
-
-def one_line(message: str) -> str:
-    r"""Return what is said of bad input in a line that can be printed, and read.
-
-    Args:
-        message: It may quote what users, files and libraries say, whatever is in that.
-
-    Returns:
-        At most ``MOST_CHARACTERS``, the middle left out where it was longer.
-
-    Example:
-        >>> one_line("no such\nfile \x1b[31mred")
-        'no such file \\x1b[31mred'
-    """
-    from colm.names import ELLIPSIS, printable
-
-    text = printable(" ".join(message.split()))
-    left = (MOST_CHARACTERS - 3) // 2
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:left]} {ELLIPSIS} {text[-left:]}"
 
 
 def is_of_the_machine(error: BaseException) -> bool:

@@ -126,10 +126,13 @@ def describe(found: "DryRun") -> str:
     Returns:
         Lines of text.
     """
+    from colm.names import shown_name
     from colm.reports.tables import Table
     from colm.training.kept_shares import share_of, shares_by_source
 
-    rows = [_row(name, share) for name, share in shares_by_source(found.candidates).items()]
+    rows = [
+        _row(shown_name(name), share) for name, share in shares_by_source(found.candidates).items()
+    ]
     rows.append(_row("total", share_of(found.candidates)))
     table = Table(["source", "candidates", "kept", "share kept", "label tokens kept"], rows)
     return "\n".join([table.to_text(), "", *(f"- {note}" for note in found.notes)])

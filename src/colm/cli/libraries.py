@@ -35,6 +35,15 @@ def silence_bitsandbytes() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
+class _Formatter(logging.Formatter):
+    """One line a note, whatever the names in it hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from colm.names import one_line
+
+        return f"colm: {one_line(record.getMessage())}"
+
+
 @contextmanager
 def notes_on_stderr() -> Iterator[None]:
     """Show colm's notes of the first process, and progress bars where someone watches."""
@@ -42,7 +51,7 @@ def notes_on_stderr() -> Iterator[None]:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logger, handler = logging.getLogger("colm"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("colm: %(message)s"))
+    handler.setFormatter(_Formatter())
     level = logger.level
     silence_bitsandbytes()
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)

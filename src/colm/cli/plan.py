@@ -12,7 +12,9 @@ from colm.cli.options import add_sft_options, parse_sft_options
 if TYPE_CHECKING:
     from colm.planning.plan import Plan, StepPlan
 
-HEADINGS = {"colm": "colm", "plain_r": "plain r", "plain_n": "plain n", "plain_2n": "plain 2n"}
+#: Of ways of training; that of the run is called by what it selects with.
+HEADINGS = {"plain_r": "plain r", "plain_n": "plain n", "plain_2n": "plain 2n"}
+NO_SELECTION = "this run"
 UNKNOWN = "unknown"
 THOUSAND = 1000
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -83,10 +85,11 @@ def describe(plan: "Plan") -> str:
         _row("with weights and optimiser", ways, lambda way: in_bytes(way.total_bytes)),
         _row("operations of a step", ways, lambda way: with_prefix(way.flops, "FLOP")),
         _row("of the look", ways, lambda way: with_prefix(way.look_flops, "FLOP")),
-        _row("operations over those of colm", ways, lambda way: f"{way.work_ratio:.2f}"),
-        _row("time over that of colm", ways, lambda way: f"{way.time_ratio:.2f}"),
+        _row("operations over the first's", ways, lambda way: f"{way.work_ratio:.2f}"),
+        _row("time over the first's", ways, lambda way: f"{way.time_ratio:.2f}"),
     ]
-    table = Table(["", *(HEADINGS[name] for name in plan.ways)], rows, indented=[6])
+    headings = HEADINGS | {"colm": plan.selector or NO_SELECTION}
+    table = Table(["", *(headings[name] for name in plan.ways)], rows, indented=[6])
     facts = {
         "model": f"{plan.model} ({plan.architecture})",
         "parameters": f"{plan.parameters:,}, of which trained {plan.trained_parameters:,}",

@@ -19,6 +19,7 @@ from colm.planning.tally import Work, storage_bytes
 from colm.planning.weights import count_weights
 from colm.training.arguments import SFTArguments
 from colm.training.limits import UPDATES_IN_BACKWARD
+from colm.training.papers import selects
 from colm.training.skeleton import (
     autocast_dtype,
     build_skeleton,
@@ -28,7 +29,8 @@ from colm.training.skeleton import (
 )
 from colm.training.token_limit import token_limit
 
-#: Ways of training that a plan compares: ours, and plain steps on r, n and 2n examples.
+#: Ways of training that a plan compares: that of the run, whatever it selects with, and plain steps
+#: on r, n and 2n examples.
 WAYS = ("colm", "plain_r", "plain_n", "plain_2n")
 
 
@@ -45,8 +47,8 @@ class StepPlan:
             not known.
         flops: multiplications and additions in matrix products and attention of an optimiser step.
         look_flops: those of the look among them.
-        work_ratio: ``flops`` over those of ``colm``.
-        time_ratio: estimated time of a step over that of ``colm``'s; see `Machine`.
+        work_ratio: ``flops`` over those of the run.
+        time_ratio: estimated time of a step over that of the run's; see `Machine`.
     """
 
     examples: int
@@ -91,6 +93,7 @@ class Plan(Held):
         architecture: its class.
         tokens: of each example.
         micro_batches: of an optimiser step.
+        selector: what chooses among the candidates; ``None`` where all that is drawn is trained on.
         ways: by name, each of ``WAYS``.
         notes: what the figures rest on, a sentence each.
     """
@@ -99,6 +102,7 @@ class Plan(Held):
     architecture: str
     tokens: int
     micro_batches: int
+    selector: str | None
     ways: dict[str, StepPlan]
     notes: list[str]
 
@@ -137,7 +141,8 @@ def make_plan(
     observer = observer_of(training, model)
     if observer is not None:
         look = counter.look(observer, accumulated * drawn, token_limit(training).tokens([tokens]))
-    sizes = {"colm": kept, "plain_r": kept, "plain_n": drawn, "plain_2n": 2 * drawn}
+    size = kept if selects(training) else drawn
+    sizes = {"colm": size, "plain_r": kept, "plain_n": drawn, "plain_2n": 2 * drawn}
     in_place = accelerator or has_loss_kernels(training.device)
     with loss_in_place() if in_place else nullcontext():
         steps = {size: counter.train(size, accumulated) for size in set(sizes.values())}
@@ -150,6 +155,7 @@ def make_plan(
         architecture=class_name(model),
         tokens=tokens,
         micro_batches=accumulated,
+        selector=training.selector if selects(training) else None,
         **asdict(held),
         ways=ways,
         notes=_notes(arguments, ways, copied_bytes),
@@ -239,7 +245,10 @@ def _notes(arguments: SFTArguments, ways: dict[str, StepPlan], copied_bytes: int
             "that autocast makes, mostly. dtype: bfloat16 does without them."
         )
     if ways["colm"].examples == ways["plain_n"].examples:
-        notes.append("candidate_ratio=1 selects nothing: colm is plain training.")
+        option = f"selector={arguments.training.selector!r}"
+        if arguments.training.candidate_ratio == 1:
+            option = "candidate_ratio=1"
+        notes.append(f"{option} selects nothing: the run is plain training on n.")
     if arguments.training.activation_offloading:
         notes.append("activation_offloading is not counted: what is saved goes to the host.")
     return notes

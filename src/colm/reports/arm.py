@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from colm.reports.names import clean
+
 LogEntry = Mapping[str, Any]
+
+#: No loss, time or count of a run is larger; what 32 bits hold ends a little below.
+LARGEST = 1e39
+#: Larger whole numbers are no longer told apart where they are drawn.
+MOST_STEPS = 2**53
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Arm:
             The steps, and the values at them; both empty where the key was never logged.
         """
         logged = [entry for entry in self._steps() if key in entry]
-        return [int(entry["step"]) for entry in logged], [float(entry[key]) for entry in logged]
+        return [int(entry["step"]) for entry in logged], [as_number(entry[key]) for entry in logged]
 
     def evaluations(self) -> dict[str, tuple[list[int], list[float]]]:
         """Return the losses of evaluations while training.
@@ -84,7 +91,7 @@ class Arm:
                 if key.startswith("eval_") and key.endswith("loss") and "step" in entry:
                     steps, losses = found.setdefault(key, ([], []))
                     steps.append(int(entry["step"]))
-                    losses.append(float(entry[key]))
+                    losses.append(as_number(entry[key]))
         return found
 
     def last_logged(self, key: str) -> float | None:
@@ -97,7 +104,7 @@ class Arm:
             The value; ``None`` where the key was never logged.
         """
         values = [entry[key] for entry in self.log_history if key in entry]
-        return float(values[-1]) if values else None
+        return as_number(values[-1]) if values else None
 
     def mean(self, key: str) -> float | None:
         """Return the mean of what was logged under a key.
@@ -125,7 +132,7 @@ class Arm:
         prefix = f"{key}/"
         names = sorted({name for entry in steps for name in entry if name.startswith(prefix)})
         return {
-            name.removeprefix(prefix): sum(float(e.get(name, 0.0)) for e in steps) / len(steps)
+            name.removeprefix(prefix): sum(as_number(e.get(name, 0.0)) for e in steps) / len(steps)
             for name in names
         }
 
@@ -156,7 +163,7 @@ class Arm:
         for part in range(parts):
             chunk = entries[part * len(entries) // parts : (part + 1) * len(entries) // parts]
             kept, drawn = (
-                sum(float(entry.get(f"colm/{key}/{source}", 0.0)) for entry in chunk)
+                sum(as_number(entry.get(f"colm/{key}/{source}", 0.0)) for entry in chunk)
                 for key in ("kept", "candidates")
             )
             shares.append(kept / drawn if drawn else math.nan)
@@ -195,8 +202,8 @@ class Arm:
         known = [(0, 0.0)]
         for entry in self._steps():
             step, (last, passed) = int(entry["step"]), known[-1]
-            seconds = float(entry.get("colm/training_seconds", math.nan))
-            seconds += float(entry.get("colm/selection_seconds", 0.0))
+            seconds = as_number(entry.get("colm/training_seconds", math.nan))
+            seconds += as_number(entry.get("colm/selection_seconds", 0.0))
             if not math.isfinite(seconds):
                 return None
             known.append((step, passed + seconds * (step - last)))
@@ -229,7 +236,7 @@ class Arm:
         for place, key in (("accelerator", "train_mem_gpu"), ("process", "train_mem_cpu")):
             stayed = self.last_logged(f"{key}_alloc_delta")
             freed = self.last_logged(f"{key}_peaked_delta")
-            if stayed is not None and freed is not None:
+            if stayed is not None and freed is not None and math.isfinite(stayed + freed):
                 return place, max(0.0, stayed + freed)
         return None
 
@@ -245,10 +252,11 @@ def clean_log(entries: Any) -> list[dict[str, float]]:
         entries: ``log_history`` as read from a file.
 
     Returns:
-        What is a number of each entry; ``step`` is an ``int``.
+        What is a number of each entry, as ``as_number`` has it, under names that can be shown;
+        ``step`` is an ``int``.
 
     Raises:
-        ValueError: That is no list of mappings.
+        ValueError: That is no list of mappings, or a step is none that a run takes.
 
     Example:
         >>> clean_log([{"step": 2, "loss": 1.5, "note": "x"}, {"step": 1, "loss": 2.0}, {}])
@@ -256,9 +264,54 @@ def clean_log(entries: Any) -> list[dict[str, float]]:
     """
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         raise ValueError("log_history is not a list of entries")
-    numbers = [{key: n for key, n in entry.items() if _is_number(n)} for entry in entries]
-    stepped = [entry for entry in numbers if isinstance(entry.get("step"), int)]
-    return sorted(stepped, key=lambda entry: entry["step"])
+    stepped = [entry for entry in entries if is_whole(entry.get("step"))]
+    for entry in stepped:
+        if not 0 <= entry["step"] <= MOST_STEPS:
+            raise ValueError(f"log_history has a step {entry['step']!r:.40}, which no run takes")
+    numbers = [
+        {clean(key): as_number(value) for key, value in entry.items() if _is_number(value)}
+        | {"step": entry["step"]}
+        for entry in stepped
+    ]
+    return sorted(numbers, key=lambda entry: entry["step"])
+
+
+def as_number(value: Any) -> float:
+    """Return a number that can be added up and drawn.
+
+    JSON has whole numbers of any length, and a run that diverges logs what is finite and means
+    nothing.
+
+    Args:
+        value: A number.
+
+    Returns:
+        The same as a float; infinite where it is beyond ``LARGEST``.
+
+    Raises:
+        TypeError: It is no number.
+
+    Example:
+        >>> as_number(3), as_number(10**400), as_number(-1e300)
+        (3.0, inf, -inf)
+    """
+    if not _is_number(value):
+        raise TypeError(f"not a number: {value!r:.40}")
+    if abs(value) <= LARGEST or (isinstance(value, float) and math.isnan(value)):
+        return float(value)
+    return math.inf if value > 0 else -math.inf
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number, and not true or false.
+
+    Args:
+        value: As read from JSON.
+
+    Returns:
+        Whether it counts something, or might.
+    """
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

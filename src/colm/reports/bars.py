@@ -1,5 +1,6 @@
 """Plots of horizontal bars: what each model came to, source by source, and what a step costs."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from colm.reports.comparison import Comparison
@@ -89,7 +90,7 @@ def plot_step_seconds(comparison: Comparison) -> str:
             axes.barh(place, train, color=colour, height=0.6)
             axes.barh(place, select, left=train, color=colour, height=0.6, alpha=0.4)
         ends = [drawn.arm.whole_step_seconds() or 0.0 for drawn in timed]
-        name_bars(axes, [drawn.name for drawn in timed], ends, "{:.2f} s")
+        name_bars(axes, [drawn.name for drawn in timed], ends, "s")
         axes.set_xlabel("seconds a step: training (dark), selecting (light)")
         finish_bars(axes)
         return svg_of(figure, "step-seconds")
@@ -111,7 +112,7 @@ def plot_memory(comparison: Comparison) -> str:
         for place, (_, colour, gigabytes) in enumerate(measured):
             axes.barh(place, gigabytes, color=colour, height=0.6)
         ends = [gigabytes for _, _, gigabytes in measured]
-        name_bars(axes, [name for name, _, _ in measured], ends, "{:.2f} GB")
+        name_bars(axes, [name for name, _, _ in measured], ends, "GB")
         axes.set_xlabel("added by training at its peak, GB")
         finish_bars(axes)
         return svg_of(figure, "memory")
@@ -120,8 +121,9 @@ def plot_memory(comparison: Comparison) -> str:
 def _of_sources(
     comparison: Comparison, values: Mapping[str, float], unit: float = 1.0
 ) -> list[float]:
-    """A value for each source, 0 where there is none."""
-    return [unit * values.get(source, 0.0) for source in comparison.sources()]
+    """A value for each source, 0 where there is none that a bar can be as long as."""
+    found = [unit * values.get(source, 0.0) for source in comparison.sources()]
+    return [value if math.isfinite(value) else 0.0 for value in found]
 
 
 def _source_bars(comparison: Comparison, bars: Sequence[Bars], label: str, name: str) -> str:

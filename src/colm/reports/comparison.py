@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from colm.reports.arm import Arm, Scores, clean_log
+from colm.json_text import read_json
+from colm.reports.arm import MOST_STEPS, Arm, Scores, as_number, clean_log, is_whole
+from colm.reports.names import clean
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,21 @@ class Comparison:
             ValueError: The file holds something else.
         """
         try:
-            data = json.loads(Path(path).read_text("utf-8"))
-            arms = [
-                Arm(
-                    **arm
-                    | {
-                        "scores": _scores(arm["scores"]),
-                        "log_history": clean_log(arm["log_history"]),
-                    }
-                )
-                for arm in data.pop("arms")
-            ]
-            for name in ("source_sizes", "settings", "versions"):
-                dict(data[name].items())
-            return cls(arms=arms, before=_scores(data.pop("before")), **data)
+            data = read_json(Path(path))
+            return cls(
+                **data
+                | {
+                    "arms": [_arm(arm) for arm in _list(data["arms"])],
+                    "before": _scores(data["before"]),
+                    "source_sizes": {
+                        clean(name): _count(size) for name, size in data["source_sizes"].items()
+                    },
+                    "small_sources": _texts(data["small_sources"]),
+                    "settings": _pairs(data["settings"]),
+                    "versions": _pairs(data["versions"]),
+                    "notes": _texts(data.get("notes", ())),
+                }
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path}: not a comparison written by colm ({error})") from error
 
@@ -95,12 +98,64 @@ class Comparison:
         )
 
 
+def _arm(data: Mapping[str, Any]) -> Arm:
+    """An arm from what JSON has of it."""
+    given = dict(data)
+    for name in ("steps", "planned_steps"):
+        if given.get(name) is not None:
+            given[name] = _count(given[name])
+    return Arm(
+        **given
+        | {
+            "name": _text(given["name"]),
+            "scores": _scores(given["scores"]),
+            "log_history": clean_log(given["log_history"]),
+            "settings": _pairs(given.get("settings", {})),
+            "accuracies": _numbers(given.get("accuracies", {})),
+        }
+    )
+
+
 def _scores(data: Mapping[str, Any] | None) -> Scores | None:
     """Scores from what JSON has of them."""
     if data is None:
         return None
-    scores = Scores(**data)
-    by_source = (*scores.loss_by_source.values(), *scores.answers_by_source.values())
-    # A figure that is no number is told here, not where it is shown.
-    sum(by_source, start=scores.macro + scores.micro)
-    return scores
+    given = dict(data)
+    for name in ("macro", "micro", "small_sources", "answers"):
+        if given.get(name) is not None:
+            given[name] = as_number(given[name])
+    for name in ("loss_by_source", "answers_by_source"):
+        given[name] = _numbers(given.get(name, {}))
+    if None in (given["macro"], given["micro"]):
+        raise TypeError("scores without a loss")
+    return Scores(**given)
+
+
+def _numbers(data: Mapping[str, Any]) -> dict[str, float]:
+    return {clean(name): as_number(value) for name, value in data.items()}
+
+
+def _pairs(data: Mapping[str, Any]) -> dict[str, str]:
+    return {clean(name): _text(value) for name, value in data.items()}
+
+
+def _texts(data: Any) -> list[str]:
+    return [_text(text) for text in _list(data)]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"not a text: {value!r:.40}")
+    return clean(value)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"not a list: {value!r:.40}")
+    return list(value)
+
+
+def _count(value: Any) -> int:
+    if not is_whole(value) or not 0 <= value <= MOST_STEPS:
+        raise ValueError(f"not a count: {value!r:.40}")
+    return int(value)

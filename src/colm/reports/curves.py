@@ -144,11 +144,11 @@ def plot_sources_kept(comparison: Comparison, place: int) -> str:
                 if not math.isnan(share):
                     top, bottom = row - 0.45, row + 0.45
                     cells.append([(left, top), (right, top), (right, bottom), (left, bottom)])
-                    colours.append((*_rgb(colour), 0.1 + 0.9 * min(1.0, share)))
+                    colours.append((*_rgb(colour), 0.1 + 0.9 * min(1.0, max(0.0, share))))
         axes.add_collection(PolyCollection(cells, facecolors=colours, linewidths=0))
         axes.set_yticks(range(len(sources)), [shorten(s, MOST_CHARACTERS) for s in sources])
         axes.set_ylim(len(sources) - 0.5, -0.5)
-        axes.set_xlim(0, steps[-1])
+        axes.set_xlim(0, max(1, steps[-1]))
         axes.set_xlabel(STEP)
         axes.tick_params(length=0)
         axes.spines["left"].set_visible(False)

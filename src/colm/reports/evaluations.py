@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from colm.json_text import read_json
-from colm.reports.arm import Scores
+from colm.reports.arm import Scores, as_number
 from colm.reports.names import clean
 
 #: Where results lie in a run's folder; its checkpoints are evaluated into it, too.
@@ -98,10 +98,7 @@ def _scores(held_out: Mapping[str, Any]) -> Scores | None:
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
+    number = as_number(value)
     return number if math.isfinite(number) else None
 
 

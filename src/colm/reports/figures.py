@@ -115,7 +115,7 @@ def _of_kept(comparison: Comparison, few: bool) -> Iterator[Figure]:
             f"Bars by source. {where}",
         )
     for place, arm in enumerate(comparison.arms):
-        if arm.by_source("colm/candidates"):
+        if arm.by_source("colm/candidates") and arm.series("colm/kept")[0]:
             alone = len(comparison.arms) == 1
             yield Figure(
                 "Sources kept over time"
@@ -156,7 +156,7 @@ def _of_errors(comparison: Comparison) -> Iterator[Figure]:
 
 def _of_costs(comparison: Comparison) -> Iterator[Figure]:
     """Time and memory."""
-    if _has_logged(comparison, "colm/training_seconds"):
+    if any(arm.whole_step_seconds() for arm in comparison.arms):
         yield Figure(
             "Where the time of a step goes",
             bars.plot_step_seconds(comparison),

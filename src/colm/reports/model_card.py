@@ -13,10 +13,14 @@ from colm.reports.names import clean
 CARD = "README.md"
 
 _OPTION = re.compile(r"^\| `([^`|]+)` \| `([^`\n]*)` \|$", re.MULTILINE)
-_SOURCE = re.compile(r"^\| (.+) \| (\d+) \|$", re.MULTILINE)
+_SOURCE = re.compile(r"^\| (?:`([^`\n]+)`|(.+)) \| ([0-9]{1,15}) \|$", re.MULTILINE)
+# What a span of code cannot hold, as the card has it.
+_MARKUP = re.compile(r"(?<!\\)\\x(60|7c)")
 _VERSION = re.compile(r"^- ([\w. -]+): (\S+)$", re.MULTILINE)
 _BASE = re.compile(r"fine-tuned version of (?:\[([^\]]+)\]|`([^`]+)`)")
-_DRAWN = re.compile(r"^Each step drew (\d+) examples and trained on (\d+) of them\.$", re.MULTILINE)
+_DRAWN = re.compile(
+    r"^Each step drew ([0-9]{1,15}) examples and trained on ([0-9]{1,15}) of them\.$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,18 @@ def read_card(folder: Path) -> Card:
     text = path.read_text("utf-8", errors="replace")
     settings = {}
     if base := _BASE.search(text):
-        settings["model"] = without_folder(base[1] or base[2])
+        settings["model"] = without_folder(base[1] or _of_code(base[2]))
     if drawn := _DRAWN.search(text):
         settings["drawn each step"] = f"{drawn[1]} examples"
         settings["trained on each step"] = f"{drawn[2]} examples"
-    settings |= {clean(name): clean(value) for name, value in _OPTION.findall(text)}
+    settings |= {clean(name): _of_code(value) for name, value in _OPTION.findall(text)}
     sources = _SOURCE.findall(_section(text, "Training data"))
     versions = _VERSION.findall(_section(text, "Framework versions"))
     return Card(
         settings=settings,
-        source_sizes={clean(name): int(number) for name, number in sources},
+        source_sizes={
+            _of_code(code) if code else clean(text): int(number) for code, text, number in sources
+        },
         versions={clean(name): clean(number) for name, number in versions},
     )
 
@@ -78,6 +84,11 @@ def without_folder(name: str) -> str:
     """
     is_path = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
     return clean(re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_path else name)
+
+
+def _of_code(text: str) -> str:
+    """What a span of code of the card stands for, in one line."""
+    return clean(_MARKUP.sub(lambda found: chr(int(found[1], 16)), text))
 
 
 def _section(text: str, title: str) -> str:

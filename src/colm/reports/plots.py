@@ -22,6 +22,8 @@ from colm.reports.names import short_names
 
 WIDTH_INCHES = 5.0
 LEGEND_ROW_INCHES = 0.19
+#: From here on the length of a bar is written with its power of ten.
+LARGE = 1e6
 #: What matplotlib draws SVG with, whatever a figure was made for.
 SVG_DPI = 72
 #: What x is where it is no time.
@@ -155,20 +157,20 @@ def finish_bars(axes: Axes) -> None:
         axes.invert_yaxis()
 
 
-def name_bars(axes: Axes, names: Sequence[str], ends: Sequence[float], values: str) -> None:
+def name_bars(axes: Axes, names: Sequence[str], ends: Sequence[float], unit: str) -> None:
     """Write the name before each bar of a panel and its value behind it.
 
     Args:
         axes: The panel.
         names: Of the bars.
         ends: Where they end.
-        values: How an end is written, for instance ``"{:.2f} s"``.
+        unit: Of the ends, for instance ``"s"``.
     """
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.18)
     for place, end in enumerate(ends):
-        text = values.format(end)
+        text = f"{end:.2f} {unit}" if end < LARGE else f"{end:.3g} {unit}"
         axes.annotate(text, (end, place), (4, 0), textcoords="offset points", va="center")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from colm.reports.arm import Arm, Scores, clean_log
+from colm.reports.arm import Arm, Scores, as_number, clean_log
 from colm.reports.comparison import Comparison
 
 #: Under which a measurement stands in the log of the arm.
@@ -47,7 +47,8 @@ def read_quality_result(data: Mapping[str, Any], name: str | None) -> Comparison
             key: str(value) for key, value in settings["options"].items()
         }
         measured = [
-            {"step": int(repeat["steps"]), MACRO_LOSS: float(repeat["macro"])} for repeat in repeats
+            {"step": int(repeat["steps"]), MACRO_LOSS: as_number(repeat["macro"])}
+            for repeat in repeats
         ]
         trained = clean_log(settings["log"])
         arm = Arm(
@@ -65,7 +66,7 @@ def read_quality_result(data: Mapping[str, Any], name: str | None) -> Comparison
             versions={str(k): str(v) for k, v in data.get("versions", {}).items()},
             notes=_notes(trained),
         )
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
         raise ValueError(f"not a whole result of benchmarks/quality.py ({error!r})") from error
 
 
@@ -73,11 +74,11 @@ def _scores(repeat: Mapping[str, Any]) -> Scores:
     """The losses of one measurement."""
     small = repeat.get("small")
     return Scores(
-        macro=float(repeat["macro"]),
-        micro=float(repeat["micro"]),
-        small_sources=None if small is None else float(small),
+        macro=as_number(repeat["macro"]),
+        micro=as_number(repeat["micro"]),
+        small_sources=None if small is None else as_number(small),
         loss_by_source={
-            key.removeprefix(_LOSS_OF): float(value)
+            key.removeprefix(_LOSS_OF): as_number(value)
             for key, value in repeat.items()
             if key.startswith(_LOSS_OF)
         },

@@ -1,13 +1,13 @@
 """Reading the output folder of a training run, whether it ended, goes on or was cut short."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colm.reports.arm import Arm, clean_log
+from colm.json_text import read_json
+from colm.reports.arm import MOST_STEPS, Arm, clean_log, is_whole
 from colm.reports.comparison import Comparison
 from colm.reports.evaluations import read_evaluations
 from colm.reports.model_card import Card, read_card, without_folder
@@ -59,7 +59,7 @@ def read_run_folder(folder: Path, name: str) -> Comparison:
     arm = Arm(
         name=name,
         scores=evaluations.scores,
-        log_history=_with_clean_sources(log),
+        log_history=log,
         settings=_settings(state, card),
         accuracies=evaluations.accuracies,
         steps=state.step,
@@ -90,13 +90,13 @@ def _newest_state(folder: Path) -> _State:
     states, problems = [], []
     for path in _state_files(folder):
         try:
-            data = json.loads(path.read_text("utf-8"))
+            data = read_json(path)
             step = _whole(data.get("global_step")) if isinstance(data, dict) else None
             if step is None:
                 raise ValueError("no global_step in it")
             clean_log(data.get("log_history"))
             states.append(_State(path.parent, step, data))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             problems.append(f"{path.relative_to(folder)}: {error}")
     if not states:
         raise ValueError(f"{folder}: its {STATE} is not one that a trainer wrote ({problems[0]})")
@@ -139,16 +139,12 @@ def _settings(state: _State, card: Card) -> dict[str, str]:
 def _read_mapping(path: Path) -> dict[str, Any]:
     """What a JSON file holds; nothing where it is not there, or holds something else."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
 
 
-def _with_clean_sources(log: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{clean(key): value for key, value in entry.items()} for entry in log]
-
-
 def _whole(value: Any) -> int | None:
     """A number of steps, ``None`` for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if is_whole(value) and 0 <= value <= MOST_STEPS else None

@@ -1,11 +1,11 @@
 """Runs put side by side: each from the folder or the file that it left, all in one comparison."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from colm.json_text import read_json
 from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
 from colm.reports.names import clean, distinct
@@ -58,9 +58,11 @@ def _read(path: Path, name: str | None, folder_name: str) -> Comparison:
     if path.name == STATE:
         return read_run_folder(path.parent, name or folder_name)
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is not a file of JSON ({error})") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     if is_quality_result(data):
         try:
             return read_quality_result(data, name)

@@ -9,6 +9,8 @@ from colm.reports.tables import Table
 
 ABSENT = "–"  # noqa: RUF001 - the dash that tables use for "no value"
 NOT_FINITE = "not finite"
+#: From here on a number is written with its power of ten.
+VERY_LARGE = 1e15
 
 Values = Sequence[float | None]
 Show = Callable[[float | None], str]
@@ -227,17 +229,13 @@ def number(value: float | None) -> str:
         value: ``None`` for one that is not known.
 
     Returns:
-        Three decimals, none from a thousand on, or a dash.
+        Three decimals, none from a thousand on, a power of ten for what is very large, or a dash.
 
     Example:
         >>> number(1.25), number(43210.9), number(float("nan"))
         ('1.250', '43,211', 'not finite')
     """
-    if value is None:
-        return ABSENT
-    if not math.isfinite(value):
-        return NOT_FINITE
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return _finite_or(value, lambda v: f"{v:.3f}" if abs(v) < 1000 else f"{v:,.0f}")
 
 
 def percent(value: float | None) -> str:
@@ -271,7 +269,9 @@ def _count(value: float | None) -> str:
 def _finite_or(value: float | None, show: Callable[[float], str]) -> str:
     if value is None:
         return ABSENT
-    return show(value) if math.isfinite(value) else NOT_FINITE
+    if not math.isfinite(value):
+        return NOT_FINITE
+    return show(value) if abs(value) < VERY_LARGE else f"{value:.3g}"
 
 
 def _source_head(comparison: Comparison) -> str:

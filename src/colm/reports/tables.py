@@ -4,6 +4,8 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from colm.names import printable
+
 #: A page is as wide as this many columns beside the first.
 MOST_COLUMNS = 6
 
@@ -82,7 +84,8 @@ class Table:
         return replace(self, turned=columns > MOST_COLUMNS and columns > len(self.rows))
 
     def _turn(self, grid: list[list[str]]) -> list[list[str]]:
-        """Heading and rows as they are shown."""
+        """Heading and rows as they are shown, each cell in one line."""
+        grid = [[printable(cell) for cell in cells] for cells in grid]
         return [list(cells) for cells in zip(*grid, strict=True)] if self.turned else grid
 
 

@@ -4,13 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from colm.reports.arm import Arm
+from colm.reports.arm import LARGEST, Arm
 from colm.reports.comparison import Comparison
 from colm.reports.names import join_in_words, short_names
 from colm.reports.summaries import evaluation_name, number
 
 #: Losses closer than this share of each other are called level.
 LEVEL = 0.005
+#: More than this many times as much is told as that.
+MOST_TIMES = 1000
 #: Of a name in a sentence.
 MOST_CHARACTERS = 48
 #: More arms than this are left to the tables.
@@ -49,7 +51,8 @@ def headline(comparison: Comparison) -> str:
     change = first / other - 1 if other else math.copysign(1, first)
     if abs(change) < LEVEL or first == other:
         return f"{names[0]} and {names[1]} are level in {outcome.label} {after}"
-    way = f"{abs(change):.1%} {'lower' if change < 0 else 'higher'}"
+    much = f"{abs(change):.1%}" if abs(change) < MOST_TIMES else f"over {MOST_TIMES:,} times"
+    way = f"{much} {'lower' if change < 0 else 'higher'}"
     return f"{names[0]} ends {way} in {outcome.label} than {names[1]} {after}"
 
 
@@ -85,7 +88,7 @@ def lead(comparison: Comparison) -> str:
         sentences.append(f"The last {outcome.label} was {values}.")
     times = [(name, arm.whole_step_seconds()) for arm, name in zip(arms, names, strict=True)]
     seconds = [
-        f"{time:{'.1f' if time >= 1 else '.2g'}} s with {name}"
+        f"{time:{'.1f' if 1 <= time < 1e6 else '.2g'}} s with {name}"
         for name, time in times
         if time is not None
     ]
@@ -112,8 +115,8 @@ def remarks(comparison: Comparison) -> list[str]:
         wrong = sum(not math.isfinite(loss) for loss in losses)
         if wrong:
             found.append(
-                f"{name}: {wrong} of {len(losses)} logged losses are not finite numbers; plots and "
-                "means leave them out."
+                f"{name}: {wrong} of {len(losses)} logged losses are not finite numbers, or beyond "
+                f"{LARGEST:.0e}; plots and means leave them out."
             )
     silent = [name for name, _, losses in logged if not losses]
     if silent:

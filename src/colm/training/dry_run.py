@@ -17,6 +17,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from colm.coreset.registry import get_selector
 from colm.coreset.selection import Selection
+from colm.names import shown_name
 from colm.training.arguments import SFTArguments
 from colm.training.candidates import CandidateTable
 from colm.training.config import CoLMConfig
@@ -246,7 +247,9 @@ def _notes(trainer: DryRunTrainer, selection: RecordingSelection, asked: int) ->
         f"steps {first} to {last}{fewer}" if steps > 1 else f"step {first}{fewer}",
     ]
     if selection.kept_whole:
-        notes.append(f"small sources kept whole: {', '.join(sorted(selection.kept_whole))}")
+        notes.append(
+            f"small sources kept whole: {', '.join(map(shown_name, sorted(selection.kept_whole)))}"
+        )
     for name, scale in (("matching_error", ""), ("match_error", " in all trained parameters")):
         if (value := metrics.get(f"{PREFIX}{name}")) is not None:
             measure = f"mean {name.replace('_', ' ')}{scale} {value:.3f}"

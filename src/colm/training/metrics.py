@@ -3,6 +3,8 @@
 import math
 from collections import Counter, defaultdict
 
+from colm.names import shown_name
+
 PREFIX = "colm/"
 #: Sources that are logged by name; data of thousands would drown every other metric.
 MOST_SOURCES = 50
@@ -49,12 +51,16 @@ class SelectionMetrics:
         return {PREFIX + name: value for name, value in values.items()}
 
     def _totals_by_source(self) -> dict[str, float]:
-        """Totals of each source, those beyond the largest summed up."""
+        """Totals of each source by the name that is shown, those beyond the largest summed up."""
         seen = self._by_source["candidates"]
         largest = sorted(seen, key=lambda source: (-seen[source], source))[:MOST_SOURCES]
         totals: dict[str, float] = {}
         for name, counts in self._by_source.items():
-            totals |= {f"{name}/{source}": counts[source] for source in largest if counts[source]}
+            totals |= {
+                f"{name}/{shown_name(source)}": counts[source]
+                for source in largest
+                if counts[source]
+            }
             others = counts.total() - sum(counts[source] for source in largest)
             if others:
                 totals[f"{name}/{OTHER_SOURCES}"] = others

@@ -6,8 +6,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from colm.names import shown_name
+
 #: Every so many steps a line is worth keeping, for instance in a log file.
 KEPT_EVERY = 5
+VERY_LARGE = 1e6
 
 
 class StepProgress(TrainerCallback):
@@ -49,7 +52,7 @@ class StepProgress(TrainerCallback):
         seconds = (self._clock() - self._began) / step
         parts = [
             f"step {step:>{len(str(steps))}}/{steps}",
-            f"loss {float(logs['loss']):.3f}",
+            f"loss {_loss_in_words(float(logs['loss']))}",
             selection_in_words(logs, self._small_sources),
             f"{seconds:.1f} s a step",
             f"{duration_in_words(seconds * (steps - step))} left",
@@ -78,11 +81,16 @@ def selection_in_words(logs: Mapping[str, Any], small_sources: Collection[str] =
     if not small_sources:
         return words
     small, drawn = (
-        sum(logs.get(f"colm/{key}/{source}", 0) for source in small_sources)
+        sum(logs.get(f"colm/{key}/{shown_name(source)}", 0) for source in small_sources)
         for key in ("kept", "candidates")
     )
     large, all_large = logs["colm/kept"] - small, logs["colm/candidates"] - drawn
     return f"{words}: small sources {small:.0f}/{drawn:.0f}, large {large:.0f}/{all_large:.0f}"
+
+
+def _loss_in_words(loss: float) -> str:
+    """Three decimals, or a power of ten where a run diverges."""
+    return f"{loss:.3g}" if abs(loss) >= VERY_LARGE else f"{loss:.3f}"
 
 
 def duration_in_words(seconds: float) -> str:

@@ -42,6 +42,7 @@ from colm.training.limits import (
 )
 from colm.training.micro_batches import averages_over_step, is_padding_free, split_kept
 from colm.training.model_access import ModelAccess
+from colm.training.papers import as_trl_cites, name_of_method, papers_of
 from colm.training.pool import WEIGHT_KEY, Pool
 from colm.training.resuming import ResumingMixin
 from colm.training.sampling import draws_by_source, make_sampler, set_sampler_epoch
@@ -292,19 +293,13 @@ class CoLMSFTTrainer(CoresetTrainerMixin, SFTTrainer):
 
     _arguments_class = CoLMConfig
     _tag_names: ClassVar = ["trl", "sft", "colm"]
-    _name = "CoLM"
-    _paper: ClassVar = {
-        "title": "Mini-batch Coresets for Memory-efficient Language Model Training on Data "
-        "Mixtures",
-        "id": "2407.19580",
-        "citation": (
-            "@inproceedings{nguyen2025colm,\n"
-            "    title = {Mini-batch Coresets for Memory-efficient Language Model Training on Data "
-            "Mixtures},\n"
-            "    author = {Dang Nguyen and Wenhan Yang and Rathul Anand and Yu Yang and Baharan "
-            "Mirzasoleiman},\n"
-            "    booktitle = {International Conference on Learning Representations},\n"
-            "    year = 2025\n"
-            "}"
-        ),
-    }
+
+    @property
+    def _name(self) -> str:
+        """What TRL's model card says that the model was trained with."""
+        return name_of_method(self.args)
+
+    @property
+    def _paper(self) -> dict[str, str]:
+        """What TRL's model card cites for it."""
+        return as_trl_cites(papers_of(self.args))

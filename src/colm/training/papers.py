@@ -1,0 +1,208 @@
+"""What a run is called, and the papers that are to be cited for it.
+
+A run is called by what it did, not by the library that did it: plain fine-tuning where nothing was
+selected, a paper's method where that chose, random subspaces where the weights were trained in
+those, and both where both were. A selector that is this library's own, or one of its user's, has no
+paper to cite; those that it rests on are named in the card.
+"""
+
+from typing import Any, NamedTuple
+
+from colm.coreset.registry import get_selector
+
+PLAIN = "SFT"
+
+
+class Paper(NamedTuple):
+    """A paper, as model cards cite it.
+
+    Attributes:
+        title: in full.
+        arxiv: its number.
+        citation: its entry of BibTeX.
+    """
+
+    title: str
+    arxiv: str
+    citation: str
+
+
+class Source(NamedTuple):
+    """What a selector goes back to.
+
+    Attributes:
+        words: what the paper has to do with it.
+        title: of the paper.
+        arxiv: its number.
+    """
+
+    words: str
+    title: str
+    arxiv: str
+
+
+_COLM_AUTHORS = "Dang Nguyen and Wenhan Yang and Rathul Anand and Yu Yang and Baharan Mirzasoleiman"
+_COLM = "Mini-batch Coresets for Memory-efficient Language Model Training on Data Mixtures"
+_SSM = "Memory-efficient Training of LLMs with Larger Mini-batches"
+_RSO = (
+    "A Memory Efficient Randomized Subspace Optimization Method for Training Large Language Models"
+)
+
+COLM = Paper(
+    _COLM,
+    "2407.19580",
+    "@inproceedings{nguyen2025colm,\n"
+    f"    title = {{{_COLM}}},\n"
+    f"    author = {{{_COLM_AUTHORS}}},\n"
+    "    booktitle = {International Conference on Learning Representations},\n"
+    "    year = 2025\n"
+    "}",
+)
+SSM = Paper(
+    _SSM,
+    "2407.19580v1",
+    "@misc{nguyen2024ssm,\n"
+    f"    title = {{{_SSM}}},\n"
+    f"    author = {{{_COLM_AUTHORS}}},\n"
+    "    note = {arXiv 2407.19580, version 1},\n"
+    "    year = 2024\n"
+    "}",
+)
+RSO = Paper(
+    _RSO,
+    "2502.07222",
+    "@inproceedings{chen2025rso,\n"
+    f"    title = {{{_RSO}}},\n"
+    "    author = {Yiming Chen and Yuan Zhang and Yin Liu and Kun Yuan and Zaiwen Wen},\n"
+    "    booktitle = {International Conference on Machine Learning},\n"
+    "    year = 2025\n"
+    "}",
+)
+
+#: Selectors that are a paper's method: what it is called there, and the paper.
+_METHODS = {"colm": ("CoLM", COLM), "ssm": ("SSM", SSM)}
+_OWN = "this library's own, and goes back to"
+_WALK = Source(_OWN, "The Gram-Schmidt Walk: A Cure for the Banaszczyk Blues", "1708.01079")
+#: What other selectors go back to.
+_SOURCES = {
+    "balanced_sampling": _WALK,
+    "importance_sampling": _WALK,
+    "gradient_matching": Source(
+        _OWN,
+        "GRAD-MATCH: Gradient Matching based Data Subset Selection for Efficient Deep Model "
+        "Training",
+        "2103.00123",
+    ),
+    "top_loss": Source(
+        "after",
+        "Ordered SGD: A New Stochastic Optimization Framework for Empirical Risk Minimization",
+        "1907.04371",
+    ),
+    "selective_backprop": Source(
+        "after", "Accelerating Deep Learning by Focusing on the Biggest Losers", "1910.00762"
+    ),
+    "longest": Source(
+        "after",
+        "Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for Instruction "
+        "Fine-Tuning",
+        "2402.04833",
+    ),
+    "middle_perplexity": Source(
+        "after",
+        "When Less is More: Investigating Data Pruning for Pretraining LLMs at Scale",
+        "2309.04564",
+    ),
+    "gradient_norm": Source(
+        "after",
+        "Not All Samples Are Created Equal: Deep Learning with Importance Sampling",
+        "1803.00942",
+    ),
+    "hidden_facility_location": Source(
+        "after",
+        "An Experimental Design Framework for Label-Efficient Supervised Finetuning of Large "
+        "Language Models",
+        "2401.06692",
+    ),
+}
+
+
+def selects(args: Any) -> bool:
+    """Return whether a run trains on less than it draws.
+
+    Args:
+        args: its options, settled.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> selects(SimpleNamespace(candidate_ratio=2, selector="none"))
+        False
+    """
+    return bool(args.candidate_ratio > 1) and not get_selector(args.selector).keeps_all
+
+
+def name_of_method(args: Any) -> str:
+    """Return what a run is called.
+
+    Args:
+        args: its options, settled.
+
+    Returns:
+        Words that a sentence can have after "trained with".
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> options = SimpleNamespace(candidate_ratio=2, selector="random", subspace_rank=None)
+        >>> name_of_method(options)
+        'SFT on mini-batches chosen by random'
+    """
+    name = PLAIN
+    if selects(args):
+        chosen = f"{PLAIN} on mini-batches chosen by {args.selector}"
+        name = _METHODS[args.selector][0] if args.selector in _METHODS else chosen
+    return name if args.subspace_rank is None else f"{name} in random subspaces (RSO)"
+
+
+def papers_of(args: Any) -> list[Paper]:
+    """Return the papers whose methods a run followed.
+
+    Args:
+        args: its options, settled.
+
+    Returns:
+        None, one or two.
+    """
+    found = []
+    if selects(args) and args.selector in _METHODS:
+        found.append(_METHODS[args.selector][1])
+    return found if args.subspace_rank is None else [*found, RSO]
+
+
+def source_of_selector(name: str) -> Source | None:
+    """Return what a selector goes back to that is no paper's method itself.
+
+    Args:
+        name: of the selector.
+
+    Returns:
+        ``None`` where that is nothing, or where the selector is the paper's method.
+    """
+    return _SOURCES.get(name)
+
+
+def as_trl_cites(papers: list[Paper]) -> dict[str, str]:
+    """Return papers as TRL's model card takes them.
+
+    Args:
+        papers: those that a run followed.
+
+    Returns:
+        Citations of all; a title and number only of one alone, for the card's sentence says that it
+        introduced the whole.
+    """
+    if not papers:
+        return {}
+    citation = {"citation": "\n\n".join(paper.citation for paper in papers)}
+    if len(papers) > 1:
+        return citation
+    number = papers[0].arxiv.partition("v")[0]  # the hub's pages have no versions
+    return citation | {"title": papers[0].title, "id": number}
