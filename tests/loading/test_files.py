@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -71,24 +72,95 @@ def test_blank_lines_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_pat
     assert read_file(path).to_list() == RECORDS
 
 
-def test_a_missing_key_is_null_even_if_it_appears_in_the_last_line_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize(
+    "name", ["train.jsonl", "train.json", "train.csv", "t.jsonl.gz", "t.csv.gz"]
+)
+def test_text_that_windows_writes(tmp_path: Path, name: str, encoding: str) -> None:
+    path = write(tmp_path / name, RECORDS)
+    if name.endswith(".json"):
+        path.write_text(json.dumps(RECORDS, indent=1))
+    unpack, pack = (gzip.decompress, gzip.compress) if name.endswith(".gz") else (bytes, bytes)
+    path.write_bytes(pack(unpack(path.read_bytes()).decode().encode(encoding)))
+    assert read_file(path).to_list() == RECORDS
+    check_file(path)
+
+
+def test_brackets_in_text_are_not_nested(tmp_path: Path) -> None:
+    records = [{"text": '[{"' * 500 + '\\"[['}, {"text": "x", "list": [[[]] * 200]}]
+    dataset = read_file(write(tmp_path / "train.jsonl", records))
+    assert dataset["text"][:] == [record["text"] for record in records]
+
+
+def test_lists_in_lists_go_as_deep_as_json_may(tmp_path: Path) -> None:
+    value: object = [1]
+    for _ in range(90):
+        value = [value]
+    dataset = read_file(write(tmp_path / "train.jsonl", [{"a": value}, {"a": [[]]}]))
+    assert dataset["a"][:] == [value, [[]]]
+
+
+def test_a_missing_column_is_null_even_if_it_appears_in_the_last_line_only(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     early = [{"a": "x", "m": [{"role": "user"}]}] * 2500
     last = {"a": "y", "m": [{"role": "tool", "id": 7}], "late": "z"}
     dataset = read_file(write(path, [*early, last]))
-    assert dataset[0] == {"a": "x", "m": [{"role": "user", "id": None}], "late": None}
+    assert dataset[0] == {"a": "x", "m": [{"role": "user"}], "late": None}
     assert dataset[-1] == last
 
 
+def as_written(value: object) -> str:
+    """JSON text, which tells 5 from 5.0, true from 1 and one order of keys from another."""
+    return json.dumps(value)
+
+
+def test_records_have_the_keys_and_numbers_that_the_file_gives_them(tmp_path: Path) -> None:
+    def call(name: str, arguments: dict) -> dict:
+        tool = {"type": "function", "function": {"name": name, "parameters": arguments}}
+        return {
+            "messages": [
+                {"role": "user", "content": None},
+                {"tool_calls": [{"name": name, "arguments": arguments}], "role": "assistant"},
+            ],
+            "tools": [tool],
+            "chat_template_kwargs": arguments,
+        }
+
+    records = [
+        call("weather", {"city": "Oslo", "zip": "0150", "at": [59.91, 10.75], "deep": {"x": {}}}),
+        call("add", {"y": 2, "x": 1.84, "z": 3.141592653589793, "big": 10**30, "n": None}),
+        call("none", {}),
+        call("order", {"x": 1, "y": 2.0}),
+    ]
+    dataset = read_file(write(tmp_path / "train.jsonl", records))
+    assert as_written(list(dataset)) == as_written(records)
+    assert as_written(list(dataset.to_iterable_dataset())) == as_written(records)
+
+
 def test_a_column_of_mixed_types_stays_readable(tmp_path: Path) -> None:
-    values = ["x", 1, [2], {"k": None}, None, True]
+    values = ["x", "05", 1, [2], {"k": None}, None, True, 2.5, 5, 1e-12, 10**30, "null", '"q"']
     path = write(tmp_path / "train.jsonl", [{"text": "t", "meta": value} for value in values])
-    assert read_file(path)["meta"][:] == values
+    assert as_written(read_file(path)["meta"][:]) == as_written(values)
 
 
-def test_whole_numbers_and_fractions_mix_into_numbers(tmp_path: Path) -> None:
-    dataset = read_file(write(tmp_path / "train.jsonl", [{"n": 1}, {"n": 2.5}]))
-    assert dataset["n"][:] == [1.0, 2.5]
+def test_whole_numbers_stay_whole_beside_fractions(tmp_path: Path) -> None:
+    records = [{"n": 1, "l": [5, 2.5]}, {"n": 2.5, "l": []}, {"n": 3.0, "l": None}]
+    dataset = read_file(write(tmp_path / "train.jsonl", records))
+    assert as_written(list(dataset)) == as_written(records)
+
+
+def test_reading_takes_as_long_as_the_file_is(tmp_path: Path) -> None:
+    objects = ({f"k{row}_{key}": key for key in range(40)} for row in range(3000))
+    path = write(tmp_path / "train.jsonl", [{"m": [keys], "o": keys} for keys in objects])
+    started = time.process_time()
+    read_file(path)
+    assert time.process_time() - started < 10.0  # All keys in all records are 720 million cells.
+
+
+def test_keys_that_differ_in_every_record_are_no_columns(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", [{"a": 1, f"k{row}": row} for row in range(2000)])
+    with pytest.raises(ValueError, match=r"train\.jsonl: .* different keys"):
+        read_file(path)
 
 
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
@@ -127,6 +199,12 @@ BROKEN = {
     "bytes.jsonl": (GOOD + b'{"a": "\xff"}', ":2: not UTF-8 text"),
     "surrogate.jsonl": (GOOD + rb'{"a": "\ud800"}', ":2: not valid JSON: half a surrogate pair"),
     "deep.jsonl": (GOOD + b"[" * 100_000, ":2: not valid JSON"),
+    "nested.jsonl": (GOOD + b'{"a": ' * 500 + b"1" + b"}" * 500, "nested more than 100 deep"),
+    "nested.json": (b'[{"a": ' + b"[" * 300 + b"]" * 300 + b"}]", "nested more than 100 deep"),
+    "huge.jsonl": (GOOD + b'{"a": [1e400]}', ":2: not valid JSON: 1e400 is beyond"),
+    "minus.jsonl": (GOOD + b'{"a": {"b": -1E400}}', ":2: not valid JSON: -1E400 is beyond"),
+    "digits.jsonl": (GOOD + b'{"a": ' + b"9" * 5000 + b"}", ":2: not valid JSON"),
+    "infinite.jsonl": (GOOD + b'{"a": -Infinity}', ":2: not valid JSON: -Infinity is not a"),
     "empty.jsonl": (b"", ": holds no records"),
     "spaces.jsonl": (b"\n \n", ": holds no records"),
     "keyless.jsonl": (b"{}\n{}", ": none of its records has a key"),
@@ -195,7 +273,11 @@ def test_names() -> None:
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=2)
     ),
@@ -223,4 +305,4 @@ def test_any_text_comes_back(tmp_path: Path, records: list[dict]) -> None:
 def test_any_values_are_read_beside_text(tmp_path: Path, values: list) -> None:
     records = [{"text": str(place), "meta": value} for place, value in enumerate(values)]
     dataset = read_file(write(tmp_path / "any.jsonl", records))
-    assert dataset["text"][:] == [record["text"] for record in records]
+    assert as_written(list(dataset)) == as_written(records)

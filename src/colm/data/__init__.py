@@ -3,7 +3,8 @@
 from colm.data.files import FORMATS, check_file, file_stem, is_data_file, read_file
 from colm.data.formats import Formatted, format_dataset
 from colm.data.layouts import LAYOUTS, Layout, find_layout
-from colm.data.mixtures import Source, SourceEntry, load_mixture, load_splits, source_name
+from colm.data.mixtures import Source, load_mixture, load_splits, source_name
+from colm.data.patterns import SourceEntry, is_pattern
 from colm.data.prompts import chat_prompt, plain_prompt
 from colm.data.sources import (
     SOURCE_COLUMN,
@@ -31,6 +32,7 @@ __all__ = [
     "find_layout",
     "format_dataset",
     "is_data_file",
+    "is_pattern",
     "load_mixture",
     "load_splits",
     "plain_prompt",

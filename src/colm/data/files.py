@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, ReadInstruction, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from colm.data.json_records import infer_features, numbered_lines, read_json
+from colm.data.json_records import infer_features, read_json
+from colm.data.text_lines import numbered_lines, text_encoding
 
 
 def read_file(path: str | Path, split: str = "train") -> Dataset:
@@ -121,7 +122,8 @@ def _known_suffix(path: Path) -> str:
 
 def _read_csv(path: Path) -> Dataset:
     features = _check_csv(path)
-    return _load("csv", path, features=features, keep_default_na=False)
+    encoding = text_encoding(path)
+    return _load("csv", path, features=features, keep_default_na=False, encoding=encoding)
 
 
 def _check_csv(path: Path) -> Features:

@@ -1,25 +1,43 @@
 """Records of a JSON Lines file, or of a JSON file that holds one array, with their types.
 
 The types come from the whole file. ``datasets`` takes them from its first megabytes, fails on a key
-that appears later, and reads a column of dates as times. A column whose values do not share a type
-is left as JSON.
+that appears later, and reads a column of dates as times. Objects, and columns whose values do not
+share a type, are kept as JSON: every record has the keys and numbers that the file gives it.
 """
 
-import gzip
 import itertools
 import json
+import math
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features, Json
+from datasets import (
+    ArrowBasedBuilder,
+    BuilderConfig,
+    Dataset,
+    DatasetInfo,
+    Features,
+    SplitGenerator,
+)
+from datasets.builder import Key
+
+from colm.data.exact_json import arrow_table
+from colm.data.json_types import NOTHING, Shape, join, shape_of
+from colm.data.text_lines import numbered_lines
 
 Record = dict[str, Any]
 
 _CHUNK_RECORDS = 1000
+#: Different keys of all records together; a table of them has a cell for each in every record.
+MOST_COLUMNS = 1000
+#: Lists and objects inside each other; whatever goes through a record once more has room for them.
+MOST_NESTED = 100
+_BRACKETS = re.compile(r"[\[\]{}]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _KINDS = {
     str: "a string",
@@ -48,12 +66,11 @@ def read_json(path: Path) -> Dataset:
     """
     features = infer_features(path)
     state = path.stat()
-    gen_kwargs = {
-        "path": path.resolve(),
-        "features": features,
-        "_version": (state.st_size, state.st_mtime_ns),
-    }
-    return Dataset.from_generator(_rows, features=features, gen_kwargs=gen_kwargs)
+    reader = _Reader(
+        features=features, path=str(path.resolve()), state=(state.st_size, state.st_mtime_ns)
+    )
+    reader.download_and_prepare()
+    return reader.as_dataset(split="train")
 
 
 def infer_features(path: Path) -> Features:
@@ -68,21 +85,21 @@ def infer_features(path: Path) -> Features:
     Raises:
         ValueError: A line is broken, or there are no records; the message begins ``path:line:``.
     """
-    types: dict[str, pa.DataType | None] = {}
-    records = iter_records(path)
-    first = next(records, None)
-    if first is None:
+    shapes: dict[str, Shape] = {}
+    number = 0
+    for number, record in enumerate(iter_records(path), 1):
+        if len(shapes) > MOST_COLUMNS:
+            raise ValueError(
+                f"{path}: its first {number - 1} records have {len(shapes)} different keys, each "
+                "of which becomes a column; put keys that differ by record into one object"
+            )
+        for key, value in record.items():
+            shapes[key] = join((shapes.get(key, NOTHING), shape_of(value)))
+    if not number:
         raise ValueError(f"{path}: holds no records")
-    records = itertools.chain([first], records)
-    while chunk := list(itertools.islice(records, _CHUNK_RECORDS)):
-        for key in dict.fromkeys(itertools.chain.from_iterable(chunk)):
-            known = types.get(key, pa.null())
-            types[key] = _merge_types(known, [record.get(key) for record in chunk])
-    if not types:
+    if not shapes:
         raise ValueError(f"{path}: none of its records has a key")
-    columns = {key: pa.string() if pa.types.is_null(t) else t for key, t in types.items() if t}
-    features = Features.from_arrow_schema(pa.schema(columns))
-    return Features({key: features.get(key, Json()) for key in types})
+    return Features({key: shape.feature for key, shape in shapes.items()})
 
 
 def iter_records(path: Path) -> Iterator[Record]:
@@ -105,33 +122,6 @@ def iter_records(path: Path) -> Iterator[Record]:
         yield _as_record(place, _parse(place, text))
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file, plain or gzipped, counted from 1, line ends kept.
-
-    Args:
-        path: UTF-8 text, with or without a byte order mark; gzipped if the name ends in ``.gz``.
-
-    Yields:
-        Line number and line.
-
-    Raises:
-        ValueError: A line is not UTF-8, or the gzip file is damaged.
-    """
-    number = 0
-    try:
-        with _open_bytes(path) as lines:
-            for number, line in enumerate(lines, 1):
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path}:{number + 1}: not a whole gzip file ({error})") from error
-
-
-def _open_bytes(path: Path) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
 def _texts(path: Path) -> Iterator[tuple[str, str]]:
     """Lines that are not blank, each with its place."""
     for number, line in numbered_lines(path):
@@ -149,7 +139,8 @@ def _array_items(path: Path) -> Iterator[Record]:
 def _parse(place: str, text: str) -> Any:
     """The value that a text stands for; strict where Python's parser is lenient."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        _check_depth(text)
+        value = _DECODER.decode(text)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -164,8 +155,30 @@ def _parse(place: str, text: str) -> Any:
     return value
 
 
+def _check_depth(text: str) -> None:
+    """Refuse what is nested so deep that some later reader would run out of stack."""
+    if text.count("[") + text.count("{") <= MOST_NESTED:
+        return
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MOST_NESTED:
+            raise ValueError(f"lists and objects are nested more than {MOST_NESTED} deep")
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    """A number with a fraction or an exponent, within what can be held."""
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits:.20} is beyond the largest number")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _as_record(place: str, value: Any) -> Record:
@@ -174,19 +187,30 @@ def _as_record(place: str, value: Any) -> Record:
     return value
 
 
-def _merge_types(known: pa.DataType | None, values: Iterable[Any]) -> pa.DataType | None:
-    """The type that fits what is known and these values; ``None`` if there is none."""
-    if known is None:
-        return None
-    try:
-        fields = [pa.field("", known), pa.field("", pa.array(values).type)]
-        schemas = [pa.schema([field]) for field in fields]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except (pa.ArrowException, OverflowError):
-        return None
+@dataclass
+class _ReaderConfig(BuilderConfig):
+    """What a file is kept in the cache of ``datasets`` by; its state makes a change be noticed."""
+
+    features: Features | None = None
+    path: str = ""
+    state: tuple[int, int] = (0, 0)
 
 
-def _rows(path: Path, features: Features, _version: tuple[int, int]) -> Iterator[Record]:
-    """Records with every column; the version makes the cache of ``datasets`` notice a change."""
-    for record in iter_records(path):
-        yield {key: record.get(key) for key in features}
+class _Reader(ArrowBasedBuilder):
+    """Writes the records of a file into the cache, column by column, in a tenth of the time."""
+
+    BUILDER_CONFIG_CLASS = _ReaderConfig
+
+    def _info(self) -> DatasetInfo:
+        return DatasetInfo(features=self.config.features)
+
+    def _split_generators(self, _: object) -> list[SplitGenerator]:
+        return [SplitGenerator(name="train", gen_kwargs={"path": self.config.path})]
+
+    def _generate_tables(self, path: str) -> Iterator[tuple[Key, pa.Table]]:
+        features = self.config.features
+        records = iter_records(Path(path))
+        chunks = iter(lambda: list(itertools.islice(records, _CHUNK_RECORDS)), [])
+        for number, chunk in enumerate(chunks):
+            columns = {key: [record.get(key) for record in chunk] for key in features}
+            yield Key(0, number), arrow_table(features, columns)

@@ -21,22 +21,26 @@ class Layout(NamedTuple):
         return " + ".join(self.required)
 
 
-_CHAT_OPTIONS = ("tools", "chat_template_kwargs")
+#: Columns that only a chat template has a use for.
+CHAT_OPTIONS = ("tools", "chat_template_kwargs")
 
 TOKENIZED = Layout(
     ("input_ids",),
     ("attention_mask", "labels", "completion_mask", "assistant_masks", "seq_lengths"),
 )
-PROMPT_COMPLETION = Layout(("prompt", "completion"), _CHAT_OPTIONS)
-MESSAGES = Layout(("messages",), _CHAT_OPTIONS)
-SHARE_GPT = Layout(("conversations",), _CHAT_OPTIONS)
+PROMPT_COMPLETION = Layout(("prompt", "completion"), ("system", *CHAT_OPTIONS))
+MESSAGES = Layout(("messages",), ("system", *CHAT_OPTIONS))
+SHARE_GPT = Layout(("conversations",), ("system", *CHAT_OPTIONS))
+_ASKED = ("system", "history", *CHAT_OPTIONS)
 PAIRS = (
-    Layout(("instruction", "output"), ("input", "system")),
-    Layout(("instruction", "response"), ("context", "system")),
-    Layout(("question", "answer"), ("context", "system")),
-    Layout(("query", "response"), ("system",)),
-    Layout(("problem", "solution"), ("system",)),
+    Layout(("instruction", "output"), ("input", *_ASKED)),
+    Layout(("instruction", "response"), ("context", *_ASKED)),
+    Layout(("question", "answer"), ("context", *_ASKED)),
+    Layout(("query", "response"), _ASKED),
+    Layout(("problem", "solution"), _ASKED),
 )
+#: Columns of what a question is about, where that comes apart from it.
+ABOUT = ("input", "context")
 TEXT = Layout(("text",))
 
 #: Column of the answer in labelled data sets.

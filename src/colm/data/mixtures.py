@@ -8,26 +8,16 @@ attributes will do.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from datasets import Dataset, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from colm.data.files import check_file, file_stem, is_data_file, read_file
 from colm.data.formats import AnyDataset
+from colm.data.joining import join_data_sets
+from colm.data.patterns import SourceEntry, fill_pattern
 from colm.data.sources import SOURCE_COLUMN, add_source
-
-
-class SourceEntry(Protocol):
-    """What an entry of a mixture says; TRL's ``DatasetConfig`` and ``Source`` both do."""
-
-    path: str
-    name: str | None
-    data_dir: str | None
-    data_files: Any
-    split: str
-    columns: list[str] | None
-    fraction: float | None
 
 
 @dataclass
@@ -62,6 +52,9 @@ def load_mixture(
 ) -> AnyDataset:
     r"""Load every entry and concatenate them, with a column that names the source of each record.
 
+    A path may be a pattern that several files match: each is an entry of its own, so that each is a
+    source unless the entry's ``name`` makes them one.
+
     A data set that has the source column keeps what stands there, unless it is a local file whose
     entry gives a ``name``. One entry is a mixture too: of the sources that its column names.
 
@@ -90,6 +83,7 @@ def load_mixture(
     """
     if not entries:
         raise ValueError("a mixture needs at least one data set")
+    entries = [part for entry in entries for part in fill_pattern(entry)]
     _check_names(entries)
     column = source_column or SOURCE_COLUMN
     required = source_column is not None and len(entries) == 1
@@ -105,7 +99,7 @@ def load_mixture(
             raise ValueError(f"{entry.path}: {error}") from error
 
     parts = [finish(entry, dataset) for entry, dataset in zip(entries, loaded, strict=True)]
-    return _concatenate([entry.path for entry in entries], parts)
+    return join_data_sets([entry.path for entry in entries], parts)
 
 
 def load_splits(
@@ -237,29 +231,3 @@ def _take_fractions(
     total = min(size / share for size, share in zip(sizes, shares, strict=True) if share)
     kept = [round(share * total) for share in shares]
     return [dataset.select(range(records)) for dataset, records in zip(loaded, kept, strict=True)]
-
-
-def _concatenate(paths: Sequence[str], parts: Sequence[AnyDataset]) -> AnyDataset:
-    """One data set out of several whose columns and types agree."""
-    first, first_path = parts[0], paths[0]
-    for path, part in zip(paths, parts, strict=True):
-        if part.features is None or first.features is None:
-            continue
-        differing = [
-            column
-            for column in (*first.features, *part.features)
-            if first.features.get(column) != part.features.get(column)
-        ]
-        if differing:
-            raise ValueError(
-                f"{first_path} and {path} do not go together: {_describe(first, differing[0])} "
-                f"in the first and {_describe(part, differing[0])} in the second"
-            )
-    return concatenate_datasets(list(parts)) if len(parts) > 1 else first
-
-
-def _describe(dataset: AnyDataset, column: str) -> str:
-    feature = dataset.features.get(column)
-    if feature is None:
-        return f"no column '{column}'"
-    return f"column '{column}' is {'text' if feature == Value('string') else feature}"

@@ -7,7 +7,7 @@ chat template, else between headings. A tokenizer is one of ``transformers``.
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from colm.data.prompts import chat_prompt, plain_prompt
+from colm.data.prompts import chat_prompt, continued_prompt, plain_prompt
 from colm.evaluation.questions import Question, QuestionSet
 
 _PROBE = "colm"
@@ -33,7 +33,9 @@ def prompt_tokens(tokenizer: Any, question: Question, suffix: str = "") -> list[
     """
     if not tokenizer.chat_template or question.continued:
         return text_tokens(tokenizer, _prompt_text(question, suffix))
-    messages = chat_prompt(f"{question.text}{suffix}", question.about, question.system)
+    messages = chat_prompt(
+        f"{question.text}{suffix}", question.about, question.system, question.history
+    )
     return list(
         tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
@@ -145,8 +147,8 @@ def last_tokens(tokens: list[int], most: int) -> list[int]:
 def _prompt_text(question: Question, suffix: str = "") -> str:
     text = f"{question.text}{suffix}"
     if question.continued:
-        return text
-    return plain_prompt(text, question.about, question.system)
+        return continued_prompt(text, question.system)
+    return plain_prompt(text, question.about, question.system, question.history)
 
 
 def _turn_end(tokenizer: Any) -> list[int]:

@@ -6,16 +6,17 @@ like are asked, as ``colm.data`` asks them in training.
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from colm.data.conversations import as_turns
 from colm.data.files import file_stem, is_data_file, read_file
 from colm.data.json_records import iter_records
-from colm.data.layouts import LABEL, LABELLED, find_layout
+from colm.data.layouts import ABOUT, LABEL, LABELLED, find_layout
 from colm.data.superglue import answer_word, find_task, question_of
+from colm.data.values import as_text, short_numbers
 from colm.evaluation.final_answer import marked_answer
 
 #: Columns of question and answer; the first pair of which both are there is taken.
@@ -32,7 +33,6 @@ OPEN_COLUMNS = (
 #: Columns of a question, its candidates, and the number of the right one.
 CANDIDATE_COLUMNS = (("prompt", "candidates", "label"), ("question", "candidates", "label"))
 _CONTINUED = "prompt"
-_ABOUT = ("input", "context")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Question:
         gold: The right answer.
         about: What it is asked about, where that comes apart from the question.
         system: What the system message says.
+        history: What was asked and answered before.
         continued: Whether the answer continues the text, which is then no question to a chat.
         candidates: What to choose from; empty for an open question.
         label: Number of the right candidate.
@@ -53,6 +54,7 @@ class Question:
     gold: str
     about: str = ""
     system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
     continued: bool = False
     candidates: tuple[str, ...] = ()
     label: int = -1
@@ -147,7 +149,8 @@ def _records(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.is_file() and is_data_file(path) and ".json" in path.name.lower():
         yield from iter_records(path)
     else:
-        yield from read_file(path)
+        dataset = read_file(path)
+        yield from map(short_numbers(dataset.features), dataset)
 
 
 def _read_questions(records: Sequence[Mapping[str, Any]]) -> tuple[str, list[Question]]:
@@ -187,12 +190,17 @@ def _open(row: Mapping[str, Any], reader: _Reader) -> Question:
     """A question with its answer, which may come at the end of a rationale."""
     asked, answer = reader.columns
     gold = _text(row, answer)
-    about = next((_text(row, column) for column in _ABOUT if row.get(column) is not None), "")
+    about = next((_text(row, column) for column in ABOUT if row.get(column) is not None), "")
+    try:
+        system, history = as_text(row.get("system"), "system"), as_turns(row.get("history"))
+    except ValueError as error:
+        raise ValueError(f"record {row['']}: {error}") from error
     return Question(
         text=_text(row, asked, strip=asked != _CONTINUED),
         gold=marked_answer(gold) or gold,
         about=about,
-        system=_text(row, "system") if row.get("system") else "",
+        system=system,
+        history=tuple(history) if asked != _CONTINUED else (),
         continued=asked == _CONTINUED,
     )
 
@@ -241,9 +249,11 @@ def _read_task(records: Sequence[Mapping[str, Any]]) -> tuple[str, list[Question
 def _text(row: Mapping[str, Any], column: str, *, strip: bool = True) -> str:
     """A value as text, numbers as JSON writes them; never empty."""
     value = row[column]
-    if isinstance(value, bool | int | float):
-        value = json.dumps(value)
-    if not isinstance(value, str) or not value.strip():
+    try:
+        text = as_text(value, column)
+    except ValueError:
+        text = ""
+    if not text.strip():
         place = f"record {row['']}: " if "" in row else ""
         raise ValueError(f"{place}{column} must be text; got {value!r:.80}")
-    return value.strip() if strip else value
+    return text.strip() if strip else text

@@ -1,6 +1,6 @@
 """The examples of a run: loaded, formatted for the model, and split for evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from datasets import Dataset
@@ -11,6 +11,7 @@ from colm.data import (
     Split,
     add_source,
     format_dataset,
+    is_pattern,
     load_mixture,
     load_splits,
     source_counts,
@@ -55,21 +56,26 @@ def load_examples(
     """
     script, training, _, mixture = arguments
     notes: list[str] = []
-    prepare = _preparation(arguments, conversational, notes, check)
+    remarks: dict[str, list[str]] = {}
+    prepare = _preparation(arguments, conversational, notes, remarks, check)
     test = None
-    if mixture.datasets:
-        if script.dataset_name:
-            notes.append(f"dataset_name {script.dataset_name} is not used: datasets is set")
+    entries: Sequence[Any] = mixture.datasets
+    if entries and script.dataset_name:
+        notes.append(f"dataset_name {script.dataset_name} is not used: datasets is set")
+    if not entries and script.dataset_name and is_pattern(script.dataset_name):
+        entries = [Source(script.dataset_name, split=script.dataset_train_split)]
+    if entries:
         train = load_mixture(
-            mixture.datasets,
+            entries,
             source_column=training.source_column,
             prepare=prepare,
-            streaming=mixture.streaming,
+            streaming=mixture.streaming if mixture.datasets else script.dataset_streaming,
         )
     elif script.dataset_name:
         train, test = _load_splits(arguments, prepare)
     else:
         raise ValueError("no data: set dataset_name, or datasets for several sources")
+    notes.extend(f"{_join_names(names)}: {remark}" for remark, names in remarks.items())
     column = training.source_column or SOURCE_COLUMN
     if isinstance(train, Dataset):
         notes.append(_describe_sources(train, column))
@@ -83,9 +89,13 @@ def _evaluates(arguments: SFTArguments) -> bool:
 
 
 def _preparation(
-    arguments: SFTArguments, conversational: bool, notes: list[str], check: Check | None
+    arguments: SFTArguments,
+    conversational: bool,
+    notes: list[str],
+    remarks: dict[str, list[str]],
+    check: Check | None,
 ) -> Callable[[Any, str], Any]:
-    """What is done with each data set before it joins the others."""
+    """What is done with each data set before it joins the others; remarks are told of by name."""
     training = arguments.training
 
     def prepare(dataset: Any, name: str) -> Any:
@@ -103,9 +113,17 @@ def _preparation(
                 f"{name}: left out {formatted.skipped} of {len(dataset)} records: "
                 f"empty in {formatted.layout.name}"
             )
+        for remark in formatted.remarks:
+            names = remarks.setdefault(remark, [])
+            names.extend([name] if name not in names else [])
         return formatted.dataset
 
     return prepare
+
+
+def _join_names(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN_SOURCES
+    return ", ".join(names[:_SHOWN_SOURCES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _load_splits(

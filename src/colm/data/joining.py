@@ -1,0 +1,69 @@
+"""Data sets one after the other, where their columns and types agree."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Features, Value, concatenate_datasets
+
+from colm.data.conversions import CHAT, AnyDataset
+from colm.data.exact_json import ExactJson
+from colm.data.layouts import CHAT_OPTIONS
+
+
+def join_data_sets(paths: Sequence[str], parts: Sequence[AnyDataset]) -> AnyDataset:
+    """Return one data set made of several.
+
+    Chats go together whichever of them have tools or options of their template.
+
+    Args:
+        paths: Where each is from, for messages.
+        parts: At least one.
+
+    Returns:
+        The records of all, in order.
+
+    Raises:
+        ValueError: They differ in a column.
+    """
+    parts = _with_chat_options(parts)
+    first, first_path = parts[0], paths[0]
+    for path, part in zip(paths, parts, strict=True):
+        if part.features is None or first.features is None:
+            continue
+        differing = [
+            column
+            for column in (*first.features, *part.features)
+            if first.features.get(column) != part.features.get(column)
+        ]
+        if differing:
+            raise ValueError(
+                f"{first_path} and {path} do not go together: {_describe(first, differing[0])} "
+                f"in the first and {_describe(part, differing[0])} in the second"
+            )
+    return concatenate_datasets(list(parts)) if len(parts) > 1 else first
+
+
+def _with_chat_options(parts: Sequence[AnyDataset]) -> list[AnyDataset]:
+    """The parts, each with the columns of tools and template options that any formatted one has."""
+    wanted: dict[str, Any] = {
+        column: {} if column == "chat_template_kwargs" else None
+        for column in CHAT_OPTIONS
+        if any(part.features and part.features.get(column) == ExactJson() for part in parts)
+    }
+
+    def complete(part: AnyDataset) -> AnyDataset:
+        missing = {c: v for c, v in wanted.items() if part.features and c not in part.features}
+        if not missing:
+            return part
+        features = Features({**part.features, **dict.fromkeys(missing, ExactJson())})
+        return part.map(lambda _: missing, features=features)
+
+    return [complete(part) for part in parts]
+
+
+def _describe(dataset: AnyDataset, column: str) -> str:
+    feature = dataset.features.get(column)
+    if feature is None:
+        return f"no column '{column}'"
+    known = "text" if feature == Value("string") else "messages" if feature == CHAT else feature
+    return f"column '{column}' is {known}"
