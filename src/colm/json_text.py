@@ -35,7 +35,7 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError as error:
         raise ValueError(f"nested in more than {MOST_LEVELS} levels") from error
-    _check_levels(value)
+    check_levels(value)
     return value
 
 
@@ -55,8 +55,15 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_bytes().decode("utf-8"))
 
 
-def _check_levels(value: Any) -> None:
-    """Refuse what is nested too deep; level by level, for a recursion would not come back."""
+def check_levels(value: Any) -> None:
+    """Refuse what is nested too deep; level by level, for a recursion would not come back.
+
+    Args:
+        value: What ``json`` returned.
+
+    Raises:
+        ValueError: It has more than ``MOST_LEVELS`` levels.
+    """
     level = [value]
     for _ in range(MOST_LEVELS):
         level = [

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from datasets import Dataset, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from colm.data import format_dataset, read_file
 from colm.evaluation.questions import read_question_set, read_question_sets
 
 
@@ -41,6 +43,38 @@ def test_what_a_question_is_about_is_kept(tmp_path):
     record = {"instruction": "Sum up.", "input": "Long text.", "output": "Text.", "system": "Be."}
     (question,) = read_question_set(write(tmp_path / "a.jsonl", record), "a").questions
     assert (question.about, question.system) == ("Long text.", "Be.")
+
+
+def test_what_was_asked_before_is_asked_with_it(tmp_path):
+    record = {"instruction": "And 3 + 3?", "output": "6", "history": [["2 + 2?", "4"]]}
+    (question,) = read_question_set(write(tmp_path / "a.jsonl", record), "a").questions
+    assert question.history == (("2 + 2?", "4"),)
+    with pytest.raises(ValueError, match="record 1: history is not pairs"):
+        read_question_set(write(tmp_path / "b.jsonl", {**record, "history": ["x"]}), "b")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_a_number_that_is_none_is_no_answer(value, tmp_path):
+    path = tmp_path / "a.parquet"
+    Dataset.from_dict({"question": ["a", "b"], "answer": [1.5, value]}).to_parquet(path)
+    with pytest.raises(ValueError, match=r"record 2.*answer"):
+        read_question_set(path, "a")
+
+
+def test_numbers_are_spelled_as_in_training(tmp_path):
+    kinds = Features({"question": Value("string"), "answer": Value("float32")})
+    path = tmp_path / "a.parquet"
+    rows = Dataset.from_dict({"question": ["a", "b"], "answer": [0.1, 5.0]}, features=kinds)
+    rows.to_parquet(path)
+    trained = format_dataset(read_file(path), conversational=False).dataset["completion"][:]
+    assert [q.gold for q in read_question_set(path, "a").questions] == trained == ["0.1", "5.0"]
+    path = write(
+        tmp_path / "b.jsonl",
+        *[{"question": "a", "answer": answer} for answer in (5, 2.5, 1.84, "05", 10**30, True)],
+    )
+    trained = format_dataset(read_file(path), conversational=False).dataset["completion"][:]
+    assert [q.gold for q in read_question_set(path, "b").questions] == trained
+    assert trained == ["5", "2.5", "1.84", "05", str(10**30), "true"]
 
 
 def test_candidates(tmp_path):

@@ -199,8 +199,14 @@ BROKEN = {
     "bytes.jsonl": (GOOD + b'{"a": "\xff"}', ":2: not UTF-8 text"),
     "surrogate.jsonl": (GOOD + rb'{"a": "\ud800"}', ":2: not valid JSON: half a surrogate pair"),
     "deep.jsonl": (GOOD + b"[" * 100_000, ":2: not valid JSON"),
-    "nested.jsonl": (GOOD + b'{"a": ' * 500 + b"1" + b"}" * 500, "nested more than 100 deep"),
-    "nested.json": (b'[{"a": ' + b"[" * 300 + b"]" * 300 + b"}]", "nested more than 100 deep"),
+    "nested.jsonl": (
+        GOOD + b'{"a": ' * 500 + b"1" + b"}" * 500,
+        "not valid JSON: nested",
+    ),
+    "nested.json": (
+        b'[{"a": ' + b"[" * 300 + b"]" * 300 + b"}]",
+        "not valid JSON: nested",
+    ),
     "huge.jsonl": (GOOD + b'{"a": [1e400]}', ":2: not valid JSON: 1e400 is beyond"),
     "minus.jsonl": (GOOD + b'{"a": {"b": -1E400}}', ":2: not valid JSON: -1E400 is beyond"),
     "digits.jsonl": (GOOD + b'{"a": ' + b"9" * 5000 + b"}", ":2: not valid JSON"),

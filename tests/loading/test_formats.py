@@ -1,7 +1,7 @@
 """Layouts: each becomes what TRL takes, nothing is made up, and what is empty is counted."""
 
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Json, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -164,10 +164,182 @@ def test_a_call_of_a_tool_is_an_answer() -> None:
     assert formatted.dataset.to_list() == rows
 
 
+SYSTEM = message("system", "Be brief.")
+BEFORE = [message("user", "2 + 2?"), message("assistant", "4")]
+# What stands beside a layout's columns, and what becomes of it with a chat template and without.
+BESIDE = {
+    "system beside messages": (
+        {"messages": ASKED + ANSWERED, "system": "Be brief."},
+        {"messages": [SYSTEM, *ASKED, *ANSWERED]},
+        None,
+    ),
+    "system beside a conversation": (
+        {"conversations": [{"from": "human", "value": "Why?"}, *ANSWERED], "system": "Be brief."},
+        {"messages": [SYSTEM, *ASKED, *ANSWERED]},
+        None,
+    ),
+    "system beside messages that have one": (
+        {"messages": [message("system", "Sing."), *ASKED, *ANSWERED], "system": "Be brief."},
+        {"messages": [message("system", "Sing."), *ASKED, *ANSWERED]},
+        None,
+    ),
+    "system beside a prompt of messages": (
+        {"prompt": ASKED, "completion": ANSWERED, "system": "Be brief."},
+        {"prompt": [SYSTEM, *ASKED], "completion": ANSWERED},
+        None,
+    ),
+    "system beside a plain prompt": (
+        {"prompt": "Why?", "completion": " Because.", "system": "Be brief."},
+        {"prompt": "Be brief.\n\nWhy?", "completion": " Because."},
+        {"prompt": "Be brief.\n\nWhy?", "completion": " Because."},
+    ),
+    "history beside an instruction": (
+        {
+            "system": "Be brief.",
+            "instruction": "Why?",
+            "output": "Because.",
+            "history": [["2 + 2?", "4"]],
+        },
+        {"prompt": [SYSTEM, *BEFORE, *ASKED], "completion": ANSWERED},
+        {
+            "prompt": "Be brief.\n\n### Instruction:\n2 + 2?\n\n### Response:\n4\n\n"
+            "### Instruction:\nWhy?\n\n### Response:\n",
+            "completion": "Because.",
+        },
+    ),
+    "history as text": (
+        {"query": "Why?", "response": "Because.", "history": '[["2 + 2?", 4]]'},
+        {"prompt": [*BEFORE, *ASKED], "completion": ANSWERED},
+        {
+            "prompt": "### Instruction:\n2 + 2?\n\n### Response:\n4\n\n"
+            "### Instruction:\nWhy?\n\n### Response:\n",
+            "completion": "Because.",
+        },
+    ),
+    "nothing beside a problem": (
+        {"problem": "Why?", "solution": "Because.", "history": None, "system": None},
+        {"prompt": ASKED, "completion": ANSWERED},
+        {"prompt": "### Instruction:\nWhy?\n\n### Response:\n", "completion": "Because."},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("conversational", [True, False])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_stands_beside_enters_the_conversation(
+    name: str, conversational: bool, streamed: bool
+) -> None:
+    record, chat, plain = BESIDE[name]
+    dataset = Dataset.from_list([record], on_mixed_types="use_json")
+    dataset = dataset.to_iterable_dataset() if streamed else dataset
+    expected = chat if conversational else plain
+    if expected is None:
+        with pytest.raises(ValueError, match="has no chat template"):
+            format_dataset(dataset, conversational=conversational)
+        return
+    assert list(format_dataset(dataset, conversational=conversational).dataset) == [expected]
+
+
+# A column for each layout that it has no use for, and whether the tokenizer has a chat template.
+UNUSED = [
+    ({"prompt": "a", "completion": "b"}, ["history", "level"], True),
+    ({"prompt": "a", "completion": "b"}, ["tools"], False),
+    ({"messages": ASKED + ANSWERED}, ["history", "id"], True),
+    ({"conversations": ANSWERED}, ["prompt"], True),
+    ({"instruction": "a", "output": "b"}, ["context", "text"], True),
+    ({"instruction": "a", "output": "b"}, ["chat_template_kwargs"], False),
+    ({"question": "a", "answer": "b"}, ["input"], True),
+    ({"query": "a", "response": "b"}, ["input"], True),
+    ({"text": "a"}, ["system", "history"], True),
+    ({"input_ids": [1]}, ["system"], True),
+    ({"sentence": "a", "label": 1}, ["idx", "system"], True),
+]
+
+
+@pytest.mark.parametrize(("record", "unused", "conversational"), UNUSED)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_columns_that_are_not_used_are_named(
+    record: dict, unused: list[str], conversational: bool, streamed: bool
+) -> None:
+    rows = Dataset.from_list([{**record, "source": "s", **dict.fromkeys(unused, "x")}])
+    rows = rows.to_iterable_dataset() if streamed else rows
+    formatted = format_dataset(rows, conversational=conversational, kept_columns=["source"])
+    (remark,) = formatted.remarks
+    assert "not used" in remark
+    assert remark.endswith(" " + ", ".join(unused))
+    assert not set(unused) & set(next(iter(formatted.dataset)))
+
+
+def test_where_all_is_used_nothing_is_said() -> None:
+    rows = Dataset.from_list([{"instruction": "a", "output": "b", "system": "c", "source": "s"}])
+    assert format_dataset(rows, conversational=True, kept_columns=["source"]).remarks == ()
+
+
+def test_keys_of_messages_that_are_not_used_are_named() -> None:
+    said = {"from": "gpt", "value": "Because.", "weight": 0, "markdown": None}
+    formatted = format_dataset(Dataset.from_list([{"conversations": [said]}]), conversational=True)
+    assert len(formatted.remarks) == 1
+    assert "weight" in formatted.remarks[0]
+    assert "markdown" not in formatted.remarks[0]
+
+
+def test_messages_in_a_conversation_keep_their_calls() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}
+    formatted = format_dataset(Dataset.from_list([{"conversations": [call]}]), conversational=True)
+    assert list(formatted.dataset) == [{"messages": [call]}]
+
+
+def test_template_options_are_never_nothing() -> None:
+    rows = [
+        {"messages": ANSWERED, "chat_template_kwargs": {"thinking": False}, "tools": None},
+        {"messages": ANSWERED, "chat_template_kwargs": None, "tools": [{"name": "add"}]},
+        {"messages": ANSWERED, "chat_template_kwargs": '{"a": 1.84}', "tools": " "},
+    ]
+    dataset = Dataset.from_list(rows, on_mixed_types="use_json")
+    formatted = format_dataset(dataset, conversational=True).dataset
+    assert formatted["chat_template_kwargs"][:] == [{"thinking": False}, {}, {"a": 1.84}]
+    assert formatted["tools"][:] == [None, [{"name": "add"}], None]
+
+
+@pytest.mark.parametrize("value", [float("nan"), None])
+@pytest.mark.parametrize("column", ["answer", "question"])
+def test_nan_is_nothing(value: float | None, column: str) -> None:
+    rows = [{"question": 1.5, "answer": 2.5}, {"question": 1.5, "answer": 2.5, column: value}]
+    formatted = format_dataset(Dataset.from_list(rows), conversational=False)
+    assert formatted.skipped == 1
+    assert formatted.dataset["completion"][:] == ["2.5"]
+
+
+def test_a_number_is_spelled_as_its_column_holds_it() -> None:
+    features = Features({"question": Value("string"), "answer": Value("float32")})
+    rows = Dataset.from_dict({"question": ["x"] * 3, "answer": [0.1, 1.84, 5.0]}, features=features)
+    formatted = format_dataset(rows, conversational=False)
+    assert formatted.dataset["completion"][:] == ["0.1", "1.84", "5.0"]
+
+
+def test_json_that_datasets_read_is_spelled_as_it_was() -> None:
+    features = Features({"prompt": Value("string"), "completion": Json()})
+    rows = Dataset.from_dict(
+        {"prompt": ["x"] * 3, "completion": [1.84, 5, "05"]}, features=features
+    )
+    formatted = format_dataset(rows, conversational=False)
+    assert formatted.dataset["completion"][:2] == ["1.84", "5"]
+
+
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
         ({"question": "x", "answer": ["a"]}, r"record 2: answer is not text but \['a'\]"),
+        ({"question": "x", "answer": float("inf")}, "record 2: answer is no finite number"),
+        ({"question": "x", "answer": "y", "history": "[1"}, "record 2: history is not JSON"),
+        ({"question": "x", "answer": "y", "history": "[[1]]"}, "record 2: history is not pairs"),
+        ({"question": "x", "answer": "y", "history": ["a"]}, "record 2: history is not pairs"),
+        ({"messages": ANSWERED, "tools": "{}"}, "record 2: tools are not a list"),
+        ({"messages": ANSWERED, "tools": "x"}, "record 2: tools is not JSON"),
+        ({"messages": ANSWERED, "chat_template_kwargs": "[]"}, "record 2: .* is not an object"),
+        ({"messages": "hello"}, "record 2: messages are not a list but 'hello'"),
+        ({"conversations": "hello"}, "record 2: a conversation is not a list but 'hello'"),
         ({"text": {"a": 1}}, "record 2: text is not text but {'a': 1}"),
         ({"messages": ["hello"]}, "record 2: a message is not an object but 'hello'"),
         ({"conversations": ["hello"]}, "record 2: a message is not an object but 'hello'"),

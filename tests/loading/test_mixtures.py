@@ -172,3 +172,77 @@ def test_streams_carry_their_sources(folder: Path) -> None:
         load_splits(str(folder / "logic.jsonl"), streaming=True)["train"], IterableDataset
     )
     assert isinstance(load_splits(str(folder / "logic.jsonl"))["train"], Dataset)
+
+
+def test_a_pattern_is_every_file_that_matches(folder: Path) -> None:
+    write(folder / "more" / "set.jsonl", [{"prompt": "s", "completion": "x"}])
+    (folder / "notes.txt").write_text("no data")
+    mixture = load_mixture([Source(str(folder / "[al]*.jsonl")), Source(str(folder / "*/*"))])
+    assert source_counts(mixture) == {"algebra": 6, "logic": 4, "set": 1}
+    assert mixture["prompt"][0] == "a0"
+    one = load_mixture([Source(str(folder / "*"), name="one")])
+    assert source_counts(one) == {"one": 13}
+    deep = load_mixture([Source(str(folder / "**" / "*.jsonl"))])
+    assert source_counts(deep) == {"algebra": 6, "logic": 4, "p": 2, "q": 1, "set": 1}
+
+
+def test_a_pattern_that_cannot_be(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"x\*\.jsonl: no data file matches"):
+        load_mixture([Source(str(folder / "x*.jsonl"))])
+    with pytest.raises(ValueError, match="one file an entry, but 3 files match"):
+        load_mixture([Source(str(folder / "*.jsonl"), fraction=0.5)])
+    write(folder / "more" / "logic.jsonl", [{"prompt": "s", "completion": "x"}])
+    with pytest.raises(ValueError, match="would both be called 'logic'"):
+        load_mixture([Source(str(folder / "**" / "logic.jsonl"))])
+
+
+CHATS = {
+    "plain": {"messages": [{"role": "assistant", "content": "yes"}]},
+    "named": {"messages": [{"content": "yes", "name": "me", "role": "assistant"}]},
+    "calls": {
+        "messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"x": 1}}]}],
+        "tools": [{"name": "f"}],
+    },
+    "options": {
+        "messages": [{"role": "assistant", "content": "yes"}],
+        "chat_template_kwargs": {"thinking": False},
+    },
+    "text": {"messages": [{"role": "assistant", "content": "yes"}], "tools": '[{"name": "g"}]'},
+    "shared": {"conversations": [{"from": "gpt", "value": "yes"}], "tools": None},
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("first", CHATS)
+def test_chats_that_differ_by_a_key_go_together(
+    tmp_path: Path, first: str, streaming: bool
+) -> None:
+    names = [first, *(name for name in CHATS if name != first)]
+    files = [write(tmp_path / f"{name}.jsonl", [CHATS[name]] * 2) for name in names]
+
+    def prepare(dataset, _):
+        return format_dataset(dataset, conversational=True, kept_columns=["source"]).dataset
+
+    mixture = load_mixture([Source(str(f)) for f in files], prepare=prepare, streaming=streaming)
+    rows = list(mixture)
+    assert [row["source"] for row in rows] == [name for name in names for _ in range(2)]
+    for row in rows:
+        chat = CHATS[row["source"]]
+        said = chat.get("messages", [{"role": "assistant", "content": "yes"}])
+        assert json.dumps(row["messages"]) == json.dumps(said)
+        assert row["tools"] == chat.get("tools")
+        assert row["chat_template_kwargs"] == chat.get("chat_template_kwargs", {})
+
+
+def test_pairs_of_messages_go_with_instructions(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "Why?", "name": "me"}
+    write(tmp_path / "a.jsonl", [{"instruction": "Why?", "output": "So."}])
+    said = [{"role": "assistant", "content": "So."}]
+    write(tmp_path / "b.jsonl", [{"prompt": [asked], "completion": said, "tools": [{"name": "f"}]}])
+
+    def prepare(dataset, _):
+        return format_dataset(dataset, conversational=True, kept_columns=["source"]).dataset
+
+    rows = list(load_mixture(entries(tmp_path, "a", "b"), prepare=prepare))
+    assert [row["completion"] for row in rows] == [said, said]
+    assert rows[1]["prompt"] == [asked]

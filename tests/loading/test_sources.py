@@ -1,13 +1,15 @@
 """The source column, and what is held out of every source."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.data import add_source, source_counts, split_held_out
+from colm.data import add_source, read_file, source_counts, split_held_out
 
 
 def rows_of(*sources: str) -> Dataset:
@@ -41,6 +43,26 @@ def test_sources_become_text() -> None:
     labelled = add_source(labels, "source", "s")
     assert labelled["source"][:] == ["b", "a"]
     assert labelled.features["source"] == Value("string")
+
+
+def test_sources_of_several_types_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    values = [1, "a", 2.5, "05", 1, True]
+    path.write_text("\n".join(json.dumps({"text": "x", "source": value}) for value in values))
+    named = add_source(read_file(path), "source", "s")
+    assert named["source"][:] == ["1", "a", "2.5", "05", "1", "True"]
+    assert source_counts(named)["1"] == 2
+    for value in (None, {"a": 1}, [1]):
+        path.write_text("\n".join(json.dumps({"source": source}) for source in ("a", 1, value)))
+        with pytest.raises(ValueError, match="source column 'source'"):
+            add_source(read_file(path), "source", "s")
+
+
+def test_a_source_of_nan_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    Dataset.from_dict({"source": [1.0, float("nan")]}).to_parquet(path)
+    with pytest.raises(ValueError, match="'source' is empty in 1 of 2 records"):
+        add_source(read_file(path), "source", "s")
 
 
 def test_sources_must_be_one_name_each() -> None:

@@ -28,16 +28,13 @@ from datasets.builder import Key
 from colm.data.exact_json import arrow_table
 from colm.data.json_types import NOTHING, Shape, join, shape_of
 from colm.data.text_lines import numbered_lines
+from colm.json_text import MOST_LEVELS, check_levels
 
 Record = dict[str, Any]
 
 _CHUNK_RECORDS = 1000
 #: Different keys of all records together; a table of them has a cell for each in every record.
 MOST_COLUMNS = 1000
-#: Lists and objects inside each other; whatever goes through a record once more has room for them.
-MOST_NESTED = 100
-_BRACKETS = re.compile(r"[\[\]{}]")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _KINDS = {
     str: "a string",
@@ -139,8 +136,9 @@ def _array_items(path: Path) -> Iterator[Record]:
 def _parse(place: str, text: str) -> Any:
     """The value that a text stands for; strict where Python's parser is lenient."""
     try:
-        _check_depth(text)
         value = _DECODER.decode(text)
+        if text.count("[") + text.count("{") > MOST_LEVELS:
+            check_levels(value)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -153,17 +151,6 @@ def _parse(place: str, text: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not valid JSON: {error}") from error
     return value
-
-
-def _check_depth(text: str) -> None:
-    """Refuse what is nested so deep that some later reader would run out of stack."""
-    if text.count("[") + text.count("{") <= MOST_NESTED:
-        return
-    depth = 0
-    for bracket in _BRACKETS.findall(_STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
-        if depth > MOST_NESTED:
-            raise ValueError(f"lists and objects are nested more than {MOST_NESTED} deep")
 
 
 def _refuse_constant(name: str) -> None:

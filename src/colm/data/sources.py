@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import ClassLabel, Dataset, LargeList, List, Value
+from datasets import ClassLabel, Dataset, Json, LargeList, List, Value
 
 from colm.data.formats import AnyDataset, Row
 from colm.source_names import as_source_name, as_source_names, is_missing
@@ -125,6 +125,8 @@ def source_values(dataset: Dataset, column: str = SOURCE_COLUMN) -> list[str]:
     # Where records were selected, formats and indices of the data set play a part.
     tables = dataset.select_columns(column).with_format("arrow").iter(batch_size=10_000)
     values = [value for table in tables for value in table[column].to_pylist()]
+    if isinstance(feature, Json):  # Values of several types are kept as JSON.
+        values = [None if text is None else feature.decode_example(text) for text in values]
     labels = isinstance(feature, ClassLabel)
     missing = sum(is_missing(value) or (labels and value == _UNLABELLED) for value in values)
     if missing:
@@ -132,7 +134,12 @@ def source_values(dataset: Dataset, column: str = SOURCE_COLUMN) -> list[str]:
             f"source column '{column}' is empty in {missing} of {len(values)} records: "
             f"{_WHAT_TO_DO}"
         )
-    return [feature.int2str(value) for value in values] if labels else as_source_names(values)
+    if labels:
+        return [feature.int2str(value) for value in values]
+    try:
+        return as_source_names(values)
+    except ValueError as error:
+        raise ValueError(f"source column '{column}': {error}") from error
 
 
 def source_counts(dataset: Dataset, column: str = SOURCE_COLUMN) -> dict[str, int]:

@@ -191,7 +191,7 @@ def _read_source(entry: Any) -> DatasetConfig:
     if isinstance(entry, str):
         return DatasetConfig(path=entry)
     known = [field.name for field in fields(DatasetConfig)]
-    if not isinstance(entry, Mapping) or "path" not in entry:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
         raise ValueError(f"an entry of 'datasets' needs a path; got {shown(entry)}")
     for name in entry:
         if name not in known:
