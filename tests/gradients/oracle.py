@@ -8,8 +8,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from colm.gradients.applied_weights import Projection
 from colm.gradients.batch import IGNORED_LABEL
-from colm.gradients.projections import Projection
 from tests.gradients.architectures import VOCABULARY
 
 LENGTHS = (7, 12, 3, 9)

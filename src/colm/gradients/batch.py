@@ -95,6 +95,11 @@ def one_example_a_row(batch: Mapping[str, Any]) -> dict[str, Any]:
     return rows
 
 
+def is_packed(batch: Mapping[str, Any]) -> bool:
+    """Whether a batch is padding-free: its examples stand in one row."""
+    return "input_ids" in batch and _packed_starts(batch) is not None
+
+
 def _check_shapes(batch: Mapping[str, Any]) -> None:
     """Refuse tokens, labels or a mask that cannot be those of a batch."""
     tokens = batch["input_ids"]

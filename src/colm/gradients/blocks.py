@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from colm.gradients.batch import one_example_a_row
+from colm.gradients.adapters import check_adapter, check_inputs
+from colm.gradients.applied_weights import Projection, projections_of
+from colm.gradients.batch import is_packed, one_example_a_row
 from colm.gradients.decoder import find_layers, linear_maps
 from colm.gradients.exact import TokenGradients, token_gradients, took_no_part
 from colm.gradients.features import ExampleGradients
-from colm.gradients.projections import Projection, projections_of
 
 # Share of all layers, from the last: docs/selectors.md says what it gains and costs.
 DEPTH = 0.17
@@ -42,6 +43,7 @@ class BlockGradients:
     """
 
     def __init__(self, model: nn.Module, *, reduction: str = "mean", depth: float = DEPTH) -> None:
+        check_adapter(model)
         self.model = model
         self.reduction = reduction
         layers = find_layers(model)
@@ -72,6 +74,7 @@ class BlockGradients:
         Raises:
             RuntimeError: no map took part.
         """
+        check_inputs(self.model, batch, packed=is_packed(batch))
         batch = one_example_a_row(batch)
         calls, losses, hidden = token_gradients(
             self.model, self.projections, batch, self.reduction, vocabulary, required=False

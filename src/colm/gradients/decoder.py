@@ -51,7 +51,7 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
     num_layers = config.get_text_config(decoder=True).num_hidden_layers
     lists = [
         (name.count("."), module)
-        for name, module in find_decoder(model).named_modules()
+        for name, module in running_modules(find_decoder(model))
         if isinstance(module, nn.ModuleList) and len(module) == num_layers
     ]
     # Beside the layers may be a list of their norms or embeddings, of equal length.
@@ -79,18 +79,48 @@ def linear_maps(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     while isinstance(wrapped := getattr(layer, "_checkpoint_wrapped_module", None), nn.Module):
         layer = wrapped
     wrappers: list[str] = []
-    for name, module in layer.named_modules():
+    for name, module in running_modules(layer):
         if any(name.startswith(f"{wrapper}.") for wrapper in wrappers):
             continue
         if hasattr(module, "base_layer") or hasattr(module, "subspace"):
             wrappers.append(name)
         if any(part in name.lower() for part in CROSS_ATTENTION):
             continue
-        inner = getattr(module, "base_layer", module)
+        inner = wrappers_and_map(module)[-1]
         # A router is a linear map in a class of its own, which returns choices.
         is_map = hasattr(inner, "in_features") or is_transposed(inner)
         if is_map and not plain_class(inner).__name__.endswith("Router"):
             yield name, module
+
+
+def wrappers_and_map(module: nn.Module) -> list[nn.Module]:
+    """Return PEFT's wrappers of a linear map, the outermost first, and last the map itself."""
+    found = [module]
+    while isinstance(inner := getattr(found[-1], "base_layer", None), nn.Module):
+        found.append(inner)
+    return found
+
+
+def running_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules inside, each once, by the name that it has without PEFT's ``modules_to_save``.
+
+    Of what PEFT trains whole there are a copy and the original, of which one runs.
+    """
+    seen: set[nn.Module] = set()
+
+    def walk(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        copies = getattr(part, "modules_to_save", None)
+        if isinstance(copies, nn.ModuleDict):
+            active: Any = [] if part.disable_adapters else part.active_adapters
+            chosen = next((copies[key] for key in active if key in copies), part.original_module)
+            yield from walk(name, chosen)  # type: ignore[arg-type]
+        elif part not in seen:
+            seen.add(part)
+            yield name, part
+            for child, inside in part.named_children():
+                yield from walk(f"{name}.{child}" if name else child, inside)
+
+    return walk("", module)
 
 
 def is_transposed(module: nn.Module) -> bool:

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from colm.gradients.adapters import labels_seen
+from colm.gradients.applied_weights import Projection, map_hook
 from colm.gradients.batch import label_positions, without_labels
 from colm.gradients.decoder import find_layers
 from colm.gradients.label_loss import DecoderRun, hidden_gradients
-from colm.gradients.patching import evaluation_mode, forward_hook
-from colm.gradients.projections import Projection
+from colm.gradients.patching import evaluation_mode
 from colm.gradients.sharding import tail_kept
 
 
@@ -57,20 +58,19 @@ def token_gradients(
         required: whether every projection must take part; one that does not has no calls.
 
     Returns:
-        For each projection its calls; each example's loss ``[n]``; the last hidden
-        states ``[n, t, e]``.
+        For each projection its calls; each example's loss ``[n]``; the last hidden states
+        ``[n, p + t, e]``, those at p virtual tokens of PEFT first.
 
     Raises:
         RuntimeError: the model did not use a projection for all tokens.
     """
-    labels = label_positions(batch["labels"])
-    shape = tuple(batch["input_ids"].shape)
+    seen = labels_seen(model, batch["labels"])
+    labels, shape = label_positions(seen), tuple(seen.shape)
     recorders = [_Recorder(projection, shape) for projection in projections]
     with evaluation_mode(model), tail_kept(model, find_layers(model)):
         with torch.no_grad(), ExitStack() as stack:
             for recorder in recorders:
-                for module in recorder.projection.modules:
-                    stack.enter_context(forward_hook(module, recorder))
+                stack.enter_context(map_hook(recorder.projection, recorder))
             run = DecoderRun(model, without_labels(batch))
         with torch.no_grad():
             losses, gradient = hidden_gradients(run, labels, reduction, vocabulary)

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.gradients.batch import one_example_a_row
+from colm.gradients.adapters import check_adapter, check_inputs
+from colm.gradients.applied_weights import Projection, weight_rows
+from colm.gradients.batch import is_packed, one_example_a_row
 from colm.gradients.exact import directional_derivatives, example_gradients, token_gradients
 from colm.gradients.patching import full_precision
-from colm.gradients.projections import PROJECTIONS, Projection, find_projections, weight_rows
+from colm.gradients.projections import PROJECTIONS, find_projections
 from colm.gradients.zeroth_order import loss_slopes
 
 ESTIMATORS = ("exact", "directional", "zeroth_order")
@@ -31,7 +33,8 @@ class ExampleGradients:
     Attributes:
         features: ``[n, d]`` gradient features, float32 or wider.
         losses: ``[n]`` loss of each example, mean or sum over its label tokens.
-        hidden: ``[n, t, e]`` last hidden states, token by token.
+        hidden: ``[n, p + t, e]`` last hidden states, token by token, those at p virtual tokens of
+            PEFT first.
     """
 
     features: Tensor
@@ -70,6 +73,7 @@ class ValueGradients:
     ) -> None:
         check_options(estimator, projections, reduction)
         check_directions(num_directions, perturbation_scale)
+        check_adapter(model)
         self.model = model
         self.estimator = estimator
         self.num_directions = num_directions
@@ -112,6 +116,7 @@ class ValueGradients:
         Returns:
             Features, losses and hidden states of its n examples.
         """
+        check_inputs(self.model, batch, packed=is_packed(batch))
         batch = one_example_a_row(batch)
         device = batch["input_ids"].device
         if self.estimator == "exact":
@@ -137,7 +142,7 @@ class ValueGradients:
             directions: ``[k, o, i]`` each, from `draw_directions`.
 
         Returns:
-            ``[k, n]`` slopes; losses ``[n]``; last hidden states ``[n, t, e]``. The slopes are
+            ``[k, n]`` slopes; losses ``[n]``; last hidden states ``[n, p + t, e]``. The slopes are
             finite differences where the estimator is ``zeroth_order``, else derivatives.
         """
         if self.estimator == "zeroth_order":

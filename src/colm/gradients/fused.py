@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from colm.gradients.decoder import base_model
 from colm.gradients.label_loss import DecoderRun
 from colm.gradients.patching import evaluation_mode, forward_hook
+from colm.gradients.sharding import is_sharded
 
 PROBE_SEQUENCES = 16
 LEAST_SHARE = 1e-3  # of the largest gradient: below is rounding
@@ -95,7 +96,8 @@ def _gradient_sizes(
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(forward_hook(module, replace))
         stack.enter_context(forward_hook(layer, read))
-        DecoderRun(model, {"input_ids": tokens})
+        # Without what PEFT puts before the tokens: a lone token must be alone.
+        DecoderRun(model if is_sharded(model) else base_model(model), {"input_ids": tokens})
     last = returned[0].reshape(*shape, -1)[:, -1]
     direction = torch.randn(last.shape, generator=generator).to(last)
     (gradient,) = torch.autograd.grad(last, replaced[:1], direction)

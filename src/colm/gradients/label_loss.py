@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from colm.gradients.adapters import check_adapter, check_inputs, training_call
 from colm.gradients.batch import LabelPositions
 from colm.gradients.decoder import base_model, find_decoder, has_plain_head
 from colm.gradients.patching import forward_hook, replaced_forward
-from colm.gradients.sharding import head_calls, is_sharded, shape_of, whole
+from colm.gradients.sharding import head_calls, shape_of, whole
 
 LOGITS_PER_CHUNK = 2**24  # 64 MiB of float32 logits
 # Each chunk reads the whole head: an accelerator needs some hundred positions to earn that.
@@ -34,12 +35,16 @@ class DecoderRun:
     Args:
         model: a causal language model, PEFT's wrapper allowed.
         inputs: its keyword arguments, without labels.
+
+    Raises:
+        ValueError: an adapter, or inputs, under which this is not what training computes.
     """
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+        check_adapter(model)
+        check_inputs(model, inputs)
         self._model = base_model(model)
-        # What is sharded gathers itself only when it is called by its outermost module.
-        self._call = model if is_sharded(model) else self._model
+        self._call = training_call(model)
         self._decoder = find_decoder(model)
         config: Any = self._model.config
         unwanted = [name for name in BY_PRODUCTS if getattr(config, name, False)]
@@ -48,7 +53,7 @@ class DecoderRun:
         self._output = self._run_decoder()
         hidden = self._output[0]
         self.hidden: Tensor = hidden.reshape(-1, hidden.shape[-1])
-        """``[n * t, hidden size]`` last hidden state, flattened."""
+        """``[n * (p + t), hidden size]`` last hidden state, flattened; p virtual tokens of PEFT."""
 
     def _run_decoder(self) -> Any:
         """Run the model with an empty tail; what the decoder returned."""

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.gradients.batch import label_positions, one_example_a_row, without_labels
+from colm.gradients.adapters import check_adapter, check_inputs, labels_seen
+from colm.gradients.batch import is_packed, label_positions, one_example_a_row, without_labels
 from colm.gradients.blocks import DEPTH, BlockGradients
 from colm.gradients.decoder import find_layers
 from colm.gradients.features import ExampleGradients, ValueGradients, check_options
@@ -71,6 +72,7 @@ class ExampleObserver:
         check_options(estimator, projections, reduction)
         check_layers(layers, vocabulary, estimator)
         check_share(skipped_layers)
+        check_adapter(model)
         self.model = model
         self.needs = tuple(needs)
         self.reduction = reduction
@@ -136,6 +138,7 @@ class ExampleObserver:
         Raises:
             ValueError: the batch lacks an input, or directions are needed.
         """
+        check_inputs(self.model, batch, packed=is_packed(batch))
         batch = one_example_a_row(batch)
         with self._skipping() if self._skipping else nullcontext():
             if self.gradients is None:
@@ -147,7 +150,9 @@ class ExampleObserver:
             gradients=features,
             losses=losses,
             hidden=mean_hidden(hidden, batch) if "hidden" in self.needs else None,
-            prompt=prompt_hidden(hidden, batch["labels"]) if "prompt" in self.needs else None,
+            prompt=prompt_hidden(hidden, labels_seen(self.model, batch["labels"]))
+            if "prompt" in self.needs
+            else None,
         )
 
     def _gradients_of(
@@ -159,12 +164,13 @@ class ExampleObserver:
         return self.gradients(batch, directions)
 
     def _losses(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Losses ``[n]`` and last hidden states ``[n, t, e]``, and nothing of a backward."""
-        labels = label_positions(batch["labels"])
+        """Losses ``[n]`` and last hidden states ``[n, p + t, e]``, and nothing of a backward."""
+        seen = labels_seen(self.model, batch["labels"])
+        labels = label_positions(seen)
         with evaluation_mode(self.model), torch.no_grad():
             run = DecoderRun(self.model, without_labels(batch))
             losses = example_losses(run, labels, self.reduction)
-        return losses, run.hidden.reshape(*batch["input_ids"].shape, -1)
+        return losses, run.hidden.reshape(*seen.shape, -1)
 
 
 def check_layers(layers: str, vocabulary: str, estimator: str) -> None:
@@ -189,14 +195,14 @@ def check_layers(layers: str, vocabulary: str, estimator: str) -> None:
 
 
 def mean_hidden(hidden: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """Average hidden states ``[n, t, e]`` over each example's own tokens, ``[n, e]``.
+    """Average hidden states ``[n, p + t, e]`` over each example's own t tokens, ``[n, e]``.
 
     An example without tokens has a zero row; what stands at padding does not matter, nan included.
     """
     mask = batch.get("attention_mask")
     own = torch.ones_like(batch["input_ids"]) if mask is None else mask
     own = own.bool().unsqueeze(-1)
-    total = _widened(hidden).masked_fill(~own, 0).sum(1)
+    total = _widened(hidden[:, -own.shape[1] :]).masked_fill(~own, 0).sum(1)
     return total / own.sum(1).clamp(min=1)
 
 

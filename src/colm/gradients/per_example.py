@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.gradients.batch import label_positions, one_example_a_row, without_labels
+from colm.gradients.adapters import check_inputs, labels_seen
+from colm.gradients.batch import is_packed, label_positions, one_example_a_row, without_labels
 from colm.gradients.features import REDUCTIONS
 from colm.gradients.label_loss import DecoderRun, example_losses
 from colm.gradients.patching import evaluation_mode
@@ -52,6 +53,7 @@ def example_gradients(
     if not parameters:
         raise ValueError(f"No parameter of the {type(model).__name__} requires a gradient.")
     for batch in batches:
+        check_inputs(model, batch, packed=is_packed(batch))
         rows = one_example_a_row(batch)
         for row in range(len(rows["input_ids"])):
             yield _gradient(model, parameters, _single(rows, row), reduction)
@@ -71,7 +73,7 @@ def _single(batch: Mapping[str, Any], row: int) -> dict[str, Any]:
 def _gradient(
     model: nn.Module, parameters: list[nn.Parameter], example: Mapping[str, Any], reduction: str
 ) -> list[Tensor]:
-    labels = label_positions(example["labels"])
+    labels = label_positions(labels_seen(model, example["labels"]))
     if len(labels.target) == 0:
         return [torch.zeros_like(parameter) for parameter in parameters]
     with evaluation_mode(model), torch.enable_grad():

@@ -1,30 +1,25 @@
 """Finding the projections of the last decoder layer whose gradients are the features.
 
 Where a projection is a linear map of its own, it is known by its name; where it is some rows of a
-fused one, by a probe (`colm.gradients.fused`). Adapters: where LoRA of any kind (DoRA, rsLoRA, EVA,
-PiSSA) trains the map, its B factors serve, and where it is trained in a random subspace, its B.
-Elsewhere the map's own weight does, also under adapters without a factor that is worth
-differentiating: IA3 has none, and AdaLoRA starts with a zero between its factors, whose gradients
-are then zero.
+fused one, by a probe (`colm.gradients.fused`).
 """
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from colm.gradients.applied_weights import Projection, projections_of
 from colm.gradients.decoder import (
     class_name,
     find_layers,
-    is_transposed,
     linear_maps,
     linear_shape,
+    wrappers_and_map,
 )
 from colm.gradients.fused import fused_rows
-from colm.gradients.sharding import whole
 
 PROJECTIONS = ("q", "k", "v", "o", "mlp")
 
@@ -38,34 +33,6 @@ NAMES = {
 FUSED_NAMES = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "kv_b_proj", "kv_proj", "qkv")
 # First part of the name, of what follows attention in a layer.
 FEED_FORWARD = re.compile(r".*(mlp|ffn|feed_?forward|moe).*|fc\d|intermediate|output|ff")
-
-
-@dataclass(frozen=True)
-class Projection:
-    """A linear map in a decoder layer whose gradient is part of an example's features.
-
-    Attributes:
-        name: its module name inside the layer.
-        first_layer: index of the first decoder layer that applies its weight.
-        modules: what applies the weight, an adapter's B factor or the map itself; more than one
-            where layers share it (Zamba).
-        rows: ``[o]`` int64 output rows that it has in a fused map, ``None`` for all of them.
-        is_adapter: true for a B factor, of LoRA or of a random subspace.
-        identity_rows: size of the identity matrix that DoRA sends through B, ``None`` without.
-    """
-
-    name: str
-    first_layer: int
-    modules: tuple[nn.Module, ...]
-    rows: Tensor | None
-    is_adapter: bool
-    identity_rows: int | None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Outputs o and inputs i of the map."""
-        outputs, inputs = linear_shape(self.modules[0])
-        return outputs if self.rows is None else len(self.rows), inputs
 
 
 class _Place(NamedTuple):
@@ -100,21 +67,6 @@ def find_projections(model: nn.Module, wanted: Sequence[str] = ("v",)) -> tuple[
     last = _LastLayer(model)
     places = [place for name in wanted for place in last.places(name)]
     return tuple(found for place in places for found in projections_of(*place, layers=last.layers))
-
-
-def weight_rows(projection: Projection) -> Tensor:
-    """Return the weight whose gradient is the feature, ``[o * i]``, o the slower.
-
-    Raises:
-        ValueError: the weight is quantised and has no such shape.
-    """
-    module = projection.modules[0]
-    with whole(module.weight) as (gathered,):  # type: ignore[arg-type]
-        weight: Tensor = gathered.detach().clone()
-    if weight.ndim != 2 or not weight.is_floating_point():
-        raise ValueError(f"The weight of '{projection.name}' is quantised and cannot be read.")
-    weight = weight.T if is_transposed(module) else weight
-    return (weight if projection.rows is None else weight[projection.rows]).flatten()
 
 
 class _LastLayer:
@@ -174,7 +126,7 @@ class _LastLayer:
         if wanted not in self._rows:
             return []
         rows = self._rows[wanted]
-        is_whole = len(rows) == linear_shape(getattr(module, "base_layer", module))[0]
+        is_whole = len(rows) == linear_shape(wrappers_and_map(module)[-1])[0]
         return [_Place(name, module, None if is_whole else rows)]
 
     def _fused_value(self) -> _Place | None:
@@ -210,45 +162,6 @@ class _LastLayer:
             stacklevel=2,
         )
         return place
-
-
-def projections_of(
-    name: str, module: nn.Module, rows: Tensor | None = None, *, layers: nn.ModuleList
-) -> Iterator[Projection]:
-    """B factors where the map is trained by such, one each, else the map itself.
-
-    Args:
-        name: of the map inside its layer.
-        module: the map, or PEFT's wrapper of it.
-        rows: ``[o]`` its output rows that count, ``None`` for all of them.
-        layers: of the decoder, any of which may apply the same weight.
-    """
-    inner = getattr(module, "base_layer", module)
-    adapters = getattr(module, "lora_B", None)
-    factors: list[nn.Module] = []
-    if isinstance(adapters, nn.ModuleDict):
-        active = getattr(module, "active_adapters", adapters.keys())
-        factors = [adapters[key] for key in active if key in adapters]
-        factors = [factor for factor in factors if factor.weight.requires_grad]
-    elif isinstance(subspace := getattr(module, "subspace", None), nn.Module):
-        factors = [subspace]
-    is_dora = len(getattr(module, "lora_magnitude_vector", ())) > 0
-    for owner in factors or [inner]:
-        users = [(i, m) for i, layer in enumerate(layers) for m in _users(layer, owner)]
-        yield Projection(
-            name=name,
-            first_layer=users[0][0],
-            modules=tuple(dict.fromkeys(user for _, user in users)),
-            rows=rows,
-            is_adapter=bool(factors),
-            identity_rows=linear_shape(inner)[1] if is_dora else None,
-        )
-
-
-def _users(layer: nn.Module, owner: nn.Module) -> list[nn.Module]:
-    """Modules of a layer that apply the owner's weight; a wrapper only shows that of its map."""
-    weight = owner._parameters.get("weight", owner)
-    return [m for m in layer.modules() if m is owner or m._parameters.get("weight") is weight]
 
 
 def _part(place: _Place) -> str:

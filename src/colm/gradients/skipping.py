@@ -17,6 +17,7 @@ from torch import nn
 from colm.gradients.decoder import base_model, class_name, find_layers
 from colm.gradients.label_loss import DecoderRun, with_hidden
 from colm.gradients.patching import evaluation_mode, forward_hook, replaced_forward
+from colm.gradients.sharding import is_sharded
 
 # The first layers make of tokens what all later ones work on, and attention its sinks.
 FIRST_KEPT = 2
@@ -68,7 +69,9 @@ class LayerSkipping:
         tokens = torch.arange(PROBE_TOKENS, device=device).remainder(vocabulary).unsqueeze(0)
         try:
             with evaluation_mode(self._model), torch.no_grad(), self():
-                DecoderRun(self._model, {"input_ids": tokens})
+                # Layers are all that is tried: inputs that PEFT asks for are not at hand.
+                whole = self._model if is_sharded(self._model) else base_model(self._model)
+                DecoderRun(whole, {"input_ids": tokens})
         except torch.OutOfMemoryError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from colm.gradients.adapters import labels_seen
+from colm.gradients.applied_weights import Projection, map_hook
 from colm.gradients.batch import LabelPositions, label_positions, without_labels
 from colm.gradients.exact import sees_all_tokens, took_no_part
 from colm.gradients.label_loss import DecoderRun, example_losses
@@ -27,12 +29,10 @@ from colm.gradients.patching import (
     HALF_PRECISION,
     can_be_float32,
     evaluation_mode,
-    forward_hook,
     full_precision,
     in_float32,
     weights_of,
 )
-from colm.gradients.projections import Projection
 from colm.gradients.replay import Replay
 
 
@@ -59,9 +59,10 @@ def loss_slopes(
 
     Returns:
         ``[k, n]`` slopes; each example's unperturbed loss ``[n]``; the last hidden states
-        ``[n, t, e]`` of the unperturbed forward.
+        ``[n, p + t, e]`` of the unperturbed forward, those at p virtual tokens of PEFT first.
     """
-    labels = label_positions(batch["labels"])
+    seen = labels_seen(model, batch["labels"])
+    labels, shape = label_positions(seen), tuple(seen.shape)
     inputs = without_labels(batch)
     replay = Replay(model, min(projection.first_layer for projection in projections))
     slopes = []
@@ -74,29 +75,32 @@ def loss_slopes(
             for direction in zip(*directions, strict=True):
                 high, low = (
                     _perturbed(
-                        model, projections, inputs, labels, [step * z for z in direction], reduction
+                        model,
+                        [
+                            _Move(part, step * z, shape)
+                            for part, z in zip(projections, direction, strict=True)
+                        ],
+                        inputs,
+                        labels,
+                        reduction,
                     )
                     for step in (scale, -scale)
                 )
                 slopes.append((high - low) / (2 * scale))
-    return torch.stack(slopes), losses, run.hidden.reshape(*batch["input_ids"].shape, -1)
+    return torch.stack(slopes), losses, run.hidden.reshape(*shape, -1)
 
 
 def _perturbed(
     model: nn.Module,
-    projections: Sequence[Projection],
+    moves: list["_Move"],
     inputs: Mapping[str, Any],
     labels: LabelPositions,
-    changes: list[Tensor],
     reduction: str,
 ) -> Tensor:
-    """Losses with the weight of each projection changed by its ``[o, i]``."""
-    shape = tuple(inputs["input_ids"].shape)
-    moves = [_Move(part, change, shape) for part, change in zip(projections, changes, strict=True)]
+    """Losses with the weights of projections changed."""
     with ExitStack() as stack:
         for move in moves:
-            for module in move.projection.modules:
-                stack.enter_context(forward_hook(module, move))
+            stack.enter_context(map_hook(move.projection, move))
         run = DecoderRun(model, inputs)
         losses = example_losses(run, labels, reduction)
     if run.hidden.dtype in HALF_PRECISION:

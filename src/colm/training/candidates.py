@@ -14,7 +14,7 @@ from torch import Tensor
 from colm.coreset.selector import ONE_SOURCE
 from colm.data import source_of
 from colm.training.exchange import Exchange
-from colm.training.pool import Example, label_token_count, token_count
+from colm.training.pool import Example, label_token_count, token_count, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def content_key(example: Example) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for column in ("input_ids", "labels"):
-        values = np.asarray([] if example.get(column) is None else example[column], dtype=np.int64)
+        values = np.asarray(whole_numbers(example.get(column)), dtype=np.int64)
         digest.update(len(values).to_bytes(8, "big"))
         digest.update(values.tobytes())
     return int.from_bytes(digest.digest(), "big") >> 1

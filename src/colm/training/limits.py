@@ -11,6 +11,7 @@ from trl import SFTTrainer
 
 from colm.coreset.registry import get_selector
 from colm.coreset.selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
+from colm.gradients.adapters import check_adapter
 from colm.training.config import SelectionArguments
 from colm.training.proxy import check_tokenizer
 from colm.training.sources import column_names
@@ -82,11 +83,19 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
         check_parallelism(trainer.accelerator, args)
         check_examples(dataset)
         check_tokenizer(args, trainer.processing_class)
+        if looks(args):
+            check_adapter(trainer.model)
         if args.weighted:
             check_weighting(trainer)
     if args.source_clusters is not None:
         check_clusters(args, dataset, trainer.accelerator)
     check_sampling(args, dataset, source_column)
+
+
+def looks(args: SelectionArguments) -> bool:
+    """Whether candidates are looked at with the model in training, or their gradients measured."""
+    with_model = bool(get_selector(args.selector).needs) and args.selection_model is None
+    return with_model or bool(args.match_every) or args.source_clusters is not None
 
 
 def shards_weights(accelerator: Any) -> bool:

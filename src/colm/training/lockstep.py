@@ -15,7 +15,7 @@ from torch import Tensor
 from colm.gradients.label_loss import calls_needed
 from colm.gradients.sharding import head_called
 from colm.training.exchange import Exchange
-from colm.training.pool import Example, token_count, without_labels
+from colm.training.pool import Example, filled_like, token_count, without_labels
 
 
 class Lockstep:
@@ -66,5 +66,5 @@ def make_filler(examples: Sequence[Example], vocabulary: Tensor | None) -> Examp
     filler = without_labels(min(examples, key=token_count))
     if vocabulary is not None and len(vocabulary):
         # Some collators make labels of the tokens.
-        filler["input_ids"] = [int(vocabulary[0])] * token_count(filler)
+        filler["input_ids"] = filled_like(filler["input_ids"], int(vocabulary[0]))
     return filler

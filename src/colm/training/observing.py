@@ -21,7 +21,13 @@ from colm.training.config import SelectionArguments
 from colm.training.exchange import Exchange
 from colm.training.lockstep import Lockstep, make_filler
 from colm.training.model_access import ModelAccess
-from colm.training.pool import Example, label_token_count, length_sorted_chunks, token_count
+from colm.training.pool import (
+    Example,
+    label_token_count,
+    length_sorted_chunks,
+    token_count,
+    whole_numbers,
+)
 from colm.training.presets import WEIGHT_CRITERIA
 from colm.training.proxy import model_to_look_with
 from colm.training.thinning import MOST_NUMBERS, ThinnedObserver
@@ -121,9 +127,10 @@ class CandidateObserver:
         """
         if "gradients" not in self.needs or self.args.selection_vocabulary == "full":
             return None
-        tokens = {token for each in examples for token in each["input_ids"]}
-        tokens.update(token for each in examples for token in each.get("labels") or ())
-        own = torch.tensor(sorted(int(token) for token in tokens if token >= 0), dtype=torch.int64)
+        tokens: set[int] = set()
+        for each in examples:
+            tokens.update(whole_numbers(each["input_ids"]), whole_numbers(each.get("labels")))
+        own = torch.tensor(sorted(token for token in tokens if token >= 0), dtype=torch.int64)
         return self.exchange.union(own)
 
     def _look(

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from colm.training.runs import cheapest_runs
 
@@ -42,17 +44,41 @@ def token_count(example: Example) -> int:
     return len(example["input_ids"])
 
 
+def whole_numbers(values: Any) -> list[int]:
+    """Return token ids or labels as a list, whatever a data set holds them in; none of ``None``."""
+    if values is None:
+        return []
+    # Arrays and tensors, of any library and on any device, are slow to go through one by one.
+    return [int(value) for value in (values.tolist() if hasattr(values, "tolist") else values)]
+
+
 def label_token_count(example: Example) -> int:
     """Return how many tokens of an example are predicted: labels not ignored, but the first."""
     labels = example.get("labels")
     if labels is None:
         return max(0, token_count(example) - 1)
-    return sum(int(label) != IGNORED_LABEL for label in labels[1:])
+    return sum(label != IGNORED_LABEL for label in whole_numbers(labels)[1:])
 
 
 def without_labels(example: Example) -> Example:
     """Return an example that adds nothing to the loss: it fills a micro-batch left empty."""
-    return {**example, "labels": [IGNORED_LABEL] * token_count(example)}
+    return {**example, "labels": filled_like(example["input_ids"], IGNORED_LABEL)}
+
+
+def filled_like(tokens: Any, number: int) -> Any:
+    """Return as many tokens, all of one number, in what collators find the others in.
+
+    Example:
+        >>> filled_like(torch.tensor([5, 6]), 1)
+        tensor([1, 1])
+        >>> filled_like([5, 6], 1)
+        [1, 1]
+    """
+    if isinstance(tokens, Tensor):
+        return torch.full_like(tokens, number, dtype=torch.int64)
+    if isinstance(tokens, np.ndarray):
+        return np.full_like(tokens, number, dtype=np.int64)
+    return [number] * len(tokens)
 
 
 def length_sorted_chunks(
