@@ -402,6 +402,35 @@ def test_a_drive_without_times_does_not_lose_the_newest(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-15"]
 
 
+def test_a_clock_that_is_set_back_does_not_lose_the_newest(tmp_path):
+    for step in (2, 4, 6):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / manifest.TRAINER_STATE).write_text("{}")
+        manifest.write_manifest(folder)
+        os.utime(folder, (100 - step, 100 - step))
+    (tmp_path / "checkpoint-5").mkdir()  # cut short: it goes before any that is complete
+    manifest.rotate(tmp_path / "checkpoint-6", 2, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-4", "checkpoint-6"}
+
+
+def test_links_are_not_followed_to_what_another_run_has(tmp_path):
+    folders = [tmp_path / "theirs" / "checkpoint-1", tmp_path / "run" / "checkpoint-2"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / manifest.TRAINER_STATE).write_text("{}")
+        manifest.write_manifest(folder)
+    link = tmp_path / "run" / "checkpoint-1"
+    link.symlink_to(folders[0])
+    manifest.rotate(folders[1], 1, None)
+    assert manifest.problem_with(folders[0]) is None
+    assert link.is_symlink()
+    assert [path.name for path in manifest.find_checkpoints(tmp_path / "run").complete] == [
+        "checkpoint-2",
+        "checkpoint-1",
+    ]
+
+
 def test_the_arguments_in_a_checkpoint_are_those_that_were_given(make_trainer, dataset, tmp_path):
     trainer = make_trainer(dataset, **SELECTING, save_total_limit=7)
     trainer.train()

@@ -1,11 +1,24 @@
 """Output folders: no run is written over, and a run can be taken up again."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from colm.training.manifest import choose_last, find_checkpoints, write_manifest
+from colm.training.folder_lock import holding
+from colm.training.manifest import (
+    choose_last,
+    find_checkpoints,
+    make_way,
+    problem_with,
+    write_manifest,
+)
 from colm.training.output_folder import find_checkpoint
+
+# What a run writes last before the manifest.
+LATE = ("adapter_model.safetensors", "trainer_state.json")
 
 
 def checkpoint(folder: Path, step: int, whole: bool = True) -> Path:
@@ -48,9 +61,90 @@ def test_there_must_be_a_checkpoint(tmp_path: Path, resume) -> None:
     for folder in (tmp_path, tmp_path / "new"):
         with pytest.raises(ValueError, match=r"resume_from_checkpoint: .* holds no checkpoint"):
             find_checkpoint(folder, resume)
-    checkpoint(tmp_path, 3, whole=False)
+    others = checkpoint(tmp_path, 3, whole=False)
+    (others / "trainer_state.json").write_text('{"global_step": 3}')
     with pytest.raises(ValueError, match=r"no complete checkpoint: checkpoint-3 has no colm_"):
         find_checkpoint(tmp_path, resume)
+    with pytest.raises(ValueError, match="holds another run") as caught:
+        find_checkpoint(tmp_path, None)
+    # Going on with it would be refused, too.
+    assert "resume_from_checkpoint" not in str(caught.value)
+
+
+@pytest.mark.parametrize("left", [(), ("adapter_model.safetensors",), ("colm_run.json", *LATE)])
+def test_a_run_killed_in_its_first_checkpoint_begins_anew(tmp_path: Path, left) -> None:
+    path = checkpoint(tmp_path, 2, whole=False)
+    for name in left:
+        (path / name).write_text("{}")
+    with pytest.raises(ValueError, match="--resume_from_checkpoint true"):
+        find_checkpoint(tmp_path, None)
+    assert find_checkpoint(tmp_path, True) is True
+    last, line = choose_last(tmp_path, find_checkpoints(tmp_path))
+    assert last is None
+    assert "checkpoint-2" in line
+    assert "starts from the beginning" in line
+    # A checkpoint that was whole and is damaged is no such thing.
+    damaged = checkpoint(tmp_path, 4)
+    (damaged / "trainer_state.json").write_text("")
+    with pytest.raises(ValueError, match=r"no complete checkpoint: .*checkpoint-4 has 0 bytes"):
+        find_checkpoint(tmp_path, True)
+
+
+def test_a_new_checkpoint_deletes_nothing_that_is_not_its_runs(tmp_path: Path, caplog) -> None:
+    theirs = checkpoint(tmp_path / "theirs", 6)
+    run = tmp_path / "run"
+    linked, foreign, killed = (run / f"checkpoint-{step}" for step in (2, 4, 6))
+    foreign.mkdir(parents=True)
+    (foreign / "weights").write_text("somebody's")
+    linked.symlink_to(theirs)
+    killed.mkdir()
+    (killed / "colm_run.json").write_text("{}")
+    for path in (linked, foreign, killed):
+        make_way(path)
+        assert not path.is_symlink()
+        assert list(path.iterdir()) == []
+    assert problem_with(theirs) is None
+    (aside,) = set(run.iterdir()) - {linked, foreign, killed}
+    assert (aside / "weights").read_text() == "somebody's"
+    assert aside.name in caplog.text
+
+
+def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    with holding(folder), holding(folder):
+        assert folder.is_dir()
+    assert not (tmp_path / "new").exists()
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        with holding(folder):
+            worker = os.fork()  # of a data loader, say, which may outlive the run
+            if worker:
+                os.write(writes, f"{worker}\n".encode())
+            time.sleep(60)
+        os._exit(0)
+    worker = int(os.read(reads, 100))
+    try:
+        with pytest.raises(ValueError, match="written to by another run"), holding(folder):
+            pass
+        assert folder.is_dir()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with holding(folder):
+            assert find_checkpoint(folder, None) is None
+    finally:
+        os.kill(worker, signal.SIGKILL)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is not a folder"), holding(tmp_path / "file"):
+        pass
+    beneath = holding(tmp_path / "file" / "run")
+    with pytest.raises(OSError, match="cannot be written to") as caught, beneath:
+        pass
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_can_be_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
 from colm import CoLMTrainer, CoLMTrainingArguments
+from colm.training import manifest
 from colm.training.subspace_training import FILE_NAME
 
 RSO = {"subspace_rank": 4, "subspace_inner_steps": 3, "max_steps": 7}
@@ -171,6 +172,11 @@ def test_adapters_and_foreign_checkpoints_are_refused(make_trainer, dataset, tmp
         make_trainer(dataset, **RSO, trainer_options=lora).train()
     saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     make_trainer(dataset, **saving).train()
+    with pytest.raises(ValueError, match=r"subspace_rank is 4, but .* was written with None"):
+        make_trainer(dataset, **RSO).train(resume_from_checkpoint=True)
+    # One that does not say how it was written.
+    (tmp_path / "run" / "checkpoint-1" / manifest.IDENTITY_FILE).unlink()
+    manifest.write_manifest(tmp_path / "run" / "checkpoint-1")
     with pytest.raises(ValueError, match="was not written by a run in subspaces"):
         make_trainer(dataset, **RSO).train(resume_from_checkpoint=True)
     make_trainer(dataset, **RSO | saving, output_dir=str(tmp_path / "rank4")).train()

@@ -150,7 +150,7 @@ def _compare(written: Settings, now: Settings, folder: Path) -> None:
     """Refuse settings that differ from those of the checkpoint."""
     if written.get(PROCESSES) != now[PROCESSES] and now["selection_scope"] == "global":
         # The state is shared: it serves any number of processes that draw as many candidates.
-        written, now = _with_step_size(written), _with_step_size(now)
+        written, now = with_step_size(written), with_step_size(now)
     for option, value in now.items():
         if written.get(option) != value:
             raise ValueError(
@@ -159,8 +159,8 @@ def _compare(written: Settings, now: Settings, folder: Path) -> None:
             )
 
 
-def _with_step_size(settings: Settings) -> Settings:
-    """The settings with the examples of a step in place of what decides on them."""
+def with_step_size(settings: Settings) -> dict[str, Any]:
+    """Return settings with the examples of a step in place of what decides on them."""
     sizes = [int(settings.get(name) or 0) for name in _STEP_SIZE]
     others = {name: value for name, value in settings.items() if name not in _STEP_SIZE}
     return others | {" x ".join(_STEP_SIZE): sizes[0] * sizes[1] * sizes[2]}

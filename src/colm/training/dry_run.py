@@ -232,7 +232,7 @@ def _checkpoint(training: CoLMConfig) -> str | None:
     last, note = choose_last(folder, find_checkpoints(folder))
     if note is not None:
         logger.warning(note)
-    return str(last)
+    return None if last is None else str(last)
 
 
 def _notes(trainer: DryRunTrainer, selection: RecordingSelection, asked: int) -> tuple[str, ...]:

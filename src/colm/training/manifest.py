@@ -6,7 +6,9 @@ without it, or with files that differ from it, is not complete and never resumed
 """
 
 import hashlib
+import itertools
 import json
+import logging
 import re
 import shutil
 import zipfile
@@ -19,6 +21,8 @@ from colm.training.durable import UNFINISHED, flush_file, flush_folder, write_wh
 
 FILE_NAME = "colm_manifest.json"
 TRAINER_STATE = "trainer_state.json"
+#: Written first, it tells whose a folder is.
+IDENTITY_FILE = "colm_run.json"
 
 #: Larger files are compared by size alone: to read them all again would hold up the run.
 MOST_DIGEST_BYTES = 2**20
@@ -27,6 +31,9 @@ _FORMAT = "colm checkpoint 1"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # People write in the first; the second is this file itself.
 _NOT_LISTED = {"README.md", FILE_NAME}
+
+
+logger = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
@@ -57,6 +64,38 @@ def write_manifest(checkpoint: Path) -> None:
     content = json.dumps({"format": _FORMAT, "files": files}, indent=1)
     write_whole(checkpoint / FILE_NAME, content.encode())
     flush_folder(checkpoint.parent)
+
+
+def is_cut_short(checkpoint: Path) -> bool:
+    """Whether a folder is what a run left that was killed while it wrote this checkpoint.
+
+    Nothing can go on from it. What may be a checkpoint of another trainer is no such folder: it has
+    a trainer's state, which is written late, and not the file that this library writes first.
+    """
+    if (checkpoint / FILE_NAME).is_file():
+        return False
+    return (checkpoint / IDENTITY_FILE).is_file() or not (checkpoint / TRAINER_STATE).is_file()
+
+
+def make_way(checkpoint: Path) -> None:
+    """Make an empty or an incomplete folder for a checkpoint that is going to be written.
+
+    A link goes, and not what it leads to; what a killed run left, goes; what somebody else may have
+    left is set aside.
+    """
+    if checkpoint.is_symlink():
+        checkpoint.unlink()
+    if (checkpoint / FILE_NAME).is_file():
+        remove_manifest(checkpoint)
+    elif (checkpoint / IDENTITY_FILE).is_file():
+        shutil.rmtree(checkpoint)
+    elif checkpoint.is_dir() and any(checkpoint.iterdir()):
+        aside = _unused(checkpoint)
+        checkpoint.rename(aside)
+        logger.warning("%s was no checkpoint of this run: it is now %s", checkpoint, aside.name)
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    for path in [path for path in checkpoint.rglob("*") if path.is_symlink()]:
+        path.unlink()
 
 
 def remove_manifest(checkpoint: Path) -> None:
@@ -145,11 +184,14 @@ def find_checkpoints(output_dir: str | Path) -> Found:
     return found
 
 
-def choose_last(output_dir: str | Path, found: Found) -> tuple[Path, str | None]:
+def choose_last(output_dir: str | Path, found: Found) -> tuple[Path | None, str | None]:
     """Return the newest complete checkpoint, and a line about newer ones that are not.
 
+    Returns:
+        No checkpoint where a run was killed before it had one, which then begins anew.
+
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, and no such run.
 
     Example:
         >>> import tempfile
@@ -161,9 +203,13 @@ def choose_last(output_dir: str | Path, found: Found) -> tuple[Path, str | None]
     if not found.complete:
         if not found.problems:
             raise ValueError(f"resume_from_checkpoint: {output_dir} holds no checkpoint")
+        if all(map(is_cut_short, found.problems)):
+            names = ", ".join(path.name for path in found.problems)
+            return None, f"{output_dir}: {names} was cut short; the run starts from the beginning"
         raise ValueError(
             f"resume_from_checkpoint: {output_dir} holds no complete checkpoint: "
             + "; ".join(f"{path.name} {why}" for path, why in found.problems.items())
+            + ". To start afresh, choose another output_dir."
         )
     last = found.complete[0]
     newer = [path for path in found.problems if _step(path) > _step(last)]
@@ -184,14 +230,29 @@ def rotate(newest: Path, limit: int | None, best: str | None) -> None:
     if not limit or limit < 0:
         return
     kept = {newest.resolve()} | ({Path(best).resolve()} if best is not None else set())
-    oldest_first = sorted(
-        _checkpoints(newest.parent), key=lambda path: (path.stat().st_mtime, _step(path))
-    )
+    # What a link leads to belongs to another run. Times are not asked: clocks are set back.
+    own = [path for path in _checkpoints(newest.parent) if not path.is_symlink()]
+    oldest_first = sorted(own, key=lambda path: _age(path, _step(newest)))
     surplus = len(oldest_first) - max(limit, len(kept))
     for path in [path for path in oldest_first if path.resolve() not in kept][: max(0, surplus)]:
         # Killed in between, this leaves a folder that does not look complete.
         remove_manifest(path)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _age(checkpoint: Path, newest_step: int) -> tuple[bool, bool, int]:
+    """A key that sorts what can be done without first: what nothing can go on from, then steps.
+
+    A higher step than the newest was left by a run that this one has turned back from.
+    """
+    step = _step(checkpoint)
+    return (checkpoint / FILE_NAME).is_file(), step <= newest_step, step
+
+
+def _unused(path: Path) -> Path:
+    """A name for what is set aside."""
+    names = (path.with_name(f"{path.name}-{n}{UNFINISHED}") for n in itertools.count(1))
+    return next(name for name in names if not name.exists() and not name.is_symlink())
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -35,7 +35,8 @@ def find_checkpoint(
 
     Returns:
         Folder of the checkpoint that was named, ``True`` for the last one, on which all processes
-        have yet to agree, ``None`` to start afresh.
+        have yet to agree, ``None`` to start afresh. Where the last run was killed before it had a
+        complete one, the last one is none, and the run starts from the beginning.
 
     Raises:
         ValueError: The folder holds a run that is not to be resumed, or there is no complete
@@ -67,9 +68,16 @@ def find_checkpoint(
 
 def _refuse_traces(folder: Path) -> None:
     found = sorted({path.name for trace in _TRACES for path in folder.glob(trace)})
-    if found:
-        more = ", ..." if len(found) > _SHOWN_TRACES else ""
-        raise ValueError(
-            f"output_dir {folder} holds another run ({', '.join(found[:_SHOWN_TRACES])}{more}): "
-            "choose another --output_dir, or go on with it by --resume_from_checkpoint true"
-        )
+    if not found:
+        return
+    more = ", ..." if len(found) > _SHOWN_TRACES else ""
+    advice = "choose another --output_dir"
+    try:
+        choose_last(folder, find_checkpoints(folder))
+        advice += ", or go on with it by --resume_from_checkpoint true"
+    except ValueError:  # there is nothing to go on from
+        pass
+    raise ValueError(
+        f"output_dir {folder} holds another run ({', '.join(found[:_SHOWN_TRACES])}{more}): "
+        f"{advice}"
+    )

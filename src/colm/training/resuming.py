@@ -5,12 +5,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shutil import disk_usage
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from colm.training import clusters, manifest
 from colm.training.checkpoint import (
@@ -20,7 +18,17 @@ from colm.training.checkpoint import (
     resume_settings,
     save_state,
 )
+from colm.training.durable import naming_what_is_written
 from colm.training.exchange import Exchange
+from colm.training.folder_lock import holding
+from colm.training.identity import (
+    Identity,
+    describe_run,
+    find_difference,
+    load_identity,
+    save_identity,
+)
+from colm.training.loading import check_groups, fitting
 from colm.training.selection import ExampleSelection
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
@@ -43,6 +51,15 @@ class ResumingMixin(_Base):
     _clusters: Tensor | None
     _group: Exchange
     _deletes_later = False
+    _identity: Identity | None = None
+    _given_optimizer: str | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what the plain trainer takes."""
+        super().__init__(*arguments, **options)
+        given = self.optimizer or (self.optimizer_cls_and_kwargs or (None,))[0]
+        if given is not None:
+            self._given_optimizer = getattr(given, "__name__", type(given).__name__)
 
     def _use_clusters(self, checkpoint: Any) -> None:
         """Make clusters the sources: those of the checkpoint, or else those found now."""
@@ -55,24 +72,94 @@ class ResumingMixin(_Base):
 
         Raises:
             ValueError: there is no complete checkpoint, or the one that is named is not complete,
-                or it belongs to a run of another kind.
+                or it belongs to another run, or another run writes to the folder.
         """
-        checkpoint = None
-        if resume_from_checkpoint is True:
-            checkpoint = self._last_checkpoint()
-        elif resume_from_checkpoint not in (None, False):
-            checkpoint = str(resume_from_checkpoint)
-            self._check_checkpoint(Path(checkpoint))
-        if self.args.source_clusters is not None:
-            self._use_clusters(checkpoint)
-        return super().train(checkpoint, *args, **options)
+        saves = self.args.save_strategy != SaveStrategy.NO
+        with self._holding_the_folder(saves):
+            checkpoint = None
+            if resume_from_checkpoint is True:
+                checkpoint = self._last_checkpoint()
+            elif resume_from_checkpoint not in (None, False):
+                checkpoint = str(resume_from_checkpoint)
+                self._check_checkpoint(Path(checkpoint))
+            self._identity = None
+            if saves or checkpoint is not None:
+                self._identity = self._settle_identity(checkpoint)
+            if self.args.source_clusters is not None:
+                self._use_clusters(checkpoint)
+            return super().train(checkpoint, *args, **options)
 
-    def _last_checkpoint(self) -> str:
-        """Return the newest checkpoint in the output folder that is complete on every process."""
+    @contextmanager
+    def _holding_the_folder(self, saves: bool) -> Iterator[None]:
+        """Keep other runs out of the output folder, or end on every process where one is in it."""
+        lock, problem = holding(self.args.output_dir, saves and self.args.should_save), ""
+        try:
+            lock.__enter__()
+        except (ValueError, OSError) as error:
+            if self._group.num_processes == 1:
+                raise
+            problem = str(error)
+        if saves:
+            for found in self._group.names([problem]):
+                if found:
+                    raise ValueError(found)
+        try:
+            yield
+        finally:
+            lock.__exit__(None, None, None)
+
+    def _settle_identity(self, checkpoint: str | None) -> Identity:
+        """Return what decides this run, the same on every process.
+
+        Raises:
+            ValueError: the checkpoint belongs to a run that something else decided.
+        """
+        own, problem = {}, None
+        if self._group.process_index == 0:
+            try:
+                own = describe_run(self, self._given_optimizer)
+                if checkpoint is not None:
+                    own = self._as_before(own, Path(checkpoint))
+            except ValueError as error:
+                if self._group.num_processes == 1:
+                    raise
+                problem = str(error)
+        first = self._group.names([json.dumps([own, problem])])[0]
+        identity, problem = json.loads(first)
+        if problem is not None:
+            raise ValueError(problem)
+        return dict(identity)
+
+    def _as_before(self, own: Identity, checkpoint: Path) -> Identity:
+        """Hold a run against the one that wrote a checkpoint, and take over what only that knew."""
+        written = load_identity(checkpoint)
+        if written is None:
+            logger.warning(
+                "%s does not say which data, model and options it was written with, so only those "
+                "of the selection are compared: see that the others are the same",
+                checkpoint,
+            )
+            return own
+        difference = find_difference(written, own, checkpoint)
+        if difference is not None and difference.matters:
+            raise ValueError(difference.text)
+        if difference is not None:
+            logger.warning(difference.text)
+        return own | {"weights": written.get("weights") or own["weights"]}
+
+    def _last_checkpoint(self) -> str | None:
+        """Return the newest checkpoint in the output folder that is complete on every process.
+
+        None where a run was killed before it had any: there is nothing to go on from, nor to lose.
+        """
         found = manifest.find_checkpoints(self.args.output_dir)
         # Machines may have folders of their own, and one may have been killed before another.
         own = json.dumps([path.name for path in found.complete])
-        everywhere = set.intersection(*map(set, map(json.loads, self._group.names([own]))))
+        everyones = list(map(json.loads, self._group.names([own])))
+        if not any(everyones):
+            self._begin_anew(found)
+            return None
+        everywhere = set.intersection(*map(set, everyones))
         for path in [path for path in found.complete if path.name not in everywhere]:
             found.complete.remove(path)
             found.problems[path] = "is not complete on another machine"
@@ -80,6 +167,23 @@ class ResumingMixin(_Base):
         if note is not None and self._group.process_index == 0:
             logger.warning(note)
         return str(last)
+
+    def _begin_anew(self, found: manifest.Found) -> None:
+        """Say that a run starts from the beginning, unless a checkpoint is there but damaged."""
+        note = problem = None
+        try:
+            _, note = manifest.choose_last(self.args.output_dir, found)
+        except ValueError as error:
+            problem = str(error)
+        own = json.dumps([note, problem, not found.problems])
+        told = list(map(json.loads, self._group.names([own])))
+        notes = [note for note, _, _ in told if note]
+        for _, problem, is_empty in told:
+            # A machine whose folder is empty goes along with one that was killed a little later.
+            if problem and not (is_empty and notes):
+                raise ValueError(problem)
+        if self._group.process_index == 0:
+            logger.warning(notes[0])
 
     def _check_checkpoint(self, checkpoint: Path) -> None:
         """Refuse a checkpoint that is not complete, on every process where it is not on one."""
@@ -110,10 +214,18 @@ class ResumingMixin(_Base):
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         checkpoint = Path(self._get_output_dir(trial=trial)) / name
         limit, self._deletes_later = self.args.save_total_limit, True
+        if self._identity is None:
+            self._identity = self._settle_identity(None)
         try:
-            with _naming_the_folder(checkpoint):
+            with naming_what_is_written(
+                checkpoint,
+                "It is not complete; those before it are untouched: make room, then "
+                "resume_from_checkpoint=True goes on.",
+                is_done=(checkpoint / manifest.FILE_NAME).is_file,
+            ):
                 if self.args.should_save:
-                    manifest.remove_manifest(checkpoint)
+                    manifest.make_way(checkpoint)
+                    save_identity(checkpoint, self._identity)
                 self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(model, trial)
                 self._complete(checkpoint)
@@ -154,35 +266,19 @@ class ResumingMixin(_Base):
         if self.args.should_save:
             save_state(Path(output_dir) / FILE_NAME, state, resume_settings(self.args))
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load the weights; those of a model of another kind are one line."""
+        with fitting(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the selector's state when the optimiser's is loaded."""
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with fitting(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            check_groups(self.optimizer)
         if checkpoint is None:
             return
         path = Path(checkpoint) / FILE_NAME
         if self._selects or path.is_file():
             state = load_state(path, resume_settings(self.args), self.args.process_index)
             self._selection.selector.load_state_dict(state)
-
-
-@contextmanager
-def _naming_the_folder(checkpoint: Path) -> Iterator[None]:
-    """Turn what the libraries say when a disk is full into one line with the folder."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        written = (checkpoint / manifest.FILE_NAME).is_file()
-        # ``torch.save`` knows no other error than this one.
-        other = isinstance(error, RuntimeError) and "inline_container" not in str(error)
-        if written or other:
-            raise
-        free = disk_usage(_existing(checkpoint)).free // 10**6
-        reason = " ".join(str(error).split())
-        raise OSError(
-            f"cannot write {checkpoint}: {reason} ({free} MB are free there). It is not complete; "
-            "those before it are untouched: make room, then resume_from_checkpoint=True goes on."
-        ) from error
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.is_dir())

@@ -9,8 +9,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import get_peft_config, get_quantization_config
 
 from colm.training.arguments import SFTArguments
+from colm.training.durable import naming_what_is_written
 from colm.training.examples import Examples, load_examples
+from colm.training.folder_lock import holding
 from colm.training.limits import report_unlabelled
+from colm.training.manifest import find_checkpoints
 from colm.training.model_card import write_model_card
 from colm.training.output_folder import find_checkpoint
 from colm.training.pretrained import LOADING_ERRORS, cannot_load, check_folder, load_tokenizer
@@ -36,14 +39,15 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
         ValueError: Something the options ask for cannot be; nothing has been written then.
     """
     training = arguments.training
-    checkpoint = find_checkpoint(
-        training.output_dir, training.resume_from_checkpoint, training.candidate_ratio == 1
-    )
-    trainer = build_trainer(arguments, CoLMSFTTrainer)
-    # A stream meets its chat template on the way.
-    with _refused_records_named(arguments, trainer.processing_class):
-        trainer.train(resume_from_checkpoint=checkpoint)
-    _save(trainer, arguments)
+    with holding(training.output_dir, training.should_save):
+        checkpoint = find_checkpoint(
+            training.output_dir, training.resume_from_checkpoint, training.candidate_ratio == 1
+        )
+        trainer = build_trainer(arguments, CoLMSFTTrainer)
+        # A stream meets its chat template on the way.
+        with _refused_records_named(arguments, trainer.processing_class):
+            trainer.train(resume_from_checkpoint=checkpoint)
+        _save(trainer, arguments)
     return trainer
 
 
@@ -153,9 +157,25 @@ def _save(trainer: CoLMSFTTrainer, arguments: SFTArguments) -> None:
     """Write model, state and model card, and push them if asked."""
     name = arguments.script.dataset_name
     hub_dataset = name if name and not Path(name).exists() else None
-    trainer.save_model()
-    trainer.save_state()
-    write_model_card(trainer, str(arguments.model.model_name_or_path), hub_dataset)
+    output = Path(arguments.training.output_dir)
+    with naming_what_is_written(output, _what_is_left(output)):
+        trainer.save_model()
+        trainer.save_state()
+        write_model_card(trainer, str(arguments.model.model_name_or_path), hub_dataset)
     if arguments.training.push_to_hub:
         trainer.push_to_hub(dataset_name=hub_dataset)
     trainer.end()
+
+
+def _what_is_left(output: Path) -> str:
+    """What is not lost where the trained model cannot be written, and what to do."""
+    complete = find_checkpoints(output).complete
+    if not complete:
+        return (
+            "The trained model is not whole there, and no checkpoint has it: make room, and train "
+            "again into another output_dir."
+        )
+    return (
+        f"The model is not whole there, but {complete[0].name} is: make room, and "
+        "--resume_from_checkpoint true goes on from it and saves the model."
+    )
