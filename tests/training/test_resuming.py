@@ -128,9 +128,12 @@ def test_the_same_run_goes_on_whatever_may_differ(finished, resume, ratio, caplo
 @pytest.mark.parametrize("ratio", [2, 1])
 @pytest.mark.parametrize("name", OTHER_DATA)
 def test_other_data_are_refused(finished, resume, name, ratio):
-    line = resume(
-        finished(ratio), Dataset.from_list(OTHER_DATA[name]), **lora(), candidate_ratio=ratio
-    )
+    data = Dataset.from_list(OTHER_DATA[name])
+    line = resume(finished(ratio), data, **lora(), candidate_ratio=ratio)
+    if ratio == 1 and "source" in name:
+        # Where nothing is selected, nothing goes by the sources.
+        assert not isinstance(line, str)
+        return
     expected = {"cut": "40 training examples", "longer": "85 training examples"}
     expected |= {"one source": "'source'", "merged sources": "'source'"}
     assert expected.get(name, "column '") in line
