@@ -368,6 +368,49 @@ def test_messages_need_a_chat_template(sft, tmp_path, tiny_base_model_folder) ->
     assert code == 0, err
 
 
+def test_calls_of_tools_need_a_chat_template_too(sft, tmp_path, tiny_base_model_folder) -> None:
+    rows = []
+    for place, arguments in enumerate(({"x": 1}, {"y": 1.84, "x": 2}, {}, {"z": None}) * 2):
+        call = {"function": {"name": "f", "arguments": arguments}}
+        asked = {"role": "user", "content": f"Call f, {place}."}
+        answer = {"role": "assistant", "tool_calls": [call], "content": ""}
+        rows.append({"messages": [asked, answer], "tools": [{"name": "f", "of": arguments}]})
+    path = write(tmp_path / "calls.jsonl", rows)
+    code, err = sft(f"--dataset_name={path}", model=tiny_base_model_folder)
+    assert code == 2
+    assert "has no chat template" in err
+    template = tmp_path / "chat.jinja"
+    # Stops over keys that were made up for an object, and over other numbers.
+    template.write_text(
+        "{{ tools | tojson }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}"
+        "{% for c in m.tool_calls %}{{ c | tojson }}"
+        "{% if c.function.arguments != tools[0].of %}{{ raise_exception('differ') }}{% endif %}"
+        "{% if c | tojson not in ["
+        + ", ".join(repr(json.dumps(row["messages"][1]["tool_calls"][0])) for row in rows)
+        + "] %}{{ raise_exception(c | tojson) }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    code, err = sft(
+        f"--dataset_name={path}", f"--chat_template_path={template}", model=tiny_base_model_folder
+    )
+    assert code == 0, err
+
+
+def test_columns_that_are_not_used_are_named_once(sft, tmp_path) -> None:
+    rows = [{**row, "level": 3, "url": None} for row in records("question")]
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.jsonl", rows)
+    code, err = sft(f"--dataset_name={tmp_path}/*.jsonl")
+    assert code == 0, err
+    assert err.count("not used") == 1
+    assert "a, b: not used: columns level, url" in err
+
+
+def test_a_pattern_that_matches_nothing_is_one_line(sft, tmp_path) -> None:
+    code, err = sft(f"--dataset_name={tmp_path}/none-*.jsonl")
+    assert code == 2
+    assert "none-*.jsonl: no data file matches" in err
+
+
 def test_a_folder_with_another_run_is_left_alone(sft, tmp_path) -> None:
     assert sft()[0] == 0
     before = tree(tmp_path)

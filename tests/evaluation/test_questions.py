@@ -77,6 +77,14 @@ def test_numbers_are_spelled_as_in_training(tmp_path):
     assert trained == ["5", "2.5", "1.84", "05", str(10**30), "true"]
 
 
+def test_a_pattern_is_every_file_that_matches(tmp_path):
+    for name in ("b", "a"):
+        write(tmp_path / f"{name}.jsonl", {"question": name, "answer": 1})
+    assert [s.name for s in read_question_sets([tmp_path / "*.jsonl"])] == ["a", "b"]
+    with pytest.raises(FileNotFoundError, match="no data file matches"):
+        read_question_sets([tmp_path / "x*.jsonl"])
+
+
 def test_candidates(tmp_path):
     record = {"prompt": "It rained so", "candidates": ["it is dry.", "it is wet."], "label": 1}
     found = read_question_set(write(tmp_path / "copa.jsonl", record), "copa")

@@ -39,6 +39,28 @@ def is_pattern(path: str) -> bool:
     return glob.has_magic(path) and "://" not in path and not Path(path).exists()
 
 
+def matching_files(path: str) -> list[str]:
+    """Return the files that a path stands for.
+
+    Args:
+        path: Name of a file, or a pattern.
+
+    Returns:
+        Data files that match, by their names; the path itself where it is no pattern.
+
+    Raises:
+        FileNotFoundError: No data file matches.
+    """
+    if not is_pattern(path):
+        return [path]
+    paths = [name for name in sorted(glob.glob(path, recursive=True)) if is_data_file(name)]
+    if not paths:
+        raise FileNotFoundError(
+            f"{path}: no data file matches; expected files ending in {', '.join(FORMATS)}"
+        )
+    return paths
+
+
 def fill_pattern(entry: Entry) -> list[Entry]:
     """Return an entry for every file that a pattern stands for.
 
@@ -52,13 +74,7 @@ def fill_pattern(entry: Entry) -> list[Entry]:
         FileNotFoundError: No data file matches.
         ValueError: Several do, and the entry has a fraction.
     """
-    if not is_pattern(entry.path):
-        return [entry]
-    paths = [path for path in sorted(glob.glob(entry.path, recursive=True)) if is_data_file(path)]
-    if not paths:
-        raise FileNotFoundError(
-            f"{entry.path}: no data file matches; expected files ending in {', '.join(FORMATS)}"
-        )
+    paths = matching_files(entry.path)
     if entry.fraction is not None and len(paths) > 1:
         raise ValueError(
             f"{entry.path}: fraction needs one file an entry, but {len(paths)} files match"

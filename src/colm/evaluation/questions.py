@@ -15,6 +15,7 @@ from colm.data.conversations import as_turns
 from colm.data.files import file_stem, is_data_file, read_file
 from colm.data.json_records import iter_records
 from colm.data.layouts import ABOUT, LABEL, LABELLED, find_layout
+from colm.data.patterns import matching_files
 from colm.data.superglue import answer_word, find_task, question_of
 from colm.data.values import as_text, short_numbers
 from colm.evaluation.final_answer import marked_answer
@@ -95,7 +96,8 @@ def read_question_sets(paths: Sequence[str | Path], limit: int | None = None) ->
     """Read files of questions.
 
     Args:
-        paths: JSON Lines, JSON, CSV or Parquet files; those called alike get their folder's name.
+        paths: JSON Lines, JSON, CSV or Parquet files, or patterns of them; those called alike get
+            their folder's name.
         limit: Most questions of each, its first ones; ``None`` for all.
 
     Returns:
@@ -105,6 +107,7 @@ def read_question_sets(paths: Sequence[str | Path], limit: int | None = None) ->
         FileNotFoundError: A file is not there.
         ValueError: A file is named twice, or cannot be read or understood.
     """
+    paths = [name for path in paths for name in matching_files(str(path))]
     places = [Path(path) for path in paths]
     stems = [file_stem(path) for path in places]
     names = [
