@@ -68,11 +68,11 @@ def refused(capsys, *words) -> str:
     return line
 
 
-def sft(capsys, model, folder, *more) -> str:
+def sft(capsys, model, folder, *more, command="sft") -> str:
     options = ("--max_steps=1", "--per_device_train_batch_size=2", "--report_to=none")
     plain = ("--bf16=false", "--use_cpu=true", "--use_peft=false", "--disable_tqdm=true")
     places = (f"--model_name_or_path={model}", f"--output_dir={folder / 'run'}")
-    return refused(capsys, "sft", *places, *options, *plain, *more)
+    return refused(capsys, command, *places, *options, *plain, *more)
 
 
 @pytest.mark.parametrize(("model", "kind"), [(k, k) for k in REFUSALS], indirect=["model"])
@@ -93,9 +93,14 @@ def test_the_file_of_a_mixture_is_named_also_of_a_stream(model, tmp_path, capsys
     recipe = tmp_path / "recipe.yaml"
     for more in ("", "streaming: true\ncandidate_ratio: 1\n"):
         recipe.write_text(f"datasets:\n- path: {good}\n- path: {bad}\n{more}")
-        line = sft(capsys, model, tmp_path, "--config", recipe, "--max_steps=8")
-        assert f"{bad}: record 3: " in line
-        assert "System role not supported" in line
+        words = ("--config", recipe, "--max_steps=8")
+        for command in ("sft",) if more else ("sft", "select"):
+            line = sft(capsys, model, tmp_path, *words, command=command)
+            assert f"{bad}: record 3: " in line
+            assert "System role not supported" in line
+    recipe.write_text(f"datasets:\n- path: {bad}\nstreaming: true\ncandidate_ratio: 2\n")
+    line = sft(capsys, model, tmp_path, "--config", recipe, command="select")
+    assert f"{bad}: record 3: " in line
 
 
 @pytest.mark.parametrize("model", ["system"], indirect=True)

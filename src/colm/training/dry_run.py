@@ -27,7 +27,7 @@ from colm.training.metrics import PREFIX
 from colm.training.output_folder import find_checkpoint
 from colm.training.pool import Example
 from colm.training.selection import ExampleSelection
-from colm.training.sft import build_trainer
+from colm.training.sft import build_trainer, named_refusals
 from colm.training.trainer import CoLMSFTTrainer
 
 logger = logging.getLogger(__name__)
@@ -215,7 +215,8 @@ def make_dry_run(arguments: SFTArguments, steps: int) -> DryRun:
         training = copy.copy(arguments.training)
         training.output_dir = folder
         trainer = build_trainer(arguments._replace(training=training), DryRunTrainer)
-        selection = trainer.look_ahead(steps, checkpoint)
+        with named_refusals(arguments, trainer.processing_class):
+            selection = trainer.look_ahead(steps, checkpoint)
     if not selection.candidates:
         raise ValueError("there is no step to select for: the run has ended, or has no data")
     return DryRun(selection.candidates, _notes(trainer, selection, steps))

@@ -45,7 +45,7 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
         )
         trainer = build_trainer(arguments, CoLMSFTTrainer)
         # A stream meets its chat template on the way.
-        with _refused_records_named(arguments, trainer.processing_class):
+        with named_refusals(arguments, trainer.processing_class):
             trainer.train(resume_from_checkpoint=checkpoint)
         _save(trainer, arguments)
     return trainer
@@ -70,7 +70,7 @@ def build_trainer(arguments: SFTArguments, trainer_class: type[AnyTrainer]) -> A
     conversational = bool(tokenizer.chat_template or training.chat_template_path)
     with training.main_process_first(desc="loading data"):
         examples = load_examples(arguments, conversational)
-    with _refused_records_named(arguments, tokenizer):
+    with named_refusals(arguments, tokenizer):
         trainer = _make_trainer(arguments, trainer_class, tokenizer, examples)
     report_unlabelled("evaluation", examples.test, trainer.eval_dataset, training)
     for note in examples.notes:
@@ -78,8 +78,16 @@ def build_trainer(arguments: SFTArguments, trainer_class: type[AnyTrainer]) -> A
     return trainer
 
 
-def _refused_records_named(arguments: SFTArguments, tokenizer: Any) -> AbstractContextManager[None]:
-    """Name the file and the record that a chat template refuses."""
+def named_refusals(arguments: SFTArguments, tokenizer: Any) -> AbstractContextManager[None]:
+    """Return a context in which a record that the chat template refuses is named, with its file.
+
+    Args:
+        arguments: Options of the run, by which the data is read again.
+        tokenizer: With the chat template.
+
+    Returns:
+        The context; a refusal becomes a ``ValueError``.
+    """
     return refused_records_named(
         tokenizer, lambda check: load_examples(arguments, conversational=True, check=check)
     )
