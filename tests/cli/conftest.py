@@ -1,5 +1,6 @@
 """What tests of several commands ask for."""
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -15,4 +16,7 @@ def no_progress_bars() -> Iterator[None]:
     logging.disable_progress_bar()
     yield
     logging.enable_progress_bar()
-    datasets.enable_progress_bars()
+    # Where a command ran before datasets was loaded, its bars are off for good, which it warns of.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        datasets.enable_progress_bars()
