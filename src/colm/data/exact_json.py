@@ -76,8 +76,8 @@ def exact_features(features: Features) -> Features:
         The same types but for that one, at any depth.
 
     Example:
-        >>> exact_features(Features({"messages": List(Json())}))
-        {'messages': List(ExactJson())}
+        >>> exact_features(Features({"messages": List(Json())}))["messages"].feature == ExactJson()
+        True
     """
     return Features({column: _exact(feature) for column, feature in features.items()})
 
