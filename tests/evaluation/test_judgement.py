@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm.evaluation.equivalence import FormulaComparison
-from colm.evaluation.final_answer import answer_kind, choices_of, final_answer, marked_answer
+from colm.evaluation.final_answer import answer_kind, final_answer, marked_answer
 from colm.evaluation.judgement import judge, same_answer
 from colm.evaluation.quantities import parse_quantity
+from colm.evaluation.reading.choices import choices_of
 
 OPEN, CLOSE = r"\begin{pmatrix}", r"\end{pmatrix}"
 CHOOSE = "Which offers more resistance?\nAnswer Choices: (A) web (B) tree (C) 12 cm"
@@ -335,6 +336,29 @@ def test_hard_formulas_take_no_more_than_their_time():
         assert same(r"\sqrt{8}", r"2\sqrt{2}"), "a new process answers"
         assert not same("x", "x" * 1000)
         assert not same(r"\frac{1}{", "1")
+
+
+def test_hard_formulas_together_take_no_more_than_their_time():
+    polynomials = [(rf"(x+1)^{{{n}}}(x-1)^{{{n}}}", f"(x^2-1)^{{{n}}}") for n in range(250, 260)]
+    with FormulaComparison(seconds=1.0, total_seconds=2.0) as same:
+        assert same("x + 1", "1 + x")
+        began = time.monotonic()
+        for pair in polynomials:
+            same(*pair)
+        towers = [same("x + 1", f"9^{{9^{{9^{{{n}}}}}}}") for n in range(9, 19)]
+        assert time.monotonic() - began < 15
+        assert same.unsettled > 5
+        assert not any(towers)
+
+
+def test_values_settle_what_algebra_does_not():
+    with FormulaComparison() as same:
+        assert same(r"\cos\frac{\pi}{7}-\cos\frac{2\pi}{7}+\cos\frac{3\pi}{7}", r"\frac12")
+        assert not same(r"\cos\frac{\pi}{7}-\cos\frac{2\pi}{7}", r"\frac12")
+        assert not same("10^{60} + 1", "10^{60}")
+        assert same.unsettled == 0
+        # Algebra may take longer than there is time, but the values are known.
+        assert same("(x+1)^{250}(x-1)^{250}", "(x^2-1)^{250}")
 
 
 def test_formulas_are_compared_from_several_threads():

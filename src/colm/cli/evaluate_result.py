@@ -203,6 +203,11 @@ def _answer(
             )
             for each in sets
         }
+    if same_formula.unsettled:
+        result["notes"].append(
+            f"{same_formula.unsettled} formulas could not be compared in time: they count as right "
+            "where their values agree or they are written alike."
+        )
     result["accuracy"] = macro_accuracy(list(result["sets"].values()))
     refused = sum(each.get("programs", {}).get("refused", 0) for each in result["sets"].values())
     if refused:

@@ -8,29 +8,41 @@ bound on its memory, which is ended, and started anew, where it does not answer 
 import contextlib
 import json
 import queue
-import re
 import subprocess
 import sys
 import threading
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from colm.evaluation.quantities import plain_text
+from colm.evaluation.reading.notation import as_latex
 
 SECONDS = 5.0
+#: For all formulas together that are not settled in their time.
+TOTAL_SECONDS = 120.0
+#: Of what is left of it, one formula gets this part at most, and no less than the seconds.
+_SHARE, _LEAST_SECONDS = 1 / 24, 0.25
+#: For an answer on its way from the other process.
+_GRACE_SECONDS = 0.5
 #: To start Python and load the library, on a slow and busy machine.
 _START_SECONDS = 120.0
 _LONGEST = 500
 _WORKER = Path(__file__).with_name("equivalence_worker.py")
-_ROOT = re.compile(r"(?<!\\)\bsqrt\s*\(([^()]*)\)")
 
 
 class FormulaComparison(AbstractContextManager["FormulaComparison"]):
     r"""Compares formulas, in another process that starts with the first question.
 
+    What takes too long is judged by its values, where these could be had, and else by how it is
+    written. Time that is spent so is limited for all formulas together.
+
     Args:
-        seconds: Time for one comparison; what takes longer is not the same.
+        seconds: Time for one comparison.
+        total_seconds: Time for all comparisons together that were not settled.
+
+    Attributes:
+        unsettled: How many formulas could not be compared in time.
 
     Example:
         >>> with FormulaComparison() as same:
@@ -38,8 +50,10 @@ class FormulaComparison(AbstractContextManager["FormulaComparison"]):
         (True, False)
     """
 
-    def __init__(self, seconds: float = SECONDS) -> None:
+    def __init__(self, seconds: float = SECONDS, total_seconds: float = TOTAL_SECONDS) -> None:
+        self.unsettled = 0
         self._seconds = seconds
+        self._left = total_seconds
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -60,7 +74,7 @@ class FormulaComparison(AbstractContextManager["FormulaComparison"]):
             return False
         with self._lock:
             if pair not in self._known:
-                self._known[pair] = self._ask(pair)
+                self._known[pair] = self._settle(pair)
             return self._known[pair]
 
     def __exit__(self, *_: object) -> None:
@@ -77,24 +91,37 @@ class FormulaComparison(AbstractContextManager["FormulaComparison"]):
                 with contextlib.suppress(OSError):
                     pipe.close()  # type: ignore[union-attr]
 
-    def _ask(self, pair: tuple[str, str]) -> bool:
-        """What the other process says, started where it is not there."""
+    def _settle(self, pair: tuple[str, str]) -> bool:
+        """Whether two formulas are equal, as far as the time allows to tell."""
+        said = ""
+        if self._left > 0:
+            self._process = self._process or self._start()
+            began = time.monotonic()
+            said = self._ask(pair, min(self._seconds, max(self._left * _SHARE, _LEAST_SECONDS)))
+            if said not in {"true", "false"}:
+                self._left -= time.monotonic() - began
+        if said in {"true", "false"}:
+            return said == "true"
+        self.unsettled += 1
+        return said == "probably" or pair[0].split() == pair[1].split()
+
+    def _ask(self, pair: tuple[str, str], seconds: float) -> str:
+        """What the other process says in so many seconds; it is ended where it says nothing."""
+        assert self._process is not None
+        assert self._process.stdin is not None
         try:
-            if self._process is None:
-                self._process = self._start()
-            assert self._process.stdin is not None
-            self._process.stdin.write(f"{json.dumps(pair)}\n")
+            self._process.stdin.write(f"{json.dumps([*pair, seconds])}\n")
             self._process.stdin.flush()
-            answer = self._answers.get(timeout=self._seconds)
+            said = self._answers.get(timeout=seconds + _GRACE_SECONDS).strip()
         except (queue.Empty, OSError):
-            answer = ""
+            said = ""
         except BaseException:
             # An answer that comes later would be taken for that to the next question.
             self.close()
             raise
-        if answer not in {"true\n", "false\n"}:
+        if not said:
             self.close()
-        return answer == "true\n"
+        return said
 
     def _start(self) -> "subprocess.Popen[str]":
         """Start the other process and wait until it listens."""
@@ -124,27 +151,6 @@ class FormulaComparison(AbstractContextManager["FormulaComparison"]):
             process.kill()
             raise ValueError("comparing formulas needs the package math-verify: pip install it")
         return process
-
-
-def as_latex(text: str) -> str:
-    r"""Return a formula in LaTeX, where it may be written as Python writes it.
-
-    Args:
-        text: A formula.
-
-    Returns:
-        LaTeX without what changes only its looks.
-
-    Example:
-        >>> as_latex("x**2 + 3*sqrt(2)*pi"), as_latex(r"$\dfrac{1}{2}$")
-        ('x^{2} + 3 \\cdot \\sqrt{2} \\cdot \\pi ', '\\frac{1}{2}')
-    """
-    text = plain_text(text)
-    text = re.sub(r"\*\*\s*(\([^()]*\)|-?[\w.]+)", lambda m: f"^{{{m[1].strip('()')}}}", text)
-    text = re.sub(r"(?:\*\s*)?(?<![\\A-Za-z])I(?![A-Za-z])|(?<=\d)j\b", "i", text)
-    # Without a sign "3 * 4" would read as 34, and "1/2*y" as 1/(2y).
-    text = re.sub(r"\s*\*\s*", r" \\cdot ", _ROOT.sub(r"\\sqrt{\1}", text))
-    return re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi ", text)
 
 
 def _pass_on(lines: Any, answers: "queue.SimpleQueue[str]") -> None:

@@ -7,12 +7,21 @@ import re
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-from colm.evaluation.quantities import numbers_in, parse_quantity, plain_text
+from colm.evaluation.quantities import (
+    numbers_in,
+    parse_quantity,
+    same_quantity,
+    with_repeating_digits,
+)
+from colm.evaluation.reading.choices import chosen_letter, gold_choice
+from colm.evaluation.reading.notation import plain_text
+from colm.evaluation.reading.number_words import spelled_number
+from colm.evaluation.reading.sentences import first_sentence
 
 Kind: TypeAlias = Literal["choice", "number", "maths", "text"]
 
 _MARKER = re.compile(
-    r"(?i:\banswer\b\**(?:\s+\w+){0,2}?\s*(?:\bis\b|:|=)\s*:?|\banswer\s*\n"
+    r"(?i:\banswer\b\**(?:\s+\w+){0,2}?\s*(?:\bis(?P<negated>n't)?\b|:|=)\s*:?|\banswer\s*\n"
     r"|\banswer\s+(?:to|in|for|as|rounded)(?:\s+\w+){1,5}?\s+is\b\s*:?)|####"
 )
 #: How a model that does not stop goes on: the headings of prompts, the tokens of chats.
@@ -22,22 +31,48 @@ _NEXT_QUESTION = re.compile(
     r"|<\|(?:im_start|im_end|endoftext|user|end|eot_id)\|>|</s>"
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_SENTENCE_END = re.compile(r"(?<!\\)[.!?](?=\s|$)")
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_LETTER_GOLD = re.compile(r"\(?([A-J])\)?")
-_LETTER_ALONE = re.compile(r"\(([A-Ja-j])\)|(?<![\w'-])([A-J])(?=\s*(?:[.,:;)*]|\Z|\n))")
-_LETTER_FIRST = re.compile(
-    r"\W*(?:(?:option|choice)\W*)?([A-J])(?:\s*(?:[]).:,;'\"]|$)|\s+(?:because|since)\b)",
+#: A model corrects itself: "no wait, it is 6".
+_CORRECTION = re.compile(
+    r"(?:[.,;!?\u2014-]|\n)\s*\(?(?:oh,?\s+|hmm,?\s+)?(?:(?:no,?\s+)?wait,?(?:\s+no)?|sorry|"
+    r"scratch\s+that|correction|i\s+mean(?:t)?|(?P<weak>no|actually))\b[\s,.:;!\u2014-]*"
+    r"(?P<stated>(?:(?:it|that|this)(?:'s|\s+(?:is|should\s+be|must\s+be|would\s+be))|"
+    r"make\s+(?:it|that)|i\s+meant?)\s+)?(?:actually\s+)?",
     re.IGNORECASE,
 )
-_LETTERS = re.compile(
-    r"\W*(?:(?i:both|either|neither)\s+)?\(?[A-J]\)?(?:\s+(?:and|or|nor)\s+|\s*[,&/]\s*)\(?[A-J]\)?\W*"
+_NEW_VALUE = re.compile(r"\W*\d[\d.,/]*%?(?:\s+[a-z]+){0,2}|\(?[A-J]\)?|\\[a-z]+\W.*")
+_NEW_NAME = re.compile(r"[A-Z][\w'-]*(?:\s+[A-Z][\w'-]*){0,3}")
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MATHS = re.compile(
+    r"[\d\\=<>^|]|[a-z]\s*[+*/]\s*[a-z]|\b[a-z]\s*-\s*[a-z]\b|\b[a-z]!|\)!|sqrt|\bpi\b|"
+    r"\b(?:log|ln|sin|cos|tan|exp)\b"
 )
-_CHOICE = re.compile(r"\(([A-J])\)\s*(.*?)(?=\s*\([A-J]\)|\n\s*\n|\Z)", re.DOTALL)
-_MATHS = re.compile(r"[\d\\=<>^]|[a-z]\s*[+*/]\s*[a-z]|sqrt|\bpi\b")
-_FORMULA_IN_TEXT = re.compile(r"\\|sqrt|\bpi\b|\d\s*[*^/]|\d[a-z]\b")
+_FORMULA_IN_TEXT = re.compile(
+    r"\\|sqrt|\bpi\b|\d\s*[*^/]|\d[a-z]\b|\d!|\b(?:factorial|binomial|log|ln|sin|cos|tan|exp)[\d_]*\s*[\d(]"
+)
+#: Arithmetic that is left to the reader: "10 - 3".
+_ARITHMETIC = re.compile(r"[\d.,()\s*/^-]*\d\s*[-+*/^]\s*\(?\d[\d.,()\s*/^+-]*")
 _PRINTED_FRACTION = re.compile(r"\bFraction\((-?\d+), (\d+)\)")
 _ABOUT = re.compile(r"\\approx|\u2248")
+#: Words before a number that do not change it.
+_HEDGE = re.compile(
+    r"(?:approx(?:imately)?\b\.?|about\b|around\b|roughly\b|nearly\b|almost\b|exactly\b|just\b|only\b|"
+    r"ca\.|no\.\s|nos?\.?\s?(?=\d)|number\b|rs\.?(?=\s?\d)|us(?=\s?\$?\d)|(?:inr|usd|eur|gbp)\b|"
+    r"a total of\b|[=:~])\s*",
+    re.IGNORECASE,
+)
+_NEGATED = re.compile(r"not\b", re.IGNORECASE)
+_NOT_BUT = re.compile(r"not\b[^.;]*?\bbut\s+(?:rather\s+)?(.+)", re.IGNORECASE | re.DOTALL)
+#: Not the number that follows but one above or below it.
+_BEYOND = re.compile(
+    r"(?:(?:more|less|fewer|greater|higher|lower|larger|smaller) than|between|either)\b",
+    re.IGNORECASE,
+)
+#: Two numbers of which one is left open, or a range.
+_OPEN = re.compile(r"[^\d]*[\d.,/]+%?(?:\s+[a-z]+)?\s+(?:or|to)\s+(?:maybe\s+|perhaps\s+)?-?\d")
+_NOT_A_NUMBER = re.compile(
+    r"(?:\bnot|n't|\brather than|\binstead of)\s+(?:be\s+)?[$\u00a3\u20ac]?-?\d[\d.,/]*",
+    re.IGNORECASE,
+)
 _REMARK = re.compile(r"\s\([^()]*\)$")
 #: The name of a value, or of what holds values, in what programs print: "x =", "'x':", "Matrix(".
 _NAMED = re.compile(r"['\"]?\b[A-Za-z_][\w.]*['\"]?\s*[:=(]")
@@ -45,8 +80,13 @@ _VALUE = re.compile(r"(?<![\w)\]}.])[-+]?[\d.,/]+(?:[eE][-+]?\d+)?")
 _BETWEEN_VALUES = re.compile(r"(?:[\s()\[\]{},;%]|and\b)*")
 #: Marks that are looked at, from the last; a model may write nothing else.
 _MOST_MARKS = 20
+_LONGEST_SPELLED = 100
 _WRAPPING = "*_`\"'\u201c\u201d "
 _YES_NO = {"yes": "yes", "no": "no", "true": "yes", "false": "no"}
+_IT_IS = re.compile(
+    r"(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:it|that|this|he|she|they|there)(?:'s|\s+(?:is|are|was|were))\s+",
+    re.IGNORECASE,
+)
 
 
 def answer_kind(gold: str, question: str = "") -> Kind:
@@ -63,9 +103,9 @@ def answer_kind(gold: str, question: str = "") -> Kind:
         >>> [answer_kind(gold) for gold in (r"\text{(A)}", "1,000", r"2\pi", "x", "yes")]
         ['choice', 'number', 'maths', 'maths', 'text']
     """
-    text = plain_text(gold)
-    if _LETTER_GOLD.fullmatch(text) and (text != "I" or "(A)" in question):
+    if gold_choice(gold, question) is not None:
         return "choice"
+    text = plain_text(gold)
     if parse_quantity(text) is not None:
         return "number"
     return "maths" if _MATHS.search(text) or len(text) == 1 else "text"
@@ -91,10 +131,10 @@ def final_answer(written: str, kind: Kind, *, question: str = "", direct: bool =
         >>> final_answer("It is (B), the web.", "choice")
         'B'
     """
-    written = before_next_question(written)
+    written = with_repeating_digits(before_next_question(written))
     marked = list(_marked_answers(written))
     if kind == "choice":
-        return _letter(written, marked, question)
+        return _trim(chosen_letter(written, marked, question))
     if kind == "number":
         texts = marked or [written]
         stated = next((text for text in texts if _states_number(text)), texts[0])
@@ -108,7 +148,7 @@ def final_answer(written: str, kind: Kind, *, question: str = "", direct: bool =
     if kind == "text":
         return _yes_or_no(line)
     formulas = _FORMULA.findall(line if direct else written)
-    return _trim("".join(formulas[-1]) if formulas else line)
+    return _trim("".join(formulas[-1]) if formulas else _IT_IS.sub("", line))
 
 
 def marked_answer(written: str) -> str | None:
@@ -147,46 +187,42 @@ def before_next_question(written: str) -> str:
     return written
 
 
-def choices_of(question: str) -> dict[str, str]:
-    """Return the choices that a question names.
-
-    Args:
-        question: With "(A) ... (B) ..." or without.
-
-    Returns:
-        Text of each letter.
-
-    Example:
-        >>> choices_of("Which? Answer Choices: (A) web (B) tree")
-        {'A': 'web', 'B': 'tree'}
-    """
-    _, named, choices = question.rpartition("Choices:")
-    return {
-        letter: text.strip() for letter, text in _CHOICE.findall(choices if named else question)
-    }
-
-
 def _marked_answers(written: str) -> Iterator[str]:
     """What follows each mark and stands in each box, the last first; empty ones are left out."""
-    marks = [*_BOX.finditer(written), *_MARKER.finditer(written)]
+    marks = [*_BOX.finditer(written), *_MARKER.finditer(written), *_CORRECTION.finditer(written)]
     for mark in sorted(marks, key=re.Match.start, reverse=True)[:_MOST_MARKS]:
-        if mark[0].startswith("\\"):
-            found = _trim(_inside(written, mark.end()))
+        if mark.re is _BOX:
+            found = _trim(_inside(written, mark.end()), prose=False)
         else:
             rest = written[mark.end() :].lstrip(_WRAPPING + "\n:")
             line = rest.split("\n", 1)[0]
             if line.strip() in {"\\[", "$$", "\\("}:
                 line = " ".join(rest.split("\n")[1:2])
-            found = _trim(_SENTENCE_END.split(line, maxsplit=1)[0])
+            found = _trim(first_sentence(line))
+            if mark.re is _CORRECTION:
+                found = found if _is_new_answer(mark, found) else ""
+            elif mark["negated"]:
+                found = f"not {found}"
+        if instead := _NOT_BUT.match(found):
+            found = instead[1]
         if found:
             yield found
+
+
+def _is_new_answer(correction: re.Match[str], text: str) -> bool:
+    """Whether what follows "no wait" is an answer, and not how the model goes on thinking."""
+    if _NEW_VALUE.fullmatch(text):
+        return True
+    if correction["weak"]:
+        return False
+    return bool(_NEW_NAME.fullmatch(text) or (correction["stated"] and len(text.split()) < 4))
 
 
 def _states_number(text: str) -> bool:
     """Whether a text states a number, and is no "This answer is correct"."""
     return bool(
         parse_quantity(text) is not None or _FORMULA_IN_TEXT.search(text) or numbers_in(text)
-    )
+    ) or bool(_spelled_numbers(text))
 
 
 def _inside(text: str, start: int) -> str:
@@ -199,36 +235,69 @@ def _inside(text: str, start: int) -> str:
     return text[start:]
 
 
-def _trim(answer: str) -> str:
-    """An answer without what surrounds it: white space, emphasis, signs of formulas, full stops."""
-    answer = answer.strip(_WRAPPING)
+def _trim(answer: str, *, prose: bool = True) -> str:
+    """An answer without what surrounds it: white space, emphasis, signs of formulas, full stops.
+
+    In prose an exclamation mark ends a sentence; in a formula it is a factorial.
+    """
+    answer = answer.strip(_WRAPPING).rstrip(".,;:!?" if prose else ".,;:?").strip(_WRAPPING)
     for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
         answer = answer.replace(opening, "").replace(closing, "")
     answer = re.sub(r"(?<!\\)\$", "", answer).strip(_WRAPPING)
-    return answer.rstrip(".,;:!?").rstrip(_WRAPPING)
+    return answer.rstrip(".,;:?").rstrip(_WRAPPING)
 
 
 def _number(text: str, *, is_marked: bool) -> str:
     """The number a text comes to: all of it, what follows its last "=", or one that is in it."""
+    text = "\n".join(plain_text(line) for line in text.strip().split("\n"))
     text = _PRINTED_FRACTION.sub(r"\1/\2", text)
-    lines = text.split("\n") if is_marked else text.strip().rsplit("\n", 1)[-1:]
+    lines = text.split("\n") if is_marked else text.rsplit("\n", 1)[-1:]
     if first := _first_value(lines[0]):
         return first
     if is_marked:
-        _, _, last = text.rpartition("=")
-        # What is exact comes before "approximately".
-        last = next((part.strip() for part in _ABOUT.split(last) if part.strip()), "")
-        if parse_quantity(plain := _REMARK.sub("", last)) is not None:
-            return plain
-        if _FORMULA_IN_TEXT.search(last):
-            return last
-        found = numbers_in(last)
-        return found[0] if found else last
+        return _stated_number(text)
     is_formula = len(text.split()) == 1 and _FORMULA_IN_TEXT.search(text)
     if is_formula or parse_quantity(text) is not None:
         return _trim(text)
-    found = numbers_in(text)
-    return found[-1] if found else _trim(text.strip().rpartition("\n")[2])
+    text = _NOT_A_NUMBER.sub(" ", text)
+    last = _trim(text.strip().rpartition("\n")[2])
+    return (numbers_in(text) or _spelled_numbers(last) or [last])[-1]
+
+
+def _stated_number(text: str) -> str:
+    """The number that stands after a mark, or the text where it leaves open which."""
+    _, _, last = text.rpartition("=")
+    # What is exact comes before "approximately".
+    last = next((part.strip() for part in _ABOUT.split(last) if part.strip()), "")
+    while (hedge := _HEDGE.match(last)) and hedge.end():
+        last = last[hedge.end() :]
+    if _NEGATED.match(last) or _BEYOND.match(last):
+        return last
+    plain = _REMARK.sub("", last)
+    if parse_quantity(plain) is not None or _ARITHMETIC.fullmatch(plain):
+        return plain
+    found = numbers_in(last)
+    if len(found) > 1 and _OPEN.match(plain_text(last)):
+        values = [parse_quantity(each) for each in found[:2]]
+        if not (values[0] and values[1] and same_quantity(values[0], values[1])):
+            return last
+        return found[0]
+    if _FORMULA_IN_TEXT.search(last):
+        return last
+    return (found or _spelled_numbers(last) or [last])[0]
+
+
+def _spelled_numbers(text: str) -> list[str]:
+    """Numbers that a text has in words, where it has no digits."""
+    if any(sign.isdecimal() for sign in text):
+        return []
+    found, place = [], 0
+    for word in re.finditer(r"[A-Za-z]+", text):
+        part = text[word.start() : word.start() + _LONGEST_SPELLED]
+        if word.start() >= place and (spelled := spelled_number(part)):
+            found.append(str(spelled[0]))
+            place = word.start() + len(part) - len(spelled[1])
+    return found
 
 
 def _first_value(line: str) -> str:
@@ -238,30 +307,7 @@ def _first_value(line: str) -> str:
     return found[0] if len(found) > 1 else ""
 
 
-def _letter(written: str, marked: list[str], question: str) -> str:
-    """The letter that is chosen, by its name or by the text of its choice."""
-    choices = choices_of(question)
-    by_text = {_as_words(choice): letter for letter, choice in choices.items()}
-    last = marked[0] if marked else _trim(written.strip().rpartition("\n")[2])
-    if _LETTERS.fullmatch(plain_text(last)):
-        return last
-    for text in (*marked, written):
-        first_line = plain_text(text.strip().partition("\n")[0])
-        if first := _LETTER_FIRST.match(first_line):
-            return first[1].upper()
-        if letter := by_text.get(_as_words(text)):
-            return letter
-        if named := _LETTER_ALONE.findall(plain_text(text)):
-            return "".join(named[-1]).upper()
-    return last
-
-
 def _yes_or_no(text: str) -> str:
     """Yes or no where a text begins with it, else the text."""
     first = re.match(r"\W*(yes|no|true|false)\b(?!\s+\w)", text, re.IGNORECASE)
-    return _YES_NO[first[1].lower()] if first else _trim(text)
-
-
-def _as_words(text: str) -> str:
-    words = " ".join(re.findall(r"[\w.%/-]+", plain_text(text).lower())).rstrip(".")
-    return re.sub(r"^(?:an?|the) ", "", words)
+    return _YES_NO[first[1].lower()] if first else _trim(_IT_IS.sub("", text))

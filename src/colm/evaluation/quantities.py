@@ -3,57 +3,82 @@ r"""Numbers as people, programs and LaTeX write them: ``1,000``, ``$5``, ``50\%`
 Values are exact fractions, so that ``0.1`` is a tenth and large numbers keep their last digit.
 """
 
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-#: Longer texts and larger powers of ten are not read: their value would not fit anywhere.
+from colm.evaluation.reading.notation import plain_text
+from colm.evaluation.reading.number_words import spelled_number
+from colm.evaluation.reading.units import Unit, differ, parse_unit
+
+#: Longer texts, larger powers and factorials are not read: their value would not fit anywhere.
 _MOST_CHARACTERS = 200
 _MOST_EXPONENT = 300
+_MOST_FACTORIAL = 100
 #: What rounding in a program's arithmetic may change, relative to the value.
 _NOISE = Fraction(1, 10**6)
 #: How far off a rounded answer may be at most, relative to the value.
 _ROUNDED = Fraction(1, 100)
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"
-_POWER = (
-    r"(?:[eE]([+-]?\d+)|\s*(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*\{?\s*([+-]?\d+)\s*\}?)?"
+#: Digits grouped in threes, by commas or spaces, or as in India; a line over those that repeat.
+_DIGITS = (
+    r"(?:(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d{1,2}(?:,\d{2})+,\d{3}(?!\d)"
+    r"|[1-9]\d{0,2}(?: \d{3})+(?!\d|/|\s*\\frac)|\d+)(?:\.\d*(?:\\overline\s*\{\d+\})?)?"
+    r"|\.\d+(?:\\overline\s*\{\d+\})?|\.\\overline\s*\{\d+\})"
 )
+_POWER = (
+    r"(?:[eE](?P<e>[+-]?\d+)|(?P<ten>\s*(?:\\times|\\cdot|\*|x)\s*10(?=\s*(?:\^|\*\*)))?"
+    r"\s*(?:\^|\*\*)\s*(?:\{\s*(?P<braced>[+-]?\d+)\s*\}|(?P<power>[+-]?\d+)))?"
+)
+_PERCENT = r"(?:%|per\s?cent\b)"
 _NUMBER = re.compile(
-    rf"(?P<sign>[+-]?)\s*(?:(?P<whole>\d+)\s+(?=\d+\s*/))?[£€¥]?\s*"
-    rf"(?P<digits>{_DIGITS}){_POWER}(?:\s*/\s*(?P<divisor>{_DIGITS}))?"
-    r"\s*(?P<percent>%|percent\b)?(?P<rest>.*)",
+    r"(?P<sign>[+-]?)\s*(?:(?P<whole>\d+)(?:\s+and)?\s+(?=\d+\s*/))?(?P<currency>[£€¥₹]|Rs\.?|INR|USD|EUR)?\s*"
+    rf"(?P<digits>{_DIGITS}){_POWER}(?P<factorial>!?)"
+    rf"(?:\s*/\s*(?P<divisor>{_DIGITS}))?(?:\s*(?P<percent>{_PERCENT}))?(?P<rest>.*)",
     re.DOTALL,
 )
 #: A number inside a text; a minus after a letter, digit or bracket is a subtraction.
 _IN_TEXT = re.compile(
-    rf"(?:(?<![\w)\]}}.])-)?[£€¥]?(?:\d+\s(?=\d+/\d))?(?:{_DIGITS})(?:[eE][+-]?\d+)?(?:\s?/\s?\d+(?:\.\d+)?)?"
-    r"(?:\s?%)?"
+    rf"(?:(?<![\w)\]}}.!])-)?[£€¥₹]?(?:\d+\s(?:and\s)?(?=\d+/\d))?{_DIGITS}"
+    + re.sub(r"\?P<\w+>", "?:", _POWER)
+    + rf"(?:!(?=\s*(?:[a-z=*+\-/)\\^.,;])))?(?:\s?/\s?\d+(?:\.\d+)?)?(?:\s?{_PERCENT})?"
 )
-_UNIT = re.compile(r"[^\W\d_]+(?:(?:\s+|\s*/\s*|-)[^\W\d_]+|\^\{?[23]\}?|\.)*")
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NOT_UNITS = {"and", "or", "to", "pi", "sqrt", "times", "plus", "minus", "dozen", "hundred", "mod"}
+#: What may be a unit after a number in a text; "in" is seldom an inch there, "a" no ampere.
+_UNIT_IN_TEXT = re.compile(
+    r"\s?((?:(?:square|sq\.?|cubic|cu\.?)\s)?(?!in\b|a\b)[^\W\d_]+(?:\^\{?[23]\}?)?)"
+    r"(\s*/\s*[^\W\d_]+(?:\^\{?[23]\}?)?|\s(?:per|an?)\s[a-z]+)?"
+)
+_UNIT = re.compile(r"[^\W\d_]+(?:(?:\s+|\s*/\s*|-)[^\W\d_]+|\^\{?-?[1-3]\}?|(?<=[a-z])[23]\b|\.)*")
+_SCALES = {
+    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "lakh": 10**5, "lakhs": 10**5, "crore": 10**7, "crores": 10**7,
+}  # fmt: skip
+_DOZENS = {"dozen", "dozens"}
+_NOT_UNITS = {
+    "am",
+    "pm",
+    "a.m",
+    "p.m",
+    "and",
+    "or",
+    "to",
+    "pi",
+    "sqrt",
+    "times",
+    "plus",
+    "minus",
+    "mod",
+    "not",
+    "but",
+}
 _LETTER_UNITS = set("ACFJKLNVWghlms")
-_WORDS = (  # noqa: SIM905 - easier to read than a list of them
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty"
-).split()
-_UNIT_NAMES = (
-    "mm millimeter millimetre", "cm centimeter centimetre", "m meter metre", "km kilometer "
-    "kilometre", "in inch inche", "ft foot feet", "yd yard", "mi mile", "mg milligram", "g gram",
-    "kg kilogram", "oz ounce", "lb pound", "s sec second", "min minute", "h hr hour", "day", "week",
-    "month", "year", "ml milliliter millilitre", "l liter litre", "cent", "dollar",
-)  # fmt: skip
-_UNITS = {name: names.split()[0] for names in _UNIT_NAMES for name in names.split()}
-
-_REMOVED = re.compile(
-    r"\\!\s*|(?<!\\)\\[,;:> ]|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\?\$|~|\u200b"
-)
-_TEXT_COMMAND = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|hbox)\s*\{([^{}]*)\}"
-)
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°")
-_SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+#: "2 hours 30 minutes", in one unit less the last part.
+_COMPOUND = re.compile(r"(.*\d.*?[^\W\d_]\.?),?\s+(?:and\s+)?(\d.*)")
+#: "0.1666..." goes on as it ends.
+_GOES_ON = re.compile(r"(?<=\d)(\.\d*?)(\d{1,3}?)\2+(?:\.\.\.+|\u2026|\\(?:l|c)?dots\b)")
+_REPEATED = re.compile(r"\\overline\s*\{(\d+)\}")
 _PLAIN_FRACTION = re.compile(r"(\d*)\s*\\frac\{\s*(\d+)\s*\}\{\s*(\d+)\s*\}")
 
 
@@ -65,45 +90,23 @@ class Quantity:
         value: Exactly what is written, 50 for "50%".
         decimals: Digits after the decimal point, 0 without one.
         percent: Whether a percent sign follows.
-        unit: Unit by one of its names where it is a common one, else empty.
+        unit: The unit, where it is a common one.
+        dozens: Whether dozens are counted, so that 2 may be 24.
     """
 
     value: Fraction
     decimals: int = 0
     percent: bool = False
-    unit: str = ""
+    unit: Unit | None = None
+    dozens: bool = False
 
 
-def plain_text(text: str) -> str:
-    r"""Return a text without what changes only its looks: spacing, dollars, ``\text``, ``\dfrac``.
-
-    Args:
-        text: An answer, LaTeX or not.
-
-    Returns:
-        The same answer on one line.
-
-    Example:
-        >>> plain_text(r"25,\!972 \, \text{km}"), plain_text(r"$\dfrac12$")
-        ('25,972 km', '\\frac{1}{2}')
-    """
-    text = re.sub(r"\\[dtc]frac(?![a-z])", r"\\frac", text).replace("\\%", "%").replace("{,}", ",")
-    for sign in "\u2212\u2013\u2010\u2011":
-        text = text.replace(sign, "-")
-    text = text.replace("\u00a0", " ").replace("\u202f", " ").replace("\u00d7", "*")
-    text = _TEXT_COMMAND.sub(r" \1 ", _DEGREES.sub(" degrees ", _REMOVED.sub("", text)))
-    text = _SHORT_FRACTION.sub(
-        lambda m: f"\\frac{{{m[2] if m[1] is None else m[1]}}}{{{m[4] if m[3] is None else m[3]}}}",
-        text,
-    )
-    return re.sub(r"(?<=[A-Za-z])\s+(?=\^)", "", " ".join(text.split()))
-
-
-def parse_quantity(text: str) -> Quantity | None:
+def parse_quantity(text: str, *, attached: bool = False) -> Quantity | None:
     r"""Return the number that a text is, with or without a unit; ``None`` where it is not one.
 
     Args:
         text: An answer, LaTeX or not.
+        attached: Whether a letter right after a number is a unit, "5m", and no variable.
 
     Returns:
         The number; ``None`` for anything more than that, such as ``2x`` or ``3 and 4``.
@@ -113,34 +116,53 @@ def parse_quantity(text: str) -> Quantity | None:
         [Fraction(1000, 1), Fraction(3, 4), Fraction(11, 2), Fraction(4, 1)]
         >>> parse_quantity("2x")
     """
-    text = plain_text(text).rstrip(" .")
+    text = plain_text(with_repeating_digits(text)).rstrip(" .")
     if not text or len(text) > _MOST_CHARACTERS:
         return None
-    if text.lower() in _WORDS:
-        return Quantity(Fraction(_WORDS.index(text.lower())))
+    if not any(sign.isdecimal() for sign in text):
+        return _in_words(text)
     found = _NUMBER.fullmatch(_without_latex_fractions(text))
     if found is None:
         return None
-    exponent = int(found[4] or found[5] or 0)
-    scale, unit = _read_unit(found["rest"])
-    if abs(exponent) > _MOST_EXPONENT or scale is None:
-        return None
-    value = _exact(found["digits"]) * Fraction(10) ** exponent
-    if found["divisor"]:
-        divisor = _exact(found["divisor"])
-        if not divisor:
-            return None
-        value /= divisor
-    value = (value + int(found["whole"] or 0)) * scale
-    decimals = len(found["digits"].partition(".")[2]) if not found["divisor"] else 0
-    exact_decimals = decimals if exponent == 0 and scale == 1 else 0
+    value, rest = _value(found), _read_unit(found["rest"], attached)
+    if value is None or rest is None:
+        return _compound(text)
+    scale, unit, dozens = rest
+    exact = (
+        "overline" in found["digits"]
+        or found["divisor"]
+        or found["e"]
+        or found["power"]
+        or found["braced"]
+        or scale != 1
+    )
     return Quantity(
-        -value if found["sign"] == "-" else value, exact_decimals, bool(found["percent"]), unit
+        value=value * scale,
+        decimals=0 if exact else len(found["digits"].partition(".")[2]),
+        percent=bool(found["percent"]),
+        unit=unit or (parse_unit(found["currency"]) if found["currency"] else None),
+        dozens=dozens,
     )
 
 
+def with_repeating_digits(text: str) -> str:
+    r"""Return a text with a line over the digits that repeat in what goes on for ever.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text in LaTeX's notation.
+
+    Example:
+        >>> with_repeating_digits("It is 0.1666...")
+        'It is 0.1\\overline{6}'
+    """
+    return _GOES_ON.sub(r"\1\\overline{\2}", text)
+
+
 def numbers_in(text: str) -> list[str]:
-    """Return the numbers that stand in a text, as they are written.
+    """Return the numbers that stand in a text, as they are written, with common units.
 
     Args:
         text: Any text.
@@ -149,13 +171,16 @@ def numbers_in(text: str) -> list[str]:
         Texts that ``parse_quantity`` reads, in their order.
 
     Example:
-        >>> numbers_in("He pays $1,200 - 5% of 10-3.5.")
-        ['1,200', '5%', '10', '3.5']
+        >>> numbers_in("He pays $1,200 - 5% of 10-3.5 for 2 km.")
+        ['1,200', '5%', '10', '3.5', '2 km']
     """
-    return [
-        found.strip().rstrip(".")
-        for found in _IN_TEXT.findall(_without_latex_fractions(plain_text(text)))
-    ]
+    text = _without_latex_fractions(plain_text(text))
+    numbers, place = [], 0
+    while found := _IN_TEXT.search(text, place):
+        unit = _unit_after(text, found.end())
+        numbers.append(found[0].strip().rstrip(".") + unit)
+        place = found.end() + len(unit)
+    return numbers
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
@@ -164,8 +189,8 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
     Whole numbers and fractions must be equal. With decimals a millionth is forgiven, which
     arithmetic may lose, and where the right answer has two decimals or more, what rounds to it
     within one in a hundred.
-    "50%" answers both 50 and 0.5, but not 0.5%. Different common units are different answers; no
-    unit is any.
+    "50%" answers both 50 and 0.5, but not 0.5%. Units that measure different things are different
+    answers, 5000 m are 5 km, and no unit is any.
 
     Args:
         gold: The right answer.
@@ -179,21 +204,98 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
         >>> same_quantity(rounded, third), same_quantity(third, rounded)
         (True, False)
     """
-    if gold.unit and answer.unit and gold.unit != answer.unit:
-        return False
-    if gold.percent == answer.percent:
-        return _same_value(gold, answer)
-    readings = (gold, _as_share(gold)) if gold.percent else (answer, _as_share(answer))
+    if gold.unit and answer.unit:
+        if differ(gold.unit, answer.unit):
+            return False
+        if gold.unit.size != answer.unit.size:
+            ratio = answer.unit.size / gold.unit.size
+            answer = replace(answer, value=answer.value * ratio, decimals=max(answer.decimals, 1))
     return any(
-        _same_value(reading, answer) if gold.percent else _same_value(gold, reading)
-        for reading in readings
+        _same_value(right, given)
+        for right in _readings(gold, answer)
+        for given in _readings(answer, gold)
     )
 
 
-def _as_share(percent: Quantity) -> Quantity:
-    """What a percentage is as a share of one."""
-    # Whole percents have two decimals as a share, and are no rounded numbers for that.
-    return Quantity(percent.value / 100, percent.decimals + 2 if percent.decimals >= 2 else 1)
+def _readings(quantity: Quantity, other: Quantity) -> Iterator[Quantity]:
+    """What a number may mean beside another: as it stands, a share for percent, 12 for a dozen."""
+    yield quantity
+    if quantity.percent and not other.percent:
+        # Whole percents have two decimals as a share, and are no rounded numbers for that.
+        decimals = quantity.decimals + 2 if quantity.decimals >= 2 else 1
+        yield Quantity(quantity.value / 100, decimals)
+    if quantity.dozens and not other.dozens:
+        yield Quantity(quantity.value * 12)
+
+
+def _in_words(text: str) -> Quantity | None:
+    """The number that a text is in words, with no more than a common unit."""
+    spelled = spelled_number(text)
+    if spelled is None:
+        return None
+    value, rest = spelled
+    if re.fullmatch(_PERCENT, rest):
+        return Quantity(value, percent=True)
+    counted = _read_unit(f" {rest.removeprefix('a ')}" if rest else "", False)
+    if counted is None:
+        return None
+    scale, unit, dozens = counted
+    # "One Direction" is no number.
+    is_number = not rest or unit is not None or dozens or scale > 1
+    return Quantity(value * scale, unit=unit, dozens=dozens) if is_number else None
+
+
+def _value(found: re.Match[str]) -> Fraction | None:
+    """The value of a number, without its unit; ``None`` where it would fit nowhere."""
+    value = _exact(found["digits"])
+    exponent = int(found["e"] or found["power"] or found["braced"] or 0)
+    has_power = found["power"] or found["braced"]
+    if abs(exponent) > _MOST_EXPONENT:
+        return None
+    if has_power and not found["ten"]:
+        if not value and exponent < 0:
+            return None
+        value = value**exponent
+    else:
+        value *= Fraction(10) ** exponent
+    if found["factorial"]:
+        if value.denominator > 1 or value > _MOST_FACTORIAL:
+            return None
+        value = Fraction(math.factorial(int(value)))
+    if found["divisor"]:
+        divisor = _exact(found["divisor"])
+        if not divisor:
+            return None
+        value /= divisor
+    value += int(found["whole"] or 0)
+    return -value if found["sign"] == "-" else value
+
+
+def _exact(digits: str) -> Fraction:
+    """The value of digits; those under a line repeat without an end."""
+    repeated = _REPEATED.search(digits)
+    if repeated is not None:
+        digits = digits[: repeated.start()]
+    whole, _, decimals = re.sub("[, ]", "", digits).partition(".")
+    value = Fraction(int(f"{whole}{decimals}" or "0"), 10 ** len(decimals))
+    if repeated is not None:
+        nines = 10 ** len(repeated[1]) - 1
+        value += Fraction(int(repeated[1]), nines * 10 ** len(decimals))
+    return value
+
+
+def _compound(text: str) -> Quantity | None:
+    """The sum of two numbers with units that measure the same, "2 hours 30 minutes"."""
+    parts = _COMPOUND.fullmatch(text)
+    if parts is None:
+        return None
+    first, second = parse_quantity(parts[1], attached=True), parse_quantity(parts[2], attached=True)
+    if not first or not second or not first.unit or not second.unit:
+        return None
+    ratio = second.unit.size / first.unit.size
+    if differ(first.unit, second.unit) or ratio >= 1:
+        return None
+    return Quantity(first.value + second.value * ratio, unit=first.unit)
 
 
 def _without_latex_fractions(text: str) -> str:
@@ -213,24 +315,33 @@ def _same_value(gold: Quantity, answer: Quantity) -> bool:
     return gold.decimals >= 2 and difference <= half_a_digit and difference <= _ROUNDED * size
 
 
-def _exact(digits: str) -> Fraction:
-    whole, _, decimals = digits.replace(",", "").partition(".")
-    return Fraction(int(f"{whole}{decimals}" or "0"), 10 ** len(decimals))
-
-
-def _read_unit(rest: str) -> tuple[int | None, str]:
-    """The factor and the unit that follow a number; no factor where it is something else."""
+def _read_unit(rest: str, attached: bool) -> tuple[int, Unit | None, bool] | None:
+    """The factor and unit that follow a number, and whether it counts dozens; else ``None``."""
     separated = rest.startswith((" ", "-")) or not rest
     words = rest.lstrip(" -").split()
     scale = 1
-    if words and words[0].lower() in _SCALES:
-        scale = _SCALES[words.pop(0).lower()]
-    unit = " ".join(words)
+    while words and words[0].lower() in _SCALES:
+        scale *= _SCALES[words.pop(0).lower()]
+    dozens = bool(words) and words[0].lower() in _DOZENS
+    unit = " ".join(words[dozens:]).removeprefix("of ") if words else ""
     if not unit:
-        return scale, ""
+        return scale, None, dozens
     first = re.split(r"[\s/^.-]", unit)[0]
-    is_unit = _UNIT.fullmatch(unit) and not _NOT_UNITS & set(unit.lower().split())
-    if not is_unit or (len(first) == 1 and not (separated and first in _LETTER_UNITS)):
-        return None, ""
-    name = unit.lower().rstrip(".")
-    return scale, _UNITS.get(name) or _UNITS.get(name.removesuffix("s"), "")
+    if not _UNIT.fullmatch(unit) or _NOT_UNITS & set(unit.lower().split()):
+        return None
+    if len(first) == 1 and not ((separated or attached) and first in _LETTER_UNITS):
+        return None
+    return scale, parse_unit(unit), dozens
+
+
+def _unit_after(text: str, place: int) -> str:
+    """The common unit that follows a number in a text, with the space before it."""
+    found = _UNIT_IN_TEXT.match(text, place)
+    if found is None or (
+        len(found[1]) == 1 and not (found[0][0] == " " and found[1] in _LETTER_UNITS)
+    ):
+        return ""
+    for end in (found.end(), found.end(1)):
+        if parse_unit(text[place:end].strip()) is not None:
+            return text[place:end].rstrip()
+    return ""
