@@ -53,6 +53,7 @@ OWNERS = {
     "peft": {"training"},
     "reasoning_gym": {"data"},
     "sklearn": {"training"},
+    "sympy": {"evaluation"},
     "transformers": {"training"},
     "trl": {"training"},
 }

@@ -91,7 +91,7 @@ def compare(gold: str, answer: str, values: list[str]) -> bool:
 
 def difference(one: Any, other: Any) -> float | None:
     """Return how far the values of two formulas lie apart, relative to them; ``None`` unknown."""
-    from sympy import Expr, gamma  # type: ignore[import-untyped]
+    from sympy import Expr, gamma
 
     if not isinstance(one, Expr) or not isinstance(other, Expr):
         return None
