@@ -33,6 +33,8 @@ FACTORIALS = [
     (r"\boxed{3!+1}", "7", True),
     ("factorial(5)", "120", True),
     ("There are 5! ways.", "5", False),
+    ("The answer is n!/(n-k)!.", r"\frac{n!}{(n-k)!}", True),
+    ("The answer is n!/(n-k)!.", r"\frac{n!}{k!}", False),
 ]
 UNICODE = [
     ("The answer is 2⁵.", "32", True),
@@ -57,6 +59,8 @@ UNICODE = [
     ("The answer is ∛27.", "3", True),
     ("The answer is x₁.", "x_1", True),
     ("The answer is x₁.", "x_2", False),
+    ("The answer is H₂O.", "H2O", True),
+    ("The answer is CO₂.", "CO", False),
     ("The answer is x ≥ 3.", r"[3, \infty)", True),
     ("The answer is x > 3.", r"[3, \infty)", False),
     ("The answer is (−∞, 5].", r"(-\infty, 5]", True),

@@ -116,7 +116,7 @@ def same_answer(gold: str, answer: str, same_formula: SameFormula | None = None)
     gold, answer = (_without_full_stop(plain_text(text)) for text in (gold, answer))
     if not gold or not answer:
         return False
-    if re.sub(r"\s*([^\w\s])\s*", r"\1", gold) == re.sub(r"\s*([^\w\s])\s*", r"\1", answer):
+    if _compact(gold) == _compact(answer):
         return True
     if gold.lower() in _NO_SOLUTION:
         return answer.lower() in _NO_SOLUTION
@@ -183,7 +183,7 @@ def _other_readings(answer: str, written: str, question: str) -> list[str]:
     readings = []
     if _SPACED.fullmatch(answer) and " 0" not in answer:
         readings.append(answer.split(" ", 1)[0])
-    if re.fullmatch(r"\d+", answer) and re.search(rf"(?<!\d){answer}!", written):
+    if answer and re.search(rf"(?<!\d){re.escape(answer)}!", plain_text(written)):
         readings.append(f"{answer}!")
     letter = _LETTER_UNIT.fullmatch(answer)
     if letter and question and not re.search(rf"(?<![\w'])(?<!\d ){letter[1]}(?![\w'])", question):
@@ -218,6 +218,12 @@ def _words(text: str) -> list[str]:
     if len(words) == 1:
         return [_NAMES_OF.get(words[0], words[0])]
     return [word for word in words if word not in _ARTICLES]
+
+
+def _compact(text: str) -> str:
+    """A text without spaces around signs, and with its indices on the line: "H_2 O" as "H2O"."""
+    text = re.sub(r"(?<=[A-Za-z])_\{?(\w+)\}?", r"\1", text)
+    return re.sub(r"\s*([^\w\s])\s*", r"\1", text)
 
 
 def _without_full_stop(text: str) -> str:
