@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process by default.
 
     Returns:
-        0 for success, 2 for bad input and files that cannot be read or written (told in one line
-        on stderr), 130 when interrupted.
+        0 for success, 2 for bad input, files that cannot be read or written and training that
+        diverges (told in one line on stderr), 130 when interrupted.
 
     Raises:
         SystemExit: Help or the version was asked for and printed.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_BAD_INPUT
         namespace.rest = rest
         code: int = namespace.run(namespace)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if not (is_raised_by_colm(error) or is_of_the_machine(error)):
             raise
         from colm.names import one_line

@@ -25,7 +25,7 @@ from colm.gradients.projections import PROJECTIONS
 from colm.gradients.sparsify import CRITERIA
 from colm.training.checks import as_names
 from colm.training.hardware import supports_bf16
-from colm.training.option_checks import SCOPES, check_options
+from colm.training.option_checks import SCOPES, check_options, check_plain_options
 from colm.training.presets import DEFAULTS, PRESETS, resolve
 from colm.training.sampling import CANDIDATE_SAMPLINGS
 from colm.training.subspace_arguments import SubspaceArguments
@@ -229,6 +229,7 @@ class SelectionArguments:
         self.projections = as_names("projections", self.projections)
         check_options(self)
         super().__post_init__()  # type: ignore[misc]
+        check_plain_options(self)
 
 
 @dataclass

@@ -161,12 +161,6 @@ class DryRunTrainer(CoLMSFTTrainer):
         self.control.should_training_stop = self._is_done
 
     @property
-    def candidates_and_kept(self) -> tuple[int, int]:
-        """What a step draws, n, and keeps, r; less at the end of an epoch."""
-        batches: int = self.args.gradient_accumulation_steps
-        return batches * self._candidates_per_batch, batches * self._train_batch_size
-
-    @property
     def _is_done(self) -> bool:
         return self._steps_left <= 0 or self.state.global_step >= self.state.max_steps
 

@@ -2,7 +2,8 @@
 
 import importlib.util
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
@@ -13,6 +14,7 @@ from colm.coreset.registry import get_selector
 from colm.coreset.selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 from colm.gradients.adapters import check_adapter
 from colm.training.config import SelectionArguments
+from colm.training.pool_size import length_of
 from colm.training.proxy import check_tokenizer
 from colm.training.sources import column_names
 
@@ -254,18 +256,57 @@ def check_small_sources(names: Sequence[str], known: Collection[str] | None) -> 
         )
 
 
+def check_not_empty(train_dataset: Any, eval_dataset: Any, args: Any) -> None:
+    """Refuse data sets without examples, as far as they tell how many they have.
+
+    Args:
+        train_dataset: what is to be trained on.
+        eval_dataset: what is to be evaluated on, one or several by name, or none.
+        args: the options.
+
+    Raises:
+        ValueError: such a data set, by name.
+    """
+    named = {"training": train_dataset}
+    if getattr(args.eval_strategy, "value", args.eval_strategy) != "no" or args.eval_on_start:
+        named |= _evaluated(eval_dataset)
+    for name, dataset in named.items():
+        if dataset is not None and length_of(dataset) == 0:
+            raise ValueError(f"the {name} data has no examples")
+
+
+@contextmanager
+def naming_empty_data() -> Iterator[None]:
+    """Say so where a stream has no first example to look at."""
+    try:
+        yield
+    except StopIteration as error:
+        raise ValueError("the training or the evaluation data has no examples") from error
+
+
+def _evaluated(dataset: Any) -> dict[str, Any]:
+    """The data sets for evaluation by what they are called in messages."""
+    if isinstance(dataset, Mapping):
+        return {f"evaluation ({name})": each for name, each in dataset.items()}
+    return {"evaluation": dataset}
+
+
 def report_unlabelled(name: str, given: Any, left: Any, args: Any) -> None:
     """Say how many examples the trainer left out: cut to ``max_length``, they have no labels.
 
     Args:
         name: of the data set.
-        given: the data set as it was passed.
+        given: the data set as it was passed, or several by name.
         left: what the trainer made of it.
         args: the options.
 
     Raises:
         ValueError: none is left.
     """
+    if isinstance(given, Mapping) and isinstance(left, Mapping):
+        for part in given:
+            report_unlabelled(f"{name} ({part})", given[part], left.get(part), args)
+        return
     if not isinstance(given, Dataset) or not isinstance(left, Dataset):
         return
     if getattr(args, "packing", False) or len(given) == len(left):

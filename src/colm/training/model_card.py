@@ -50,23 +50,32 @@ def write_model_card(trainer: Any, base_model: str, dataset_name: str | None = N
         text = text.replace("[None](https://huggingface.co/None)", as_code(base_model))
         place = json.dumps(str(trainer.args.output_dir), ensure_ascii=False)
         text = text.replace('model="None"', f"model={place}")
-        section = describe_training(trainer.args, trainer.train_dataset)
+        section = describe_training(
+            trainer.args, trainer.train_dataset, trainer.candidates_and_kept
+        )
         text = text.replace(_SECTION_AFTER, f"{section}\n\n{_SECTION_AFTER}", 1)
         card.write_text(text, encoding="utf-8")
     return card
 
 
-def describe_training(args: Any, train_dataset: Any) -> str:
+def describe_training(
+    args: Any, train_dataset: Any, per_process: tuple[int, int] | None = None
+) -> str:
     """Return Markdown that says what was drawn and kept at each step, by which options.
 
     Args:
         args: ``CoLMConfig`` of the run.
         train_dataset: What was trained on.
+        per_process: Examples that a step drew in each process, and that it trained on; as many as
+            the options ask for where ``None``.
 
     Returns:
         Sections of third level.
     """
-    parts = ["### Mini-batches", _in_words(args), _options(args, SelectionArguments)]
+    if per_process is None:
+        batches, kept = args.gradient_accumulation_steps, args.per_device_train_batch_size
+        per_process = batches * round(kept * args.candidate_ratio), batches * kept
+    parts = ["### Mini-batches", _in_words(args, per_process), _options(args, SelectionArguments)]
     if args.subspace_rank is not None:
         parts += [
             "### Random subspaces",
@@ -111,11 +120,10 @@ def _span(line: str) -> str:
     return f"`{code}`"
 
 
-def _in_words(args: Any) -> str:
+def _in_words(args: Any, per_process: tuple[int, int]) -> str:
     """How many examples a step drew and kept, and what chose them."""
-    accumulated = args.gradient_accumulation_steps * args.world_size
-    drawn = round(args.per_device_train_batch_size * args.candidate_ratio) * accumulated
-    kept = args.per_device_train_batch_size * accumulated if selects(args) else drawn
+    drawn, kept = (number * args.world_size for number in per_process)
+    kept = kept if selects(args) else drawn
     # This line is what `colm report` reads.
     lines = [f"Each step drew {drawn} examples and trained on {kept} of them.", ""]
     if args.candidate_ratio == 1:

@@ -12,9 +12,9 @@ from colm.training.arguments import SFTArguments
 from colm.training.durable import naming_what_is_written
 from colm.training.examples import Examples, load_examples
 from colm.training.folder_lock import holding
-from colm.training.limits import report_unlabelled
 from colm.training.manifest import find_checkpoints
 from colm.training.model_card import write_model_card
+from colm.training.outcome import check_duration
 from colm.training.output_folder import find_checkpoint
 from colm.training.pretrained import LOADING_ERRORS, cannot_load, check_folder, load_tokenizer
 from colm.training.refused_records import refused_records_named
@@ -66,13 +66,13 @@ def build_trainer(arguments: SFTArguments, trainer_class: type[AnyTrainer]) -> A
         ValueError: Something the options ask for cannot be.
     """
     training = arguments.training
+    check_duration(training)
     tokenizer = _load_tokenizer(arguments)
     conversational = bool(tokenizer.chat_template or training.chat_template_path)
     with training.main_process_first(desc="loading data"):
         examples = load_examples(arguments, conversational)
     with named_refusals(arguments, tokenizer):
         trainer = _make_trainer(arguments, trainer_class, tokenizer, examples)
-    report_unlabelled("evaluation", examples.test, trainer.eval_dataset, training)
     for note in examples.notes:
         logger.info(note)
     return trainer

@@ -4,13 +4,18 @@ What stands in the column may be text, numbers or class labels; from here on a s
 Symbols: N examples in the data set.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
 
+from colm.coreset.registry import get_selector
+from colm.coreset.small_sources import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 from colm.data import SOURCE_COLUMN, source_counts, source_of, source_values
 from colm.training.pool import Example
+
+logger = logging.getLogger(__name__)
 
 
 def goes_by_source(args: Any) -> bool:
@@ -37,6 +42,50 @@ def resolve_source_column(name: str | None, dataset: Any) -> str | None:
             f"{', '.join(columns) or 'none'}."
         )
     return name
+
+
+def report_lack_of_sources(
+    args: Any, dataset: Any, source_column: str | None, sizes: Mapping[str, int] | None
+) -> None:
+    """Warn where options draw or keep by source, and there is nothing to tell sources by.
+
+    Args:
+        args: the options.
+        dataset: the training data, as it was passed.
+        source_column: that names the sources, if any does.
+        sizes: of the sources, ``None`` where they are not known.
+    """
+    options = _options_by_source(args)
+    if (source_column is not None and (sizes is None or len(sizes) > 1)) or not options:
+        return
+    columns = ", ".join(column_names(dataset)) or "none"
+    if getattr(args, "packing", False):
+        why = "packing=True joins examples of all sources"
+    elif source_column is None:
+        why = f"the training data has no column {SOURCE_COLUMN!r}"
+    else:
+        why = f"column {source_column!r} has one source only"
+    logger.warning(
+        "%s %s by source, and %s: all examples count as one source. Where another column names "
+        "the sources, set source_column to it; the columns are %s.",
+        " and ".join(options),
+        "goes" if len(options) == 1 else "go",
+        why,
+        columns,
+    )
+
+
+def _options_by_source(args: Any) -> list[str]:
+    """The options in effect that draw or keep by source, with their values."""
+    found = []
+    if args.candidate_sampling != "uniform":
+        found.append(f"candidate_sampling={args.candidate_sampling!r}")
+    named = args.small_sources not in ([SMALL_SOURCES_AUTO], [SMALL_SOURCES_NONE])
+    automatic = args.small_sources == [SMALL_SOURCES_AUTO]
+    keeps = named or (automatic and get_selector(args.selector).keeps_small_sources)
+    if args.candidate_ratio > 1 and keeps:
+        found.append(f"small_sources={','.join(args.small_sources)}")
+    return found
 
 
 def source_sizes(dataset: Any, source_column: str | None) -> dict[str, int] | None:

@@ -35,20 +35,25 @@ from colm.training.config import (
 from colm.training.exchange import Exchange
 from colm.training.limits import (
     check_arguments,
+    check_not_empty,
     check_small_sources,
     check_trainer,
+    naming_empty_data,
     report_unlabelled,
     shards_weights,
 )
 from colm.training.micro_batches import averages_over_step, is_padding_free, split_kept
 from colm.training.model_access import ModelAccess
+from colm.training.outcome import OutcomeMixin
 from colm.training.papers import as_trl_cites, name_of_method, papers_of
 from colm.training.pool import WEIGHT_KEY, Pool
+from colm.training.pool_size import check_pool, pool_size_of
 from colm.training.resuming import ResumingMixin
 from colm.training.sampling import draws_by_source, make_sampler, set_sampler_epoch
 from colm.training.selection import ExampleSelection
 from colm.training.sources import (
     goes_by_source,
+    report_lack_of_sources,
     resolve_source_column,
     source_feature,
     source_sizes,
@@ -59,7 +64,7 @@ from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.weighting import collate_weighted, weighted_loss
 
 
-class CoresetTrainerMixin(SubspaceMixin, ResumingMixin):
+class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
     """Selection for any trainer of ``transformers``; placed before it in the bases of a class."""
 
     data_collator: Any
@@ -86,12 +91,19 @@ class CoresetTrainerMixin(SubspaceMixin, ResumingMixin):
         sizes = source_sizes(train_dataset, source_column)
         check_small_sources(args.small_sources, cluster_names(clusters) if clusters else sizes)
         report_unknown_sizes(args, source_column, sizes)
-        super().__init__(model, args, *rest, **options)
+        if clusters is None:
+            report_lack_of_sources(args, train_dataset, source_column, sizes)
+        eval_dataset = options.get("eval_dataset", rest[2] if len(rest) > 2 else None)
+        check_not_empty(train_dataset, eval_dataset, args)
+        with naming_empty_data():
+            super().__init__(model, args, *rest, **options)
         report_unlabelled("training", train_dataset, self.train_dataset, self.args)
+        report_unlabelled("evaluation", eval_dataset, self.eval_dataset, self.args)
         self._training_since: float | None = None
         everyone = self.accelerator
         self._group = Exchange(everyone.num_processes, everyone.process_index, everyone.device)
         check_trainer(self, CLUSTER_COLUMN if clusters else source_column)
+        check_pool(self)
         if self.args.subspace_rank is not None:
             check_subspaces(self)
         self._clusters: Tensor | None = None
@@ -172,7 +184,7 @@ class CoresetTrainerMixin(SubspaceMixin, ResumingMixin):
             loader: DataLoader[Any] = self._get_dataloader(
                 dataset=as_endless(self.train_dataset, self.accelerator),
                 description="Training",
-                batch_size=self._candidates_per_batch,
+                batch_size=pool_size_of(self).candidates,
                 sampler_fn=self._get_train_sampler,
                 is_training=True,
             )
@@ -208,9 +220,7 @@ class CoresetTrainerMixin(SubspaceMixin, ResumingMixin):
             column,
             source_feature(column, self.train_dataset) or self._source_feature,
         )
-        # The last pools of an epoch are smaller; each micro-batch still needs an example.
-        share = self._train_batch_size / self._candidates_per_batch
-        budget = max(len(pools), round(len(examples) * share))
+        budget = pool_size_of(self).budget(len(examples), len(pools))
         kept = self._selection.keep(examples, budget, self.state.global_step)
         parts = split_kept(
             kept,
@@ -245,10 +255,12 @@ class CoresetTrainerMixin(SubspaceMixin, ResumingMixin):
             return super().compute_loss(model, inputs, *args, **options)
 
     @property
-    def _candidates_per_batch(self) -> int:
-        """Candidates drawn for a micro-batch."""
-        batch_size: int = self._train_batch_size
-        return round(batch_size * float(self.args.candidate_ratio))
+    def candidates_and_kept(self) -> tuple[int, int]:
+        """What a step draws in this process, n, and keeps, r; less at the end of an epoch."""
+        batches: int = self.args.gradient_accumulation_steps
+        size = pool_size_of(self)
+        drawn = batches * size.candidates
+        return drawn, size.budget(drawn, batches)
 
     @property
     def _candidates_in_all(self) -> int:
@@ -257,7 +269,7 @@ class CoresetTrainerMixin(SubspaceMixin, ResumingMixin):
         if args.max_steps <= 0:
             return math.ceil(float(args.num_train_epochs) * len(self.train_dataset))
         batches: int = args.max_steps * args.gradient_accumulation_steps * args.world_size
-        return batches * self._candidates_per_batch
+        return batches * pool_size_of(self).candidates
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Log the averages of selection with those of the training step."""
