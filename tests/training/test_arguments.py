@@ -98,12 +98,18 @@ def test_every_option_of_trl_keeps_its_default(tmp_path: Path) -> None:
 def test_numbers_mean_the_same_in_both_places(tmp_path_factory, name: str, value: int) -> None:
     path = tmp_path_factory.mktemp("recipe") / "r.yaml"
     path.write_text(f"{name}: {value}\n")
-    by_recipe, by_line = (
-        parse_arguments(arguments) for arguments in (["--config", str(path)], [f"--{name}={value}"])
-    )
-    values = [getattr(p.training, name, getattr(p.model, name, None)) for p in (by_recipe, by_line)]
-    assert values[0] == values[1] == value
-    assert type(values[0]) is type(values[1])
+    found = []
+    for arguments in (["--config", str(path)], [f"--{name}={value}"]):
+        try:
+            parsed = parse_arguments(arguments)
+        except ValueError as error:
+            found.append(str(error))
+        else:
+            found.append(getattr(parsed.training, name, getattr(parsed.model, name, None)))
+    assert found[0] == found[1]
+    assert type(found[0]) is type(found[1])
+    # What cannot be is refused by its name; the test of each option says what that is.
+    assert found[0] == value or (isinstance(found[0], str) and name in found[0])
 
 
 def test_a_recipe_can_set_the_environment(recipe, monkeypatch) -> None:

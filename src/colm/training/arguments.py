@@ -21,6 +21,7 @@ from trl.scripts.utils import DatasetConfig
 from colm.coreset.checks import shown
 from colm.training.config import CoLMConfig
 from colm.training.hardware import has_accelerator
+from colm.training.plain_options import check_adapter_options
 from colm.training.presets import DEFAULTS
 from colm.training.recipes import load_recipe
 
@@ -85,6 +86,7 @@ def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
     parser.set_defaults_with_config(**recipe)
     try:
         parsed = parser.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
+        check_adapter_options(parsed[2])
     except RecursionError as error:  # JSON in the value of an option, or in a file that it names
         raise ValueError("the JSON of an option is nested too deep") from error
     except (ValueError, ImportError, OSError, OverflowError, TypeError) as error:

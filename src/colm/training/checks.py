@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
+from colm.coreset.checks import shown
 from colm.source_names import as_source_names
 
 
@@ -31,20 +33,40 @@ def check_number(
     *,
     least: float | None = None,
     above: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
     whole: bool = False,
+    instead: str = "",
 ) -> None:
-    """Refuse what is no number, or not ``least`` or more, or not ``above`` something.
+    """Refuse what is no number, or not between its bounds: ``least`` and ``most`` are allowed.
+
+    ``instead`` says what else the option may be.
 
     Raises:
         ValueError: it is not.
+
+    Example:
+        >>> check_number("adam_beta1", 1.0, least=0, below=1)
+        Traceback (most recent call last):
+        ...
+        ValueError: adam_beta1 must be a number at least 0 and below 1; got 1.0.
     """
-    kind = "a whole number" if whole else "a number"
-    bound = f"at least {least}" if least is not None else f"above {above}"
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = is_number and math.isfinite(value) and not (whole and value != int(value))
-    if fits and least is not None:
-        fits = value >= least
-    if fits and above is not None:
-        fits = value > above
+    bounds = {"at least": least, "above": above, "below": below, "at most": most}
+    said = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+    fits = _is_number(value) and not (whole and value != int(value))
+    fits = fits and (least is None or value >= least) and (above is None or value > above)
+    fits = fits and (below is None or value < below) and (most is None or value <= most)
     if not fits:
-        raise ValueError(f"{option} must be {kind} {bound}; got {value!r}.")
+        kind = "a whole number" if whole else "a number"
+        said += f", or {instead}" * bool(instead)
+        raise ValueError(f"{option} must be {kind} {said}; got {shown(value)}.")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number that floats have, too; numpy's are numbers."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

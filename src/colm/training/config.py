@@ -25,7 +25,8 @@ from colm.gradients.projections import PROJECTIONS
 from colm.gradients.sparsify import CRITERIA
 from colm.training.checks import as_names
 from colm.training.hardware import supports_bf16
-from colm.training.option_checks import SCOPES, check_options, check_plain_options
+from colm.training.option_checks import SCOPES, check_options
+from colm.training.plain_options import check_plain_options
 from colm.training.presets import DEFAULTS, PRESETS, resolve
 from colm.training.sampling import CANDIDATE_SAMPLINGS
 from colm.training.subspace_arguments import SubspaceArguments
@@ -228,8 +229,8 @@ class SelectionArguments:
         self.small_sources = as_names("small_sources", self.small_sources)
         self.projections = as_names("projections", self.projections)
         check_options(self)
-        super().__post_init__()  # type: ignore[misc]
         check_plain_options(self)
+        super().__post_init__()  # type: ignore[misc]
 
 
 @dataclass

@@ -17,6 +17,7 @@ from colm.training.config import SelectionArguments
 from colm.training.pool_size import length_of
 from colm.training.proxy import check_tokenizer
 from colm.training.sources import column_names
+from colm.training.vocabulary import check_token_ids
 
 SHOWN_NAMES = 20
 # Kinds of distributed training, as Accelerate names them, that split parameters or moments.
@@ -92,6 +93,7 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
     if args.source_clusters is not None:
         check_clusters(args, dataset, trainer.accelerator)
     check_sampling(args, dataset, source_column)
+    check_token_ids(trainer)
 
 
 def looks(args: SelectionArguments) -> bool:

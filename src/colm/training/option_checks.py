@@ -4,8 +4,6 @@ Checked when a configuration is made, before there is a model or data; what thes
 `colm.training.limits`.
 """
 
-import math
-from dataclasses import fields
 from typing import Any
 
 from colm.coreset.candidates import EXAMPLE_WEIGHTS
@@ -47,31 +45,6 @@ _LEAST_WHOLE_NUMBER = {
     "match_every": 0,
 }
 _MAY_BE_NONE = {"kept_dimensions", "source_clusters", "selection_tokens"}
-
-
-#: Infinite, it clips nothing.
-_MAY_BE_INFINITE = {"max_grad_norm"}
-_OF_THE_PLAIN_TRAINER = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-
-
-def check_plain_options(args: Any) -> None:
-    """Refuse numbers of the plain trainer's options that would train nothing, or to no number.
-
-    Args:
-        args: a configuration, with every option settled.
-
-    Raises:
-        ValueError: one line that names the option and its value.
-    """
-    for option in fields(args):
-        value = getattr(args, option.name, None)
-        if isinstance(value, float) and not math.isfinite(value):
-            if option.name in _MAY_BE_INFINITE and value == math.inf:
-                continue
-            raise ValueError(f"{option.name} must be a finite number; got {value}.")
-    check_number("learning_rate", args.learning_rate, least=0)
-    for name, least in _OF_THE_PLAIN_TRAINER.items():
-        check_number(name, getattr(args, name), least=least, whole=True)
 
 
 def check_options(args: Any) -> None:

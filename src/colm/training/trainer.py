@@ -61,6 +61,7 @@ from colm.training.sources import (
 )
 from colm.training.streaming import as_endless, keep_shards, report_unknown_sizes
 from colm.training.subspace_training import SubspaceMixin, check_subspaces
+from colm.training.vocabulary import check_examples
 from colm.training.weighting import collate_weighted, weighted_loss
 
 
@@ -220,6 +221,7 @@ class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
             column,
             source_feature(column, self.train_dataset) or self._source_feature,
         )
+        check_examples(self, examples)
         budget = pool_size_of(self).budget(len(examples), len(pools))
         kept = self._selection.keep(examples, budget, self.state.global_step)
         parts = split_kept(
