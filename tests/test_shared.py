@@ -35,6 +35,33 @@ def test_what_is_no_json_is_a_value_error(content: bytes, tmp_path) -> None:
         read_json(path)
 
 
+DEEP = '{"a": ' * 5000 + "1" + "}" * 5000
+
+
+def test_what_runs_leave_is_read_within_bounds(tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    from colm.evaluation.journal import Journal
+    from colm.training.checkpoint import SETTINGS_KEY, load_state
+    from colm.training.evaluated import load_evaluated
+    from colm.training.manifest import FILE_NAME, problem_with, problem_with_plain
+
+    for name in (FILE_NAME, "trainer_state.json", "adapter_config.json"):
+        (tmp_path / name).write_text(DEEP)
+    assert "cannot be read" in str(problem_with(tmp_path))
+    assert "cannot be read" in str(problem_with_plain(tmp_path))
+    with pytest.raises(ValueError, match=r"adapter_config\.json.*levels"):
+        load_evaluated(str(tmp_path))
+    state = tmp_path / "state.safetensors"
+    save_file({}, state, metadata={SETTINGS_KEY: DEEP})
+    with pytest.raises(ValueError, match=r"state\.safetensors.*levels"):
+        load_state(state, {})
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(DEEP + "\n")
+    with pytest.raises(ValueError, match=r"journal\.jsonl:1.*levels"):
+        Journal(journal, {})
+
+
 NAMES = st.text() | st.text("ab\\nrxu0\n\r\x1b|`", max_size=6)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm import CoLMConfig, CoLMSFTTrainer, available_selectors, register_selector
+from colm.coreset import registry
 from colm.names import shown_name
 from colm.reports.model_card import read_card
 from colm.training.metrics import SelectionMetrics
@@ -85,10 +86,10 @@ def test_subspaces_are_said_and_cited(options: dict, name: str, numbers, tmp_pat
     assert "| `subspace_rank` | `4` |" in text
 
 
-def test_a_selector_of_ones_own_is_called_by_its_name(tmp_path) -> None:
+def test_a_selector_of_ones_own_is_called_by_its_name(tmp_path, monkeypatch) -> None:
     name = "mine | `x`\n# forged"
-    if name not in available_selectors():
-        register_selector(name, needs=())(lambda candidates, budget, generator: range(budget))
+    monkeypatch.setattr(registry, "_SELECTORS", dict(registry._SELECTORS))
+    register_selector(name, needs=())(lambda candidates, budget, generator: range(budget))
     args = config(tmp_path, selector=name)
     assert papers_of(args) == []
     lines = describe_training(args, None).splitlines()

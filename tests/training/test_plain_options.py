@@ -33,7 +33,7 @@ REFUSED = {
     "max_grad_norm": (-1.0, math.nan, -math.inf),
     "label_smoothing_factor": (-0.1, 1.0, math.nan),
     "neftune_noise_alpha": (-1.0, math.nan),
-    "num_train_epochs": (-1.0, math.inf, math.nan, 10**400),
+    "num_train_epochs": (math.inf, math.nan, 10**400),
     "warmup_steps": (-1, math.nan),
     "logging_steps": (-3, math.nan, math.inf),
 }

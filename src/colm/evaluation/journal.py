@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from colm.json_text import parse_json
+
 FORMAT = "colm answers 1"
 
 
@@ -103,8 +105,8 @@ class Journal(AbstractContextManager["Journal"]):
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(line)
+        except ValueError as error:
             raise ValueError(f"{self.path}:{number}: not a line of answers: {error}") from error
         if not isinstance(value, dict):
             raise ValueError(f"{self.path}:{number}: not a line of answers: {value!r:.80}")

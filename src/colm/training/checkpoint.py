@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from colm.json_text import parse_json
 from colm.training.durable import write_whole
 from colm.training.exchange import Exchange
 
@@ -134,9 +135,9 @@ def load_state(path: Path, settings: Settings, process: int = 0) -> dict[str, Te
         )
     try:
         with safe_open(path, framework="pt") as file:
-            written = json.loads((file.metadata() or {}).get(SETTINGS_KEY, "null"))
+            written = parse_json((file.metadata() or {}).get(SETTINGS_KEY, "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is cut short or no safetensors file: {error}.") from error
     if written is None:
         raise ValueError(f"{path} was not written by colm.")

@@ -1,6 +1,5 @@
 """What is evaluated: a model, or an adapter on its base, and held-out examples as in training."""
 
-import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from colm.data import SOURCE_COLUMN, Source, format_dataset, load_mixture
+from colm.json_text import read_json
 from colm.training.pretrained import (
     LOADING_ERRORS,
     cannot_load,
@@ -191,7 +191,7 @@ def _checkpoint(folder: Path) -> str:
 def _base_of(folder: Path) -> str:
     """The model that an adapter is on."""
     try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / ADAPTER_CONFIG)
         base = config["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"MODEL: {folder / ADAPTER_CONFIG} cannot be read: {error}") from error

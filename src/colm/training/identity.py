@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from trl import SFTTrainer
 
+from colm.json_text import parse_json
 from colm.training.clusters import CLUSTER_COLUMN
 from colm.training.data_digest import describe_data
 from colm.training.durable import write_whole
@@ -88,7 +89,7 @@ def load_identity(checkpoint: Path) -> Identity | None:
     except FileNotFoundError:
         return None
     try:
-        identity = json.loads(text)
+        identity = parse_json(text)
         if identity["format"] != _FORMAT:
             raise ValueError
         for part in ("trainer", "options", "adapters", "model", "data"):

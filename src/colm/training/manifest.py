@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from colm.json_text import read_json
 from colm.training.durable import UNFINISHED, flush_file, flush_folder, write_whole
 
 FILE_NAME = "colm_manifest.json"
@@ -112,7 +113,7 @@ def problem_with(checkpoint: Path) -> str | None:
     if not (checkpoint / FILE_NAME).is_file():
         return f"has no {FILE_NAME}: writing or deleting it was cut short, or it is not colm's"
     try:
-        manifest = json.loads((checkpoint / FILE_NAME).read_text(encoding="utf-8"))
+        manifest = read_json(checkpoint / FILE_NAME)
         files = dict(manifest["files"])
         if manifest["format"] != _FORMAT or TRAINER_STATE not in files:
             return f"has a {FILE_NAME} that is not colm's"
@@ -143,7 +144,7 @@ def problem_with_plain(checkpoint: Path) -> str | None:
     There is no list to hold them against: this finds what is cut short, not what is missing.
     """
     try:
-        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+        state = read_json(checkpoint / TRAINER_STATE)
         if not isinstance(state, dict) or not isinstance(state.get("global_step"), int):
             return f"has a {TRAINER_STATE} without global_step"
     except FileNotFoundError:

@@ -44,7 +44,8 @@ _BOUNDS: Mapping[str, Mapping[str, Any]] = {
     "label_smoothing_factor": _SHARE,
     "neftune_noise_alpha": _NOT_NEGATIVE,
     "router_aux_loss_coef": _NOT_NEGATIVE,
-    "num_train_epochs": _NOT_NEGATIVE,
+    # Whether there are any is asked when it is known that the epochs decide.
+    "num_train_epochs": {"most": 10**9},
     "warmup_steps": _NOT_NEGATIVE,
     "warmup_ratio": {"least": 0, "most": 1},
     "eval_delay": _NOT_NEGATIVE,

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
+from colm.json_text import parse_json
 from colm.subspace.optimizer import SubspaceOptimizer
 from colm.subspace.subspaces import Subspaces
 from colm.training.durable import write_whole
@@ -129,7 +130,7 @@ class SubspaceMixin(_Base):
                 "Start a new run from its weights, or leave subspace_rank unset."
             )
         with safe_open(path, framework="pt") as file:
-            written = json.loads((file.metadata() or {})[_SETTINGS])
+            written = parse_json((file.metadata() or {})[_SETTINGS])
             exact = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         for name in _SHARED:
             if written[name] != getattr(self.args, name):
