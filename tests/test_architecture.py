@@ -42,7 +42,7 @@ ARROWS = {
     "cli": {"colm"},
 }
 # Modules that every package may import: what they are about is nobody's alone.
-SHARED = {"colm.json_text", "colm.names", "colm.source_names"}
+SHARED = {"colm.durable", "colm.json_text", "colm.names", "colm.source_names"}
 # Third-party package -> the only packages of colm that may import it.
 OWNERS = {
     "accelerate": {"training"},

@@ -179,10 +179,10 @@ def test_what_colm_raises_is_told_in_one_line(env_runs, capsys) -> None:
 
 
 def test_a_full_disk_is_one_line(env_runs, capsys, tmp_path) -> None:
-    from colm.training.resuming import _naming_the_folder
+    from colm.durable import naming_what_is_written
 
     def save() -> int:
-        with _naming_the_folder(tmp_path / "checkpoint-2"):
+        with naming_what_is_written(tmp_path / "checkpoint-2", "Make room."):
             raise OSError(28, "No space left on device")
 
     env_runs(save)

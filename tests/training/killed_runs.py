@@ -26,8 +26,8 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
+import colm.durable
 import colm.training.checkpoint
-import colm.training.durable
 import conftest  # noqa: F401  the environment of tests
 from colm.training import manifest
 from tests.conftest import CHAT_TEMPLATE, save_tiny_model
@@ -213,7 +213,7 @@ def run_out_of_disk(trainer, folder, name, most_bytes):
 
 def run_out_of_disk_in(trainer, folder, name, file):
     """The disk is full when one of this library's own files is written."""
-    write = colm.training.durable.write_whole
+    write = colm.durable.write_whole
 
     def failing(path, content):
         if path.name == file and trainer.state.global_step == 4:

@@ -17,6 +17,8 @@ COMMANDS = ("demo", "sft", "evaluate", "report", "plan", "dry_run", "environment
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+#: In every line about a full disk that says what is left and how to go on.
+ADVICE = "make room"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,12 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_BAD_INPUT
         namespace.rest = rest
         code: int = namespace.run(namespace)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if not (is_raised_by_colm(error) or is_of_the_machine(error)):
+    except Exception as error:
+        line = describe_error(error)
+        if line is None:
             raise
-        from colm.names import one_line
-
-        print(f"colm: error: {one_line(str(error))}", file=sys.stderr)
+        print(f"colm: error: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("colm: interrupted", file=sys.stderr)
@@ -77,6 +78,31 @@ def make_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         importlib.import_module(f"colm.cli.{command}").add_parser(subparsers)
     return parser
+
+
+def describe_error(error: Exception) -> str | None:
+    """Return a line about bad input or files that cannot be read or written.
+
+    Args:
+        error: Exception that was caught.
+
+    Returns:
+        ``None`` where it comes from something else, a bug for instance.
+    """
+    from colm.durable import lacks_room
+    from colm.names import one_line
+
+    line = one_line(str(error))
+    if lacks_room(error) and ADVICE not in line:
+        # What libraries keep or leave for later is nowhere near what was asked for.
+        return (
+            f"{line}. A disk is full: {ADVICE} there, or name a folder on another one: in the "
+            "options, and for what libraries keep in HF_HOME and TMPDIR"
+        )
+    is_input = isinstance(error, ValueError | OSError | FloatingPointError) and is_raised_by_colm(
+        error
+    )
+    return line if is_input or is_of_the_machine(error) else None
 
 
 def is_of_the_machine(error: BaseException) -> bool:

@@ -107,7 +107,7 @@ def _check_output(output: Path) -> None:
 
 
 def _write(candidates: Sequence["Candidate"], output: Path) -> None:
-    from colm.training.durable import write_whole
+    from colm.durable import write_whole
 
     lines = [json.dumps(asdict(each), ensure_ascii=False) for each in candidates]
     try:

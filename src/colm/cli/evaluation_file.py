@@ -124,7 +124,7 @@ def write_result(result: Mapping[str, Any], output: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    from colm.training.durable import write_whole
+    from colm.durable import write_whole
 
     content = f"{json.dumps(result, indent=1, ensure_ascii=False)}\n".encode()
     try:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from colm.durable import write_whole
 from colm.json_text import read_json
 from colm.reports.arm import MOST_STEPS, Arm, Scores, as_number, clean_log, is_whole
 from colm.reports.names import clean
@@ -47,7 +48,8 @@ class Comparison:
             The same path.
         """
         path = Path(path)
-        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        write_whole(path, f"{text}\n".encode())
         return path
 
     @classmethod

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colm.durable import write_whole
 from colm.reports.comparison import Comparison
 from colm.reports.summaries import loss_table, settings_table, source_table, summary_table
 from colm.reports.tables import Table
@@ -46,7 +47,7 @@ def write_page(path: str | Path, comparison: Comparison) -> Path:
         The same path.
     """
     path = Path(path)
-    path.write_text(_page(comparison), "utf-8")
+    write_whole(path, _page(comparison).encode("utf-8"))
     return path
 
 

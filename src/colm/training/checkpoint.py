@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from colm.durable import write_whole
 from colm.json_text import parse_json
-from colm.training.durable import write_whole
 from colm.training.exchange import Exchange
 
 FILE_NAME = "colm_selector.safetensors"

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from trl import SFTTrainer
 
+from colm.durable import write_whole
 from colm.json_text import parse_json
 from colm.training.clusters import CLUSTER_COLUMN
 from colm.training.data_digest import describe_data
-from colm.training.durable import write_whole
 from colm.training.manifest import IDENTITY_FILE
 from colm.training.model_digest import (
     describe_adapters,

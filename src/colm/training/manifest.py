@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from colm.durable import UNFINISHED, flush_file, flush_folder, write_whole
 from colm.json_text import read_json
-from colm.training.durable import UNFINISHED, flush_file, flush_folder, write_whole
 
 FILE_NAME = "colm_manifest.json"
 TRAINER_STATE = "trainer_state.json"

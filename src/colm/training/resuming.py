@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
+from colm.durable import naming_what_is_written
 from colm.training import clusters, manifest
 from colm.training.checkpoint import (
     FILE_NAME,
@@ -18,7 +19,6 @@ from colm.training.checkpoint import (
     resume_settings,
     save_state,
 )
-from colm.training.durable import naming_what_is_written
 from colm.training.exchange import Exchange
 from colm.training.folder_lock import holding
 from colm.training.identity import (

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import get_peft_config, get_quantization_config
 
+from colm.durable import naming_what_is_written
 from colm.training.arguments import SFTArguments
-from colm.training.durable import naming_what_is_written
 from colm.training.examples import Examples, load_examples
 from colm.training.folder_lock import holding
 from colm.training.manifest import find_checkpoints

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
+from colm.durable import write_whole
 from colm.json_text import parse_json
 from colm.subspace.optimizer import SubspaceOptimizer
 from colm.subspace.subspaces import Subspaces
-from colm.training.durable import write_whole
 from colm.training.subspace_arguments import ADAMW, SubspaceArguments, others_trained
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used

@@ -16,7 +16,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: How libraries say the same that pass on no number: those in Rust, pyarrow, ``torch.save``.
 _NO_ROOM_TEXT = re.compile(
     rf"(os error|errno) ({'|'.join(map(str, _NO_ROOM))})\b|No space left|Disk quota exceeded"
-    r"|No usable temporary directory|inline_container|PytorchStreamWriter",
+    r"|No usable temporary directory|PytorchStreamWriter|inline_container\S*\] \. unexpected pos",
     re.IGNORECASE,
 )
 
@@ -31,11 +31,16 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: it cannot be written; a file that was there is untouched.
     """
     unfinished = path.with_name(f"{path.name}{UNFINISHED}")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # on a full disk it would take up what is left
+            unfinished.unlink()
+        raise
     flush_folder(path.parent)
 
 
