@@ -266,6 +266,21 @@ def test_a_plain_installation_lacks_only_what_says_how_to_install_it() -> None:
     assert third_party_imports() - plain - own <= asked_for
 
 
+def test_the_pictures_caption_says_what_its_results_hold() -> None:
+    """How far coresets end below random mini-batches, with each seed that the caption names."""
+    from colm.reports import Comparison
+
+    readme = (ROOT / "README.md").read_text()
+    caption = re.search(r"^\*What `make demo` shows.*?\*$", readme, re.MULTILINE | re.DOTALL)[0]
+    results = re.findall(r"([\d.]+) % lower with\s+\[seed (\d+)\]\(([^)]+)\)", caption)
+    assert len({seed for _, seed, _ in results}) > 1
+    for said, seed, file in results:
+        found = Comparison.load(ROOT / file)
+        coresets, plain = (arm.scores.macro for arm in found.arms)
+        assert said == f"{100 * (1 - coresets / plain):.1f}"
+        assert found.settings["seed"] == seed
+
+
 def test_make_finds_its_pins() -> None:
     needed = re.findall(r"\$\(call pinned,([\w-]+)\)", (ROOT / "Makefile").read_text())
     assert {canonicalize_name(name) for name in needed} <= pins().keys()
