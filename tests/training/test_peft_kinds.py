@@ -4,6 +4,10 @@ import peft
 import pytest
 import torch
 
+from colm import CoLMTrainer, CoLMTrainingArguments
+from colm.training.pool import WEIGHT_KEY
+from tests.training.conftest import build_trainer
+
 ON_MAPS = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 VIRTUAL = {"num_virtual_tokens": 3, "task_type": "CAUSAL_LM"}
 TRAINED = {
@@ -46,3 +50,22 @@ def test_an_adapter_that_no_look_sees_is_refused_before_training(make_trainer, d
     )
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+def test_weights_find_their_examples_behind_virtual_tokens(tiny_model_folder, dataset, tmp_path):
+    """Weights of 1 leave the model's own loss as it is, and those of 3 are three times it."""
+    ready = build_trainer(tiny_model_folder, dataset, output_dir=str(tmp_path))
+    trainer = CoLMTrainer(
+        peft.get_peft_model(ready.model, TRAINED["prompt"](None)),
+        CoLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True, weighted=True),
+        train_dataset=ready.train_dataset,
+        data_collator=ready.data_collator,
+    )
+    batch = ready.data_collator([dict(row) for row in ready.train_dataset.select(range(4))])
+    items = (batch["labels"] != -100).sum()
+    with torch.no_grad():
+        plain = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=items)
+        for weight in (1.0, 3.0):
+            weighed = {**batch, WEIGHT_KEY: torch.full((4, 1), weight)}
+            loss = trainer.compute_loss(trainer.model, weighed, num_items_in_batch=items)
+            torch.testing.assert_close(loss, weight * plain)

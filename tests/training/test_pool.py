@@ -1,14 +1,23 @@
 """Pools, chunks and parts: the small steps between data loader and model."""
 
+import pickle
 from collections import Counter
 
 import pytest
+import torch
 from accelerate.utils import send_to_device
 from hypothesis import given
 from hypothesis import strategies as st
 
 from colm.training.metrics import SelectionMetrics
-from colm.training.pool import Pool, even_parts, label_token_count, length_sorted_chunks
+from colm.training.pool import (
+    Pool,
+    PoolCollator,
+    even_parts,
+    label_token_count,
+    length_sorted_chunks,
+)
+from tests.training.conftest import SIZES
 
 
 @given(st.lists(st.integers(1, 40)), st.integers(1, 60))
@@ -72,3 +81,30 @@ def test_metrics_are_means_over_the_steps_since_the_last_log():
         "colm/matching_error": 0.5,
     }
     assert metrics.drain() == {}
+
+
+def test_a_loader_of_pools_can_be_inspected_as_one_of_batches(make_trainer, dataset):
+    trainer = make_trainer(dataset)
+    pool = next(iter(trainer.get_train_dataloader()))
+    plain = trainer.data_collator([dict(row) for row in trainer.train_dataset.select([0])])
+    assert set(pool.keys()) == set(plain)
+    assert len(pool) == len(pool["input_ids"]) == len(pool["labels"]) == 8
+    assert {name: value.shape for name, value in pool.items()}["labels"] == pool["labels"].shape
+    assert pool[0]["source"] in SIZES
+    assert torch.isfinite(trainer.model(**pool).loss)
+    with pytest.raises(KeyError, match="tokens"):
+        pool["tokens"]
+
+
+def test_a_pool_from_another_process_says_how_to_see_a_batch(make_trainer, dataset):
+    trainer = make_trainer(dataset, dataloader_num_workers=1)
+    pool = next(iter(trainer.get_train_dataloader()))
+    assert len(list(pool)) == 8
+    with pytest.raises(TypeError, match="data_collator"):
+        pool["input_ids"]
+
+
+def test_what_makes_pools_can_be_sent_to_workers_without_the_trainer():
+    collator = pickle.loads(pickle.dumps(PoolCollator(lambda examples: examples)))
+    pool = pickle.loads(pickle.dumps(collator([{"input_ids": [1, 2]}])))
+    assert list(pool) == [{"input_ids": [1, 2]}]

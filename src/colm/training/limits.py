@@ -13,7 +13,9 @@ from trl import SFTTrainer
 from colm.coreset.registry import get_selector
 from colm.coreset.selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 from colm.gradients.adapters import check_adapter
+from colm.gradients.decoder import base_model, class_name
 from colm.training.config import SelectionArguments
+from colm.training.model_access import text_config
 from colm.training.pool_size import length_of
 from colm.training.proxy import check_tokenizer
 from colm.training.sources import column_names
@@ -86,10 +88,10 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
         check_parallelism(trainer.accelerator, args)
         check_examples(dataset)
         check_tokenizer(args, trainer.processing_class)
-        if looks(args):
-            check_adapter(trainer.model)
         if args.weighted:
             check_weighting(trainer)
+    if looks(args):
+        check_model(trainer.model)
     if args.source_clusters is not None:
         check_clusters(args, dataset, trainer.accelerator)
     check_sampling(args, dataset, source_column)
@@ -97,9 +99,44 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
 
 
 def looks(args: SelectionArguments) -> bool:
-    """Whether candidates are looked at with the model in training, or their gradients measured."""
-    with_model = bool(get_selector(args.selector).needs) and args.selection_model is None
-    return with_model or bool(args.match_every) or args.source_clusters is not None
+    """Whether examples are looked at with the model in training, for whatever reason."""
+    selects = bool(get_selector(args.selector).needs) and args.selection_model is None
+    return args.source_clusters is not None or (
+        args.candidate_ratio > 1 and (selects or args.match_every > 0)
+    )
+
+
+def check_model(model: Any) -> None:
+    """Refuse a model that examples cannot be looked at with.
+
+    Raises:
+        ValueError: it is no causal language model, or has an adapter that no look sees.
+    """
+    base = base_model(model)
+    config, head = text_config(base), getattr(base, "get_output_embeddings", lambda: None)()
+    lacking = (
+        "has no config"
+        if config is None
+        else "reads with an encoder"
+        if getattr(base.config, "is_encoder_decoder", False)
+        else "predicts no tokens"
+        if head is None
+        else None
+    )
+    if lacking is not None:
+        raise ValueError(
+            "selection looks at examples with a causal language model, and "
+            f"{class_name(model)} {lacking}: use a selector that does not look, such as "
+            "selector='random', with match_every=0 and no source_clusters, or set "
+            "candidate_ratio=1."
+        )
+    check_adapter(model)
+
+
+def hidden_size(model: Any) -> int | None:
+    """Return e of a model, ``None`` where it does not tell."""
+    size: int | None = getattr(text_config(model), "hidden_size", None)
+    return size
 
 
 def shards_weights(accelerator: Any) -> bool:
@@ -221,8 +258,8 @@ def check_weighting(trainer: Any) -> None:
         ValueError: such a loss, by name.
     """
     args, model = trainer.args, trainer.model
-    config = model.config.get_text_config(decoder=True)
-    routed = getattr(config, "output_router_logits", False) and not isinstance(trainer, SFTTrainer)
+    routes = getattr(text_config(model), "output_router_logits", False)
+    routed = routes and not isinstance(trainer, SFTTrainer)
     smoothing = args.label_smoothing_factor
     own = f"the loss of {type(model).__name__}, which takes no num_items_in_batch"
     wrong = {

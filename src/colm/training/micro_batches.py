@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import DataCollatorWithFlattening
 
+from colm.training.model_access import text_config
 from colm.training.pool import Example, even_parts, token_count, without_labels
 from colm.training.runs import fewest_padded
 
@@ -67,8 +68,7 @@ def is_padding_free(collator: Any) -> bool:
 
 
 def _balances_experts(trainer: Any) -> bool:
-    config = trainer.model.config.get_text_config(decoder=True)
-    return bool(getattr(config, "output_router_logits", False))
+    return bool(getattr(text_config(trainer.model), "output_router_logits", False))
 
 
 def _even_rows(lengths: Sequence[int], rows: int) -> list[list[int]]:

@@ -11,6 +11,13 @@ from colm.training.exchange import Exchange
 from colm.training.pool import Example
 
 
+def text_config(model: Any) -> Any:
+    """Return the configuration of a model's decoder, ``None`` of a model without one."""
+    config = getattr(model, "config", None)
+    get_text_config = getattr(config, "get_text_config", None)
+    return get_text_config(decoder=True) if callable(get_text_config) else config
+
+
 @dataclass(frozen=True)
 class ModelAccess:
     """What selection needs of a trainer to look at examples with the model as it trains.

@@ -5,11 +5,11 @@ meet. Symbols: n candidates of the whole group, k of them to be looked at.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from colm.coreset.randomness import keyed_generator
 from colm.gradients.decoder import base_model
@@ -59,6 +59,7 @@ class CandidateObserver:
         self.seed = seed
         self.exchange = exchange
         self._observer: ExampleObserver | None = None
+        self._parts_of_model: list[Any] = []
         self._lockstep = Lockstep(access.sharing)
         self._limit = token_limit(args, recovers=not self._lockstep.is_needed)
         self._has_looked = False
@@ -66,6 +67,26 @@ class CandidateObserver:
     def look_anew(self) -> None:
         """Let go of what was found in the model, to be found again."""
         self._observer = None
+
+    def renew(self) -> bool:
+        """Look for everything again where the model is another, or has come to have other parts.
+
+        Returns:
+            Whether features are gradients of other weights than before.
+        """
+        model = self._model()
+        if self._observer is None or (
+            self._observer.model is model and self._parts_of_model == parts_of(model)
+        ):
+            return False
+        before, self._observer = _weights_observed(self._observer), None
+        return before != _weights_observed(self._model_observer())
+
+    def _model(self) -> nn.Module:
+        """The model that is looked with: that in training, or its proxy once there is one."""
+        if self.args.selection_model is not None and self._observer is not None:
+            return self._observer.model
+        return self.access.model()
 
     def weight(self) -> Tensor | None:
         """Return the weight that the features are gradients of, ``[d]``, where it is asked for."""
@@ -174,6 +195,8 @@ class CandidateObserver:
         self, examples: list[Example], vocabulary: Tensor | None
     ) -> AbstractContextManager[int]:
         """Agree with those who hold the model together on how often it runs."""
+        if not self._lockstep.is_needed:
+            return nullcontext(0)
         config: Any = base_model(self.access.model()).config
         whole: int = config.get_text_config(decoder=True).vocab_size
         lengths = list(map(token_count, examples))
@@ -213,4 +236,16 @@ class CandidateObserver:
                 reduction=self.args.gradient_reduction,
                 skipped_layers=self.args.skipped_layers,
             )
+            self._parts_of_model = parts_of(self._observer.model)
         return self._observer
+
+
+def parts_of(model: nn.Module) -> list[Any]:
+    """Return a model's modules, and which of its parameters are trained: what projections go by."""
+    return [*model.modules(), *(parameter.requires_grad for parameter in model.parameters())]
+
+
+def _weights_observed(observer: ExampleObserver) -> list[Any]:
+    """What the features are gradients of."""
+    found = observer.gradients
+    return [] if found is None else [projection.modules for projection in found.projections]

@@ -4,7 +4,7 @@ Accelerate moves whatever it recognises to the device, element by element; a poo
 or mapping, so it passes untouched. Symbols: n candidates, r kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from colm.training.runs import cheapest_runs
 
 Example = dict[str, Any]
+Collate = Callable[[Sequence[Example]], Mapping[str, Any]]
 IGNORED_LABEL = -100
 #: Where a kept example has its weight in the loss, from the selection to the collator.
 WEIGHT_KEY = "colm_weight"
@@ -25,10 +26,48 @@ CALL_TOKENS_CPU = 128
 
 
 class Pool:
-    """Raw examples of the data set; as a collator, ``Pool`` wraps a list of them and no more."""
+    """Raw examples of the data set, in the order drawn.
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    For whoever looks into a training loader, it also answers as a batch of all of them would.
+
+    Args:
+        examples: raw.
+        collate: makes a batch of them, when it is asked for one.
+    """
+
+    def __init__(self, examples: Sequence[Example], collate: Collate | None = None) -> None:
         self._examples = tuple(examples)
+        self._collate = collate
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the collator behind: a worker would send it along with every pool."""
+        return {"_examples": self._examples, "_collate": None}
+
+    def __getitem__(self, key: str | int) -> Any:
+        """Return an input of the model, of all candidates; or a raw example, by its number.
+
+        Raises:
+            KeyError: the collator makes no such input.
+            TypeError: the pool comes from another process, which has the collator.
+        """
+        return self._examples[key] if isinstance(key, int) else self._collated()[key]
+
+    def keys(self) -> Iterable[str]:
+        """Return the names of the model's inputs."""
+        return self._collated().keys()
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Return the model's inputs with their names."""
+        return self._collated().items()
+
+    def _collated(self) -> Mapping[str, Any]:
+        if self._collate is None:
+            raise TypeError(
+                f"these are {len(self)} raw candidates, of which training collates those it keeps: "
+                "trainer.data_collator(list(pool)) makes a batch of all, without their source, "
+                "and with dataloader_num_workers=0 pool['input_ids'] is answered."
+            )
+        return self._collate(self._examples)
 
     def __len__(self) -> int:
         """Return how many examples it holds."""
@@ -37,6 +76,25 @@ class Pool:
     def __iter__(self) -> Iterator[Example]:
         """Go through the examples in the order drawn."""
         return iter(self._examples)
+
+
+class PoolCollator:
+    """The collator of a loader of pools: it collates nothing until a pool is asked for a batch.
+
+    Args:
+        collate: the real one.
+    """
+
+    def __init__(self, collate: Collate | None = None) -> None:
+        self._collate = collate
+
+    def __call__(self, examples: Sequence[Example]) -> Pool:
+        """Return examples as a pool."""
+        return Pool(examples, self._collate)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the real collator behind, and the trainer with it, where workers are started."""
+        return {"_collate": None}
 
 
 def token_count(example: Example) -> int:
@@ -49,7 +107,8 @@ def whole_numbers(values: Any) -> list[int]:
     if values is None:
         return []
     # Arrays and tensors, of any library and on any device, are slow to go through one by one.
-    return [int(value) for value in (values.tolist() if hasattr(values, "tolist") else values)]
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    return [int(value) for value in (plain if isinstance(plain, Sequence) else [plain])]
 
 
 def label_token_count(example: Example) -> int:
@@ -57,6 +116,8 @@ def label_token_count(example: Example) -> int:
     labels = example.get("labels")
     if labels is None:
         return max(0, token_count(example) - 1)
+    if np.ndim(labels) == 0:
+        return 1  # a class, for the example
     return sum(label != IGNORED_LABEL for label in whole_numbers(labels)[1:])
 
 

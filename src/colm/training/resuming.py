@@ -51,6 +51,7 @@ class ResumingMixin(_Base):
     _clusters: Tensor | None
     _group: Exchange
     _deletes_later = False
+    _resumes_from: str | None = None
     _identity: Identity | None = None
     _given_optimizer: str | None = None
 
@@ -61,14 +62,8 @@ class ResumingMixin(_Base):
         if given is not None:
             self._given_optimizer = getattr(given, "__name__", type(given).__name__)
 
-    def _use_clusters(self, checkpoint: Any) -> None:
-        """Make clusters the sources: those of the checkpoint, or else those found now."""
-        raise NotImplementedError
-
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **options: Any) -> Any:
         """Train as the plain trainer does, resuming from nothing but a complete checkpoint.
-
-        Where clusters serve as sources, they are found first.
 
         Raises:
             ValueError: there is no complete checkpoint, or the one that is named is not complete,
@@ -85,8 +80,7 @@ class ResumingMixin(_Base):
             self._identity = None
             if saves or checkpoint is not None:
                 self._identity = self._settle_identity(checkpoint)
-            if self.args.source_clusters is not None:
-                self._use_clusters(checkpoint)
+            self._resumes_from = checkpoint
             return super().train(checkpoint, *args, **options)
 
     @contextmanager

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,10 +82,7 @@ class ExampleSelection:
         Raises:
             FloatingPointError: no candidate has a finite loss and gradient.
         """
-        bare = [
-            {key: value for key, value in example.items() if key != self.source_column}
-            for example in examples
-        ]
+        bare = self._bare(examples)
         if bare and self.exchange.num_processes > 1:
             # What cannot be sent is refused at the first step, not when it has to be sent.
             packed({0: bare[0]})
@@ -109,6 +107,17 @@ class ExampleSelection:
                 if row in compared
             ]
         return sorted(self._share(bare, table, weights), key=token_count, reverse=True)
+
+    def collate(self, examples: Sequence[Example]) -> Mapping[str, Any]:
+        """Return candidates as one batch, as the model is given them."""
+        return self.access.collate(self._bare(examples))
+
+    def _bare(self, examples: Sequence[Example]) -> list[Example]:
+        """Examples without their source column."""
+        return [
+            {key: value for key, value in example.items() if key != self.source_column}
+            for example in examples
+        ]
 
     def look_anew(self) -> None:
         """Look for the projections again, after the model's modules have changed."""
@@ -158,6 +167,8 @@ class ExampleSelection:
         self, bare: list[Example], table: CandidateTable, rows: Tensor, budget: int, step: int
     ) -> Selection:
         """Select among ``rows`` of the table; every process gets the same."""
+        if self._observe.renew():
+            self.selector.forget_moments()
         selection = self.selector.select(
             lambda contested: self._observe(bare, table, rows[contested], step),
             int(self.exchange.total(torch.tensor(budget))),

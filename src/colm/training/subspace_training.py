@@ -174,6 +174,11 @@ def check_subspaces(trainer: Any) -> None:
     option = f"subspace_rank={trainer.args.subspace_rank}"
     if trainer.optimizer is not None or trainer.optimizer_cls_and_kwargs is not None:
         raise ValueError(f"{option} brings an optimiser of its own: pass none to the trainer.")
+    if trainer.model_init is not None:
+        raise ValueError(
+            f"{option} puts the model into subspaces before training, and model_init would make "
+            "another one then: pass model."
+        )
     optim = getattr(trainer.args.optim, "value", trainer.args.optim)
     if optim not in ADAMW:
         raise ValueError(

@@ -9,6 +9,7 @@ from there. Symbols: n candidates, r kept.
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,16 +39,19 @@ from colm.training.limits import (
     check_not_empty,
     check_small_sources,
     check_trainer,
+    hidden_size,
     naming_empty_data,
     report_unlabelled,
     shards_weights,
 )
 from colm.training.micro_batches import averages_over_step, is_padding_free, split_kept
 from colm.training.model_access import ModelAccess
+from colm.training.option_checks import check_options
 from colm.training.outcome import OutcomeMixin
 from colm.training.papers import as_trl_cites, name_of_method, papers_of
-from colm.training.pool import WEIGHT_KEY, Pool
+from colm.training.pool import WEIGHT_KEY, Pool, PoolCollator
 from colm.training.pool_size import check_pool, pool_size_of
+from colm.training.renewal import BuiltFor, take_replaced_model
 from colm.training.resuming import ResumingMixin
 from colm.training.sampling import draws_by_source, make_sampler, set_sampler_epoch
 from colm.training.selection import ExampleSelection
@@ -82,6 +86,24 @@ class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
         args = with_selection_arguments(args, self._arguments_class)
         self._selects = args.candidate_ratio > 1
         train_dataset = options.get("train_dataset", rest[1] if len(rest) > 1 else None)
+        source_column, sizes = self._find_sources(args, train_dataset)
+        eval_dataset = options.get("eval_dataset", rest[2] if len(rest) > 2 else None)
+        check_not_empty(train_dataset, eval_dataset, args)
+        with naming_empty_data():
+            super().__init__(model, args, *rest, **options)
+        report_unlabelled("training", train_dataset, self.train_dataset, self.args)
+        report_unlabelled("evaluation", eval_dataset, self.eval_dataset, self.args)
+        self._training_since: float | None = None
+        everyone = self.accelerator
+        self._group = Exchange(everyone.num_processes, everyone.process_index, everyone.device)
+        self._clusters: Tensor | None = None
+        self._build_anew(source_column, sizes)
+        check_pool(self)
+
+    def _find_sources(
+        self, args: Any, train_dataset: Any
+    ) -> tuple[str | None, dict[str, int] | None]:
+        """Find the column that names sources and their sizes; refuse what does not go together."""
         if self._selects:
             check_arguments(args)
         source_column, clusters = None, args.source_clusters
@@ -94,21 +116,44 @@ class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
         report_unknown_sizes(args, source_column, sizes)
         if clusters is None:
             report_lack_of_sources(args, train_dataset, source_column, sizes)
-        eval_dataset = options.get("eval_dataset", rest[2] if len(rest) > 2 else None)
-        check_not_empty(train_dataset, eval_dataset, args)
-        with naming_empty_data():
-            super().__init__(model, args, *rest, **options)
-        report_unlabelled("training", train_dataset, self.train_dataset, self.args)
-        report_unlabelled("evaluation", eval_dataset, self.eval_dataset, self.args)
-        self._training_since: float | None = None
-        everyone = self.accelerator
-        self._group = Exchange(everyone.num_processes, everyone.process_index, everyone.device)
-        check_trainer(self, CLUSTER_COLUMN if clusters else source_column)
-        check_pool(self)
+        return source_column, sizes
+
+    def _build_anew(self, source_column: str | None, sizes: dict[str, int] | None) -> None:
+        """Check what the trainer has, and build selection for it."""
+        by_clusters = self.args.source_clusters is not None
+        check_trainer(self, CLUSTER_COLUMN if by_clusters else source_column)
         if self.args.subspace_rank is not None:
             check_subspaces(self)
-        self._clusters: Tensor | None = None
+        self._sources = source_column, sizes
         self._selection = self._build_selection(source_column, sizes)
+        self._built_for = BuiltFor.of(self)
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """Train as the plain trainer does, on what the trainer has now."""
+        take_replaced_model(self, self._built_for.model)
+        if self.model_init is not None:
+            # Trainings of models that are made for each begin all alike.
+            self._built_for = replace(self._built_for, model=None)
+        if self.state.global_step > 0:
+            # What the training before has not logged is not this one's.
+            self._training_since = None
+            self._selection.metrics.drain()
+        return super().train(*args, **options)
+
+    def _renew(self) -> None:
+        """Build selection anew where model, data or options have been replaced."""
+        before, now = self._built_for, BuiltFor.of(self)
+        if not before.has_model_and_data_of(now):
+            self._clusters = None
+        if not before.has_data_and_options_of(now):
+            self._selects = self.args.candidate_ratio > 1
+            check_options(self.args)
+            self._build_anew(*self._find_sources(self.args, self.train_dataset))
+            check_pool(self)
+        elif before.model is not now.model:
+            self._build_anew(*self._sources)
+        if self.args.source_clusters is not None and self.is_in_train:
+            self._use_clusters(self._resumes_from)
 
     def _build_selection(
         self, source_column: str | None, sizes: dict[str, int] | None
@@ -116,13 +161,12 @@ class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
         """Put selector, model and collator together."""
         args = self.args
         together = args.selection_scope == "global"
-        config = self.model.config.get_text_config(decoder=True)
         selector = CoresetSelector(
             args.selector,
             distance=args.distance,
             allocation=args.allocation,
             normalisation=args.normalisation,
-            kept_dimensions=args.kept_dimensions or config.hidden_size,
+            kept_dimensions=args.kept_dimensions or hidden_size(self.model),
             dimension_criterion=args.dimension_criterion,
             reference_behaviour=args.reference_behaviour,
             prompt_features=args.prompt_features,
@@ -161,25 +205,30 @@ class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
         """Make clusters the sources: those of the checkpoint, or else those found now."""
         if isinstance(checkpoint, str | Path):
             self._clusters = load_clusters(checkpoint, len(self.train_dataset))
-        elif self._clusters is not None:
-            return
-        else:
+        elif self._clusters is None:
             bare = self._remove_unused_columns(self.train_dataset, "Training")
             access, seed = self._selection.access, self.args.seed
             self._clusters = find_clusters(bare, self.args, access, self._group, seed)
+        elif self._selection.source_column == CLUSTER_COLUMN:
+            return
         self.train_dataset = with_clusters(self.train_dataset, self._clusters)
         sizes = source_sizes(self.train_dataset, CLUSTER_COLUMN)
         self._selection = self._build_selection(CLUSTER_COLUMN, sizes)
+        self._built_for = BuiltFor.of(self)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return a loader of pools of raw candidates, ``candidate_ratio`` times as large."""
+        """Return a loader of pools of raw candidates, ``candidate_ratio`` times as large.
+
+        Under the name of an input of the model, a pool has that of all its candidates, collated.
+        """
+        self._renew()
         if not self._selects:
             plain: DataLoader[Any] = super().get_train_dataloader()
             return plain
         self._set_signature_columns_if_needed()
         collator, columns = self.data_collator, self._signature_columns
         source_column = self._selection.source_column
-        self.data_collator = Pool
+        self.data_collator = PoolCollator(self._selection.collate)
         self._signature_columns = [*columns, *([source_column] if source_column else [])]
         try:
             loader: DataLoader[Any] = self._get_dataloader(

@@ -99,6 +99,10 @@ def _weighted_model_loss(trainer: Any, weight: Tensor) -> Iterator[None]:
     def loss(outputs: Mapping[str, Any], labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
         logits = outputs["logits"]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # PEFT may have put virtual tokens before an example's, which have no labels.
+        labels = nn.functional.pad(
+            labels, (logits.shape[1] - labels.shape[1], 0), value=IGNORED_LABEL
+        )
         # The labels move instead of the logits, of which a slice would be a copy.
         targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL).to(logits.device)
         losses = nn.functional.cross_entropy(
