@@ -36,8 +36,8 @@ from colm import CoLMConfig, CoLMSFTTrainer, ValueGradients
 from colm.data import format_dataset, read_file
 from colm.data.generated import generate_mixture
 from colm.gradients import zeroth_order
-from colm.training.pool import length_sorted_chunks
 from colm.training.pretrained import demo_model_folder
+from colm.training.step.arrange import length_sorted_chunks
 
 # How frozen weights and LoRA are kept, and whether the forward runs under autocast.
 PRECISIONS = {

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.record import machine, write_result
 from benchmarks.shapes import SHAPES, shape_config
 from colm.planning.plan import Plan, make_plan
-from colm.training.arguments import parse_arguments
+from colm.runs.arguments import parse_arguments
 
 CHECKPOINTED = ["--gradient_checkpointing=true"]
 WHOLE = ["--gradient_checkpointing=false"]

@@ -46,15 +46,16 @@ from colm import CoLMConfig, CoLMSFTTrainer, CoresetSelector
 from colm.coreset.candidates import EXAMPLE_WEIGHTS
 from colm.coreset.gradient_matching import gradient_matching
 from colm.coreset.mean_matching import mean_matching
+from colm.coreset.observed import Observed
+from colm.coreset.sparsify import CRITERIA
 from colm.data import format_dataset, read_file, source_counts
 from colm.data.generated import generate_mixture
-from colm.gradients.observation import Observed
-from colm.gradients.observe import ExampleObserver
+from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.per_example import example_gradients, trained_parameters
-from colm.gradients.sparsify import CRITERIA
-from colm.training.diagnostics import adam_scale
-from colm.training.pool import label_token_count, length_sorted_chunks
+from colm.training.example import label_token_count
 from colm.training.pretrained import demo_model_folder
+from colm.training.step.arrange import length_sorted_chunks
+from colm.training.step.match import adam_scale
 
 Example = dict[str, Any]
 V = "V of the last layer"

@@ -45,13 +45,12 @@ from benchmarks.shapes import (
 )
 from colm import CoLMSFTTrainer
 from colm.data.generated import generate_mixture
-from colm.planning.optimizer_state import trained_weights
+from colm.planning.held import count_weights, trained_weights, weight_tensors
 from colm.planning.plan import WAYS, make_plan
+from colm.planning.skeleton import checkpoint_activations
 from colm.planning.tally import SavedBytes, Tally, storage_bytes
-from colm.planning.weights import count_weights, weight_tensors
-from colm.training.arguments import SFTArguments, parse_arguments
+from colm.runs.arguments import SFTArguments, parse_arguments
 from colm.training.pretrained import demo_model_folder
-from colm.training.skeleton import checkpoint_activations
 
 Batches = list[list[dict[str, Any]]]
 #: Measures forward and backward, given first, and maybe the optimiser's step that follows.

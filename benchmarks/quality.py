@@ -33,8 +33,8 @@ from benchmarks.record import RESULTS, machine, without_folder, write_result
 from colm import CoLMConfig, CoLMSFTTrainer
 from colm.coreset.mixture import small_sources
 from colm.data import format_dataset, read_file, source_counts
-from colm.data.even_split import split_evenly
 from colm.data.generated import generate_mixture
+from colm.data.sources import split_evenly
 from colm.evaluation import held_out_loss
 from colm.training.pretrained import demo_model_folder
 

@@ -4,7 +4,7 @@ Measured on gloo processes of this machine, which the script starts itself: each
 ``ExampleSelection`` as training does, on random features in place of a model's, so that what is
 timed is the exchange and the selection alone. Then modelled to more processes than there are here.
 Symbols: n candidates of all processes, r = n / 2 kept, w processes, d features, d' of them kept
-(see ``colm.training.thinning``).
+(see ``colm.training.step.thinning``).
 
 The model, in ``predict``, assumes
 
@@ -40,21 +40,21 @@ from accelerate import PartialState
 from torch import Tensor, distributed, multiprocessing
 
 from benchmarks.record import machine, write_result
+from colm.coreset.coreset_selector import CoresetSelector
 from colm.coreset.gradient_matching import gradient_matching
-from colm.coreset.matching import matching_error
-from colm.coreset.randomness import keyed_generator
-from colm.coreset.selector import CoresetSelector
-from colm.gradients.moments import rms_normalise
-from colm.training.candidates import content_key, tabulate
-from colm.training.config import CoLMTrainingArguments
-from colm.training.dealing import deal
-from colm.training.exchange import Exchange
-from colm.training.model_access import ModelAccess
-from colm.training.observing import CandidateObserver
-from colm.training.packets import packed
-from colm.training.parts import MOST_TOGETHER
-from colm.training.selection import ExampleSelection
-from colm.training.thinning import MOST_NUMBERS
+from colm.coreset.moments import rms_normalise
+from colm.coreset.selection import matching_error
+from colm.randomness import keyed_generator
+from colm.training.options.config import CoLMTrainingArguments
+from colm.training.processes.candidate_table import content_key, tabulate
+from colm.training.processes.dealing import deal
+from colm.training.processes.exchange import Exchange
+from colm.training.processes.packets import packed
+from colm.training.processes.parts import MOST_TOGETHER
+from colm.training.step.keep import ExampleSelection
+from colm.training.step.look import CandidateObserver
+from colm.training.step.model_access import ModelAccess
+from colm.training.step.thinning import MOST_NUMBERS
 
 SOURCES = 8
 SELECTOR = "gradient_matching"

@@ -39,8 +39,8 @@ from benchmarks.memory import blocks, generated_text
 from benchmarks.optimizer_tensors import state_tensors
 from benchmarks.record import machine, write_result
 from colm import CoLMConfig, CoLMSFTTrainer
+from colm.planning.held import weight_tensors
 from colm.planning.tally import Tally, storage_bytes
-from colm.planning.weights import weight_tensors
 from colm.training.pretrained import demo_model_folder
 
 COUNTED, TIMED = (2, 3), (4, 5, 6)  # steps; the first warms up

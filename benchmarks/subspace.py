@@ -35,10 +35,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from benchmarks.optimizer_tensors import state_tensors
 from benchmarks.quality import data_names, label, load_data, slug
 from benchmarks.record import RESULTS, machine, write_result
+from colm.memory.subspaces.linear import draw_directions
+from colm.memory.subspaces.optimizer import SubspaceOptimizer
+from colm.memory.subspaces.subspaces import Subspaces
 from colm.planning.tally import SavedBytes, Tally, storage_bytes
-from colm.subspace.linear import draw_directions
-from colm.subspace.optimizer import SubspaceOptimizer
-from colm.subspace.subspaces import Subspaces
 from colm.training.pretrained import demo_model_folder
 
 HELD_OUT_BLOCKS = 64

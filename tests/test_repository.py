@@ -191,7 +191,7 @@ def test_configuration_page_covers_every_option_with_its_default(tmp_path: Path)
 
 
 def test_configuration_page_says_what_presets_change() -> None:
-    from colm.training.presets import DEFAULTS, PRESETS
+    from colm.training.options.presets import DEFAULTS, PRESETS
 
     page = (ROOT / "docs" / "configuration.md").read_text()
     rows = dict(re.findall(r'^\| `preset="(\w+)"` \| ([^|]*) \|', page, re.MULTILINE))

@@ -42,9 +42,9 @@ def test_what_runs_leave_is_read_within_bounds(tmp_path) -> None:
     from safetensors.torch import save_file
 
     from colm.evaluation.journal import Journal
-    from colm.training.checkpoint import SETTINGS_KEY, load_state
-    from colm.training.evaluated import load_evaluated
-    from colm.training.manifest import FILE_NAME, problem_with, problem_with_plain
+    from colm.runs.evaluated import load_evaluated
+    from colm.training.checkpoints.manifest import FILE_NAME, problem_with, problem_with_plain
+    from colm.training.checkpoints.selector_state import SETTINGS_KEY, load_state
 
     for name in (FILE_NAME, "trainer_state.json", "adapter_config.json"):
         (tmp_path / name).write_text(DEEP)

@@ -110,8 +110,8 @@ def test_code_of_a_model_is_not_run_unasked(model_with_code, tmp_path, capfd):
 
 
 def test_code_of_a_model_is_trusted_where_that_is_said(tmp_path):
-    from colm.training.arguments import parse_arguments
-    from colm.training.sft import _model_init_kwargs
+    from colm.runs.arguments import parse_arguments
+    from colm.runs.sft import _model_init_kwargs
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("trust_remote_code: true\n")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from colm.coreset.balanced_sampling import BalancedSample, balanced_sampling
     from colm.coreset.candidates import Candidates, Choice
+    from colm.coreset.coreset_selector import CoresetSelector
     from colm.coreset.facility_location import (
         FacilityLocation,
         facility_location,
@@ -17,14 +18,13 @@ if TYPE_CHECKING:
     from colm.coreset.gradient_matching import GradientMatching, gradient_matching
     from colm.coreset.importance_sampling import ImportanceSample, importance_sampling
     from colm.coreset.mean_matching import MeanMatching, mean_matching
+    from colm.coreset.observed import Observed
     from colm.coreset.registry import available_selectors, register_selector
     from colm.coreset.selection import Selection
-    from colm.coreset.selector import CoresetSelector
-    from colm.gradients.features import ValueGradients, last_value_gradients
-    from colm.gradients.observation import Observed
-    from colm.subspace.optimizer import SubspaceOptimizer
-    from colm.subspace.subspaces import Subspaces
-    from colm.training.config import CoLMConfig, CoLMTrainingArguments
+    from colm.gradients.value_gradients import ValueGradients, last_value_gradients
+    from colm.memory.subspaces.optimizer import SubspaceOptimizer
+    from colm.memory.subspaces.subspaces import Subspaces
+    from colm.training.options.config import CoLMConfig, CoLMTrainingArguments
     from colm.training.trainer import CoLMSFTTrainer, CoLMTrainer
 
 __version__ = "0.1.0"
@@ -42,12 +42,12 @@ _HOMES = {
     "colm.coreset.mean_matching": ("MeanMatching", "mean_matching"),
     "colm.coreset.registry": ("available_selectors", "register_selector"),
     "colm.coreset.selection": ("Selection",),
-    "colm.coreset.selector": ("CoresetSelector",),
-    "colm.gradients.features": ("ValueGradients", "last_value_gradients"),
-    "colm.gradients.observation": ("Observed",),
-    "colm.subspace.optimizer": ("SubspaceOptimizer",),
-    "colm.subspace.subspaces": ("Subspaces",),
-    "colm.training.config": ("CoLMConfig", "CoLMTrainingArguments"),
+    "colm.coreset.coreset_selector": ("CoresetSelector",),
+    "colm.gradients.value_gradients": ("ValueGradients", "last_value_gradients"),
+    "colm.coreset.observed": ("Observed",),
+    "colm.memory.subspaces.optimizer": ("SubspaceOptimizer",),
+    "colm.memory.subspaces.subspaces": ("Subspaces",),
+    "colm.training.options.config": ("CoLMConfig", "CoLMTrainingArguments"),
     "colm.training.trainer": ("CoLMSFTTrainer", "CoLMTrainer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

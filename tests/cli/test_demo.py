@@ -155,8 +155,8 @@ def test_what_cannot_be_is_one_line(
 
 
 def test_an_accelerator_without_bfloat16_has_float32(monkeypatch) -> None:
-    from colm.cli.demo_comparison import _precision
-    from colm.training import hardware
+    from colm.runs.demo_comparison import _precision
+    from colm.training.options import hardware
 
     assert _precision() in ("bfloat16", "float32")
     monkeypatch.setattr(hardware, "has_accelerator", lambda: True)

@@ -14,7 +14,7 @@ from colm.cli import main
 from colm.evaluation.fingerprint import weights_digest
 from colm.evaluation.prompt_tokens import prompt_tokens
 from colm.evaluation.questions import Question
-from colm.evaluation.sandbox import run_program
+from colm.evaluation.sandbox.process import run_program
 
 REQUEST = " Write Python."
 # Question, right answer, what is written where a program is asked for, and where it is not.

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-import colm.training.sft
+import colm.runs.sft
 from colm.cli import describe_error, main
 from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
 from colm.reports.page import write_page
-from colm.training.folder_lock import holding
+from colm.training.checkpoints.folder_lock import holding
 from tests.cli.test_sft import QUICK, records, write
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars")
@@ -51,13 +51,13 @@ SAVING = ("--save_strategy=steps", "--save_steps=1")
 @pytest.mark.parametrize("most_bytes", [100, 4000])
 @pytest.mark.parametrize("saving", [SAVING, ()])
 def test_the_disk_is_full_when_the_model_is_saved(sft, tmp_path, monkeypatch, most_bytes, saving):
-    save = colm.training.sft._save
+    save = colm.runs.sft._save
 
     def save_on_a_full_disk(*arguments):
         with files_of_at_most(most_bytes):
             save(*arguments)
 
-    monkeypatch.setattr(colm.training.sft, "_save", save_on_a_full_disk)
+    monkeypatch.setattr(colm.runs.sft, "_save", save_on_a_full_disk)
     code, line = sft(*saving)
     assert code == 2
     assert line.startswith(f"colm: error: cannot write {tmp_path / 'out'}: ")

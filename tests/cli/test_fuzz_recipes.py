@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from colm import CoLMConfig, CoLMTrainingArguments
-from colm.training.arguments import parse_arguments
-from colm.training.config import SelectionArguments
+from colm.runs.arguments import parse_arguments
+from colm.training.options.config import SelectionArguments
 
 fuzz = settings(
     deadline=None,

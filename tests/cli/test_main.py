@@ -9,7 +9,7 @@ import time
 import pytest
 
 import colm.cli
-import colm.cli.environment
+import colm.cli.env
 from colm.cli import main
 
 
@@ -114,7 +114,7 @@ def build_for_cuda(monkeypatch) -> None:
 
 
 def test_an_accelerator_that_is_not_there_is_none(build_for_cuda, capsys) -> None:
-    from colm.cli.demo_comparison import _machine
+    from colm.runs.demo_comparison import _machine
 
     assert main(["env"]) == 0
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -143,7 +143,7 @@ def test_accelerators_are_called_by_their_names(monkeypatch, capsys) -> None:
 
 
 def test_env_tells_what_is_not_installed(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(colm.cli.environment, "PACKAGES", ("colm", "no-such-package"))
+    monkeypatch.setattr(colm.cli.env, "PACKAGES", ("colm", "no-such-package"))
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["env"]) == 0
     shown = capsys.readouterr().out
@@ -156,7 +156,7 @@ def env_runs(monkeypatch):
     """Make ``colm env`` run something else."""
 
     def replace(function) -> None:
-        monkeypatch.setattr(colm.cli.environment, "run", lambda _: function())
+        monkeypatch.setattr(colm.cli.env, "run", lambda _: function())
 
     return replace
 

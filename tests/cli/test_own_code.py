@@ -10,7 +10,7 @@ import pytest
 
 import colm
 from colm.cli import main
-from colm.training.evaluated import load_evaluated
+from colm.runs.evaluated import load_evaluated
 from colm.training.pretrained import load_model, load_tokenizer
 from tests.training.conftest import make_records
 

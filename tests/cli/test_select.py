@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from colm.cli import main
-from colm.training.arguments import parse_arguments
-from colm.training.dry_run import DryRunTrainer, make_dry_run
-from colm.training.kept_shares import Candidate, share_of, shares_by_source
-from colm.training.metrics import MOST_SOURCES, OTHER_SOURCES
-from colm.training.sft import build_trainer
+from colm.runs.arguments import parse_arguments
+from colm.runs.kept_shares import Candidate, share_of, shares_by_source
+from colm.runs.select import DryRunTrainer, make_dry_run
+from colm.runs.sft import build_trainer
+from colm.training.step.record import MOST_SOURCES, OTHER_SOURCES
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars")
 SOURCES = {"algebra": 12, "logic": 8, "rare": 2}

@@ -7,7 +7,7 @@ import torch
 
 from colm import CoresetSelector
 from colm.coreset.balanced_sampling import balanced_sampling
-from colm.coreset.randomness import keyed_generator
+from colm.randomness import keyed_generator
 from tests.coreset.test_balanced_sampling import features, seeded
 
 

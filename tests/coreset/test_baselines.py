@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from colm import CoresetSelector, available_selectors
 from colm.coreset.medoids import source_medoids
+from colm.coreset.observed import OBSERVATIONS, Observed
 from colm.coreset.registry import get_selector
-from colm.gradients.observation import OBSERVATIONS, Observed
 
 SELECTORS = available_selectors()
 every_selector = pytest.mark.parametrize("name", SELECTORS)

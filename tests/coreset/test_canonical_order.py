@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.coreset.candidates import Candidates, SelectionOptions
-from colm.coreset.canonical_order import order_by_content, order_by_key
+from colm.coreset.candidates import Candidates, SelectionOptions, order_by_content, order_by_key
 
 seeds = st.integers(0, 10**6)
 

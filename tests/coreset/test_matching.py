@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from colm.coreset.matching import matching_error
-from colm.coreset.randomness import keyed_generator
+from colm.coreset.selection import matching_error
+from colm.randomness import keyed_generator
 
 
 @pytest.mark.parametrize("by_tokens", [False, True])

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from colm import CoresetSelector
-from colm.coreset.prompt_features import with_prompt
+from colm.coreset.medoids import with_prompt
+from colm.coreset.observed import Observed
 from colm.coreset.similarity import pairwise_distances
-from colm.gradients.observation import Observed
 
 
 def draw_numbers(seed, *shape):

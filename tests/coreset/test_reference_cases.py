@@ -13,7 +13,7 @@ from torch import Tensor
 from colm import CoresetSelector
 from colm.coreset.medoids import source_medoids
 from colm.coreset.mixture import allocate
-from colm.gradients.moments import AdamMoments
+from colm.coreset.moments import AdamMoments
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = {case["case"]: case for case in json.loads((DATA / "selection-cases.json").read_text())}

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from colm import CoresetSelector, available_selectors, register_selector
 from colm.coreset import registry
-from colm.coreset.matching import matching_error
 from colm.coreset.medoids import source_medoids
-from colm.gradients.moments import AdamMoments
-from colm.gradients.observation import Observed
+from colm.coreset.moments import AdamMoments
+from colm.coreset.observed import Observed
+from colm.coreset.selection import matching_error
 
 SIZES = {"large": 900, "wide": 700, "tiny": 30}
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from colm.evaluation import evaluation_mode, held_out_loss
+from colm.evaluation import held_out_loss
+from colm.gradients.patching import evaluation_mode
 
 VOCABULARY = 11
 

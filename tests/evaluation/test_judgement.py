@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.evaluation.equivalence import FormulaComparison
-from colm.evaluation.final_answer import answer_kind, final_answer, marked_answer
-from colm.evaluation.judgement import judge, same_answer
-from colm.evaluation.quantities import parse_quantity
+from colm.evaluation.judging.equivalence import FormulaComparison
+from colm.evaluation.judging.final_answer import answer_kind, final_answer, marked_answer
+from colm.evaluation.judging.judgement import judge, same_answer
+from colm.evaluation.judging.quantities import parse_quantity
 from colm.evaluation.reading.choices import choices_of
 
 OPEN, CLOSE = r"\begin{pmatrix}", r"\end{pmatrix}"

@@ -4,7 +4,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from colm.evaluation.mode import evaluation_mode
+from colm.gradients.patching import evaluation_mode
 
 
 def test_a_second_evaluation_sees_what_dora_learned_since_the_first(tiny_model_folder, monkeypatch):
@@ -14,7 +14,7 @@ def test_a_second_evaluation_sees_what_dora_learned_since_the_first(tiny_model_f
     tokens = torch.arange(3, 15)[None]
 
     def evaluated():
-        with evaluation_mode(model):
+        with evaluation_mode(model), torch.no_grad():
             return model(input_ids=tokens).logits
 
     before = evaluated()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from colm.evaluation.options import OptionLikelihoods, option_likelihoods
+from colm.evaluation.likelihoods import OptionLikelihoods, option_likelihoods
 from colm.evaluation.prompt_tokens import (
     CandidateTokens,
     candidate_tokens,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm.evaluation.programs import ProgramAnswer, extract_program, run_programs
-from colm.evaluation.sandbox import run_program
+from colm.evaluation.sandbox.process import run_program
 
 SOLUTION = "def solution():\n    return 6 * 7"
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from colm.evaluation import confinement
-from colm.evaluation.sandbox import (
+from colm.evaluation.sandbox import confinement
+from colm.evaluation.sandbox.process import (
     LEAST_MEMORY_BYTES,
     ProgramResult,
     run_confined,
     run_program,
 )
-from colm.evaluation.watch import MOST_PRINTED_BYTES
+from colm.evaluation.sandbox.watch import MOST_PRINTED_BYTES
 from tests.evaluation.break_outs import BREAK_OUTS, BreakOut, run_freely, world_in
 
 SECONDS, MEMORY_BYTES = 5.0, 2**28
@@ -343,7 +343,7 @@ time.sleep(60)
 
 @held
 def test_a_program_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
-    from colm.evaluation.sandbox import _plan
+    from colm.evaluation.sandbox.process import _plan
 
     plan = _plan("print('started')\nwhile True: pass", str(tmp_path), 5.0, MEMORY_BYTES, {})
     starter = subprocess.Popen(

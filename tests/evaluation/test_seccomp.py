@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from colm.evaluation.seccomp import numbers_of_calls, system_call_filter
+from colm.evaluation.sandbox.seccomp import numbers_of_calls, system_call_filter
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 HEADERS = {

@@ -7,8 +7,8 @@ Each line was judged by hand; about half are wrong, so that forgiving everything
 
 import pytest
 
-from colm.evaluation.equivalence import FormulaComparison
-from colm.evaluation.judgement import judge
+from colm.evaluation.judging.equivalence import FormulaComparison
+from colm.evaluation.judging.judgement import judge
 
 PICK = "Which? (A) 1 (B) 2 (C) 3 (D) 4"
 LINES = "How many are there?\nA. 12\nB. 13\nC. 14 apples"

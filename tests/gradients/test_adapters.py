@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from colm.gradients.features import ValueGradients
+from colm.gradients.value_gradients import ValueGradients
 from tests.gradients.adapters import ADAPTERS, LORA_KINDS, with_adapter
 from tests.gradients.architectures import build
 from tests.gradients.oracle import assert_close, examples, looped, padded

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
-from colm.gradients.features import ValueGradients
 from colm.gradients.projections import PROJECTIONS, find_projections
+from colm.gradients.value_gradients import ValueGradients
 from tests.gradients.architectures import FAMILIES, LACKING, build
 from tests.gradients.oracle import assert_close, examples, looped, padded
 

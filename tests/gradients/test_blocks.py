@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from colm.gradients.blocks import DEPTH, INPUTS_KEPT, BlockGradients, spread_layers
+from colm.gradients.block_gradients import DEPTH, INPUTS_KEPT, BlockGradients, spread_layers
 from colm.gradients.decoder import find_layers
-from colm.gradients.observe import ExampleObserver
+from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.per_example import example_gradients, trained_parameters
 from tests.gradients.architectures import VOCABULARY, build
 from tests.gradients.test_features import assert_close, examples, padded, padding_free, with_adapter
@@ -64,7 +64,7 @@ def test_large_weights_are_sketched_and_keep_their_inner_products():
 
 
 def test_features_are_bounded_whatever_the_model(monkeypatch):
-    monkeypatch.setattr("colm.gradients.blocks.MOST_FEATURES", 500)
+    monkeypatch.setattr("colm.gradients.block_gradients.MOST_FEATURES", 500)
     gradients = BlockGradients(build("llama"))
     batch = padded(*examples())
     assert 400 < gradients(batch).features.shape[1] <= 500

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from colm.gradients.batch import IGNORED_LABEL
-from colm.gradients.features import ValueGradients, last_value_gradients
+from colm.gradients.value_gradients import ValueGradients, last_value_gradients
 from tests.gradients.adapters import with_adapter
 from tests.gradients.architectures import VOCABULARY, build
 from tests.gradients.oracle import assert_close, examples, looped, padded, padding_free

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from colm.gradients.moments import AdamMoments
+from colm.coreset.moments import AdamMoments
 
 
 def random_rows(seed: int, n: int, d: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -160,7 +160,7 @@ def test_a_state_of_another_size_is_refused() -> None:
 
 def test_moments_come_without_the_model_libraries() -> None:
     code = (
-        "import sys, colm.gradients.moments, colm.coreset.medoids;"
+        "import sys, colm.coreset.moments, colm.coreset.medoids;"
         "sys.exit(bool({'transformers', 'trl', 'peft', 'datasets'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

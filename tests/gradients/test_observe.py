@@ -6,8 +6,8 @@ from transformers import Cache
 
 from colm.gradients.batch import IGNORED_LABEL
 from colm.gradients.decoder import find_layers
-from colm.gradients.features import ValueGradients
-from colm.gradients.observe import ExampleObserver
+from colm.gradients.example_observer import ExampleObserver
+from colm.gradients.value_gradients import ValueGradients
 from tests.gradients.adapters import with_adapter
 from tests.gradients.architectures import build
 from tests.gradients.oracle import PROMPT_TOKENS, assert_close, examples, padded, padding_free

@@ -10,10 +10,10 @@ from peft import get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch.nn import functional
 
+from colm.coreset.observed import OBSERVATIONS
 from colm.gradients import ExampleObserver, ValueGradients
 from colm.gradients.batch import IGNORED_LABEL
-from colm.gradients.blocks import BlockGradients
-from colm.gradients.observation import OBSERVATIONS
+from colm.gradients.block_gradients import BlockGradients
 from colm.gradients.patching import forward_hook, replaced_forward
 from colm.gradients.per_example import example_gradients, trained_parameters
 from colm.gradients.projections import find_projections

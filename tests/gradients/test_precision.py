@@ -9,8 +9,8 @@ from torch import nn
 
 from colm.gradients import zeroth_order
 from colm.gradients.exact import token_gradients
-from colm.gradients.features import ESTIMATORS, ValueGradients
 from colm.gradients.patching import in_float32
+from colm.gradients.value_gradients import ESTIMATORS, ValueGradients
 from tests.gradients.adapters import with_adapter
 from tests.gradients.architectures import build
 from tests.gradients.oracle import assert_close, correlation, examples, padded

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from colm.gradients.applied_weights import weight_rows
-from colm.gradients.features import ValueGradients
 from colm.gradients.projections import find_projections
+from colm.gradients.value_gradients import ValueGradients
 from tests.gradients.adapters import with_adapter
 from tests.gradients.architectures import build
 from tests.gradients.oracle import assert_close, examples, looped, padded

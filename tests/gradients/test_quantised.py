@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from colm.gradients.features import ValueGradients
+from colm.gradients.value_gradients import ValueGradients
 from tests.gradients.architectures import build
 from tests.gradients.oracle import assert_close, correlation, examples, looped, padded
 

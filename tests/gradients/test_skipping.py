@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from colm.gradients.decoder import find_decoder, find_layers
-from colm.gradients.observe import ExampleObserver
+from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.skipping import FIRST_KEPT, LayerSkipping, middle_layers
 from tests.gradients.adapters import with_adapter
 from tests.gradients.architectures import VOCABULARY, build

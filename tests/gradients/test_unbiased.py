@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from colm.gradients.features import ValueGradients
+from colm.gradients.value_gradients import ValueGradients
 from tests.gradients.architectures import build
 from tests.gradients.oracle import assert_close, examples, padded
 

@@ -5,7 +5,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colm.data.even_split import split_evenly
+from colm.data.sources import split_evenly
 
 
 def mixture(counts: dict[str, int]) -> Dataset:

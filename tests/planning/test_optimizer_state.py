@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from colm.planning.optimizer_state import optimizer_bytes
+from colm.planning.held import optimizer_bytes
 
 
 @pytest.fixture

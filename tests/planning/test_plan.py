@@ -11,7 +11,7 @@ from benchmarks import memory
 from colm.planning import plan as planning
 from colm.planning.machine import Machine
 from colm.planning.plan import WAYS, make_plan
-from colm.training.arguments import parse_arguments
+from colm.runs.arguments import parse_arguments
 
 TOKENS, KEPT = 48, 4
 NEAR = 0.15

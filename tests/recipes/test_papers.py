@@ -15,7 +15,7 @@ import yaml
 from safetensors import safe_open
 
 from colm.cli import main
-from colm.training.arguments import SFTArguments, parse_arguments
+from colm.runs.arguments import SFTArguments, parse_arguments
 
 ROOT = Path(__file__).parents[2]
 PAPERS = ROOT / "recipes" / "papers"

@@ -8,9 +8,9 @@ from torch import nn
 from torch.func import functional_call
 from transformers import LlamaConfig
 
-from colm.subspace.optimizer import MOMENTS, SubspaceOptimizer
-from colm.subspace.projection import draw_projection
-from colm.subspace.subspaces import Subspaces
+from colm.memory.subspaces.optimizer import MOMENTS, SubspaceOptimizer
+from colm.memory.subspaces.projection import draw_projection
+from colm.memory.subspaces.subspaces import Subspaces
 
 
 def train(model, optimizer, batch, steps):
@@ -135,7 +135,7 @@ def test_along_the_axes_at_full_rank_it_is_plain_adam(model, batch, monkeypatch,
         assert rank == inputs
         return torch.eye(inputs, device=device, dtype=dtype)
 
-    monkeypatch.setattr("colm.subspace.subspaces.draw_projection", axes)
+    monkeypatch.setattr("colm.memory.subspaces.subspaces.draw_projection", axes)
     # Decay reaches W when it is merged: after every step, it is AdamW's.
     inner_steps = 1 if weight_decay else 3
     options = {"lr": 1e-2, "weight_decay": weight_decay}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from colm.subspace.projection import SAMPLINGS, draw_projection
+from colm.memory.subspaces.projection import SAMPLINGS, draw_projection
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)

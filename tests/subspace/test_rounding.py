@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from colm.subspace.rounding import round_to
+from colm.memory.subspaces.rounding import round_to
 
 
 def generator(seed=0):

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, G
 from transformers.pytorch_utils import Conv1D
 
 from colm.gradients.decoder import linear_shape
-from colm.subspace.linear import draw_directions
-from colm.subspace.subspaces import OTHERS, Subspaces
+from colm.memory.subspaces.linear import draw_directions
+from colm.memory.subspaces.subspaces import OTHERS, Subspaces
 
 
 def fill(subspaces, scale=0.3):

@@ -27,9 +27,9 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 import colm.durable
-import colm.training.checkpoint
+import colm.training.checkpoints.selector_state
 import conftest  # noqa: F401  the environment of tests
-from colm.training import manifest
+from colm.training.checkpoints import manifest
 from tests.conftest import CHAT_TEMPLATE, save_tiny_model
 from tests.training.conftest import StopAt, build_trainer, make_records
 
@@ -221,7 +221,7 @@ def run_out_of_disk_in(trainer, folder, name, file):
             raise OSError(28, "No space left on device")
         write(path, content)
 
-    manifest.write_whole = colm.training.checkpoint.write_whole = failing
+    manifest.write_whole = colm.training.checkpoints.selector_state.write_whole = failing
     note_error(lambda: run(trainer, folder, name), folder, name)
 
 
@@ -260,7 +260,7 @@ def join(rank, port):
 
 def train_as_one_of_two(rank, port, model_folder, folder, name, fault, how, options):
     join(rank, port)
-    colm.training.checkpoint._PIECE_BYTES = 1_000  # so that a state takes several
+    colm.training.checkpoints.selector_state._PIECE_BYTES = 1_000  # so that a state takes several
     trainer = build(model_folder, output_dir=str(folder / "runs" / name), **options)
     dying_rank, label = fault
     if rank == dying_rank:

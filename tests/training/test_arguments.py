@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.training.arguments import make_parser, parse_arguments
+from colm.runs.arguments import make_parser, parse_arguments
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from transformers import DataCollatorWithFlattening
 
 from colm import CoLMTrainer, CoLMTrainingArguments
 from colm.training import trainer as trainer_module
-from colm.training.micro_batches import averages_over_step
+from colm.training.step.arrange import averages_over_step
 from tests.training.test_streaming import PLAIN, Sized
 
 

@@ -22,8 +22,8 @@ from transformers import Trainer
 
 from colm import CoLMTrainer
 from colm.durable import write_whole
-from colm.training import manifest
-from colm.training.checkpoint import FILE_NAME, PROCESSES, load_state, save_state
+from colm.training.checkpoints import manifest
+from colm.training.checkpoints.selector_state import FILE_NAME, PROCESSES, load_state, save_state
 from tests.training.killed_runs import FULL, FULL_FILES, MOMENTS, OPERATIONS, PAIRS, STEPS
 
 ROOT = Path(__file__).parents[2]

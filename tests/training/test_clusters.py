@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 
 from colm.training import clusters, limits
-from colm.training.checkpoint import FILE_NAME, save_state
+from colm.training.checkpoints.selector_state import FILE_NAME, save_state
 from colm.training.clusters import (
     CLUSTER_COLUMN,
     k_means,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from datasets import Dataset
 
-from colm.training.comparison import ArmOptions, Setting, compare
+from colm.runs.arms import ArmOptions, Setting, compare
+from colm.runs.progress import StepProgress, duration_in_words, selection_in_words
 from colm.training.pretrained import load_model, load_tokenizer
-from colm.training.progress import StepProgress, duration_in_words, selection_in_words
 
 ARMS = [
     ArmOptions("CoLM", {"selector": "colm"}),

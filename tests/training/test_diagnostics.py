@@ -16,9 +16,9 @@ from torch.nn import functional
 from transformers import Adafactor
 
 from colm.gradients.per_example import example_gradients, trained_parameters
-from colm.training.diagnostics import GradientSums, adam_scale
+from colm.training.example import WEIGHT_KEY, label_token_count
 from colm.training.limits import check_parallelism
-from colm.training.pool import WEIGHT_KEY, label_token_count
+from colm.training.step.match import GradientSums, adam_scale
 from tests.training.conftest import SIZES, make_records
 
 

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colm.training.dealing import deal
-from colm.training.exchange import Exchange
-from colm.training.packets import packed, unpacked
+from colm.training.processes.dealing import deal
+from colm.training.processes.exchange import Exchange
+from colm.training.processes.packets import packed, unpacked
 
 VALUES = {
     "token ids": [0, 5, 49151],

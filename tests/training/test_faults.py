@@ -14,12 +14,12 @@ from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling
 
 from colm import CoLMTrainer, CoLMTrainingArguments, available_selectors
+from colm.coreset.observed import Observed
 from colm.coreset.registry import get_selector
-from colm.gradients.observation import Observed
-from colm.gradients.observe import ExampleObserver
-from colm.training.candidates import tabulate
-from colm.training.presets import resolve
-from colm.training.token_limit import TokenLimit
+from colm.gradients.example_observer import ExampleObserver
+from colm.training.options.presets import resolve
+from colm.training.processes.candidate_table import tabulate
+from colm.training.step.token_limit import TokenLimit
 from tests.training.conftest import SIZES, build_trainer, make_records
 from tests.training.processes import run_in_processes
 

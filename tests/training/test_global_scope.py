@@ -16,8 +16,9 @@ from peft import LoraConfig
 from torch import distributed
 
 from colm.coreset.registry import available_selectors
-from colm.training import observing, parts
-from colm.training.pool import label_token_count
+from colm.training.example import label_token_count
+from colm.training.processes import parts
+from colm.training.step import look as observing
 from tests.training.conftest import SIZES, StopAt, build_trainer, make_records, note_selections
 from tests.training.processes import run_in_processes
 

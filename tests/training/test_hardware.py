@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from colm import CoLMConfig
-from colm.training import hardware
-from colm.training.arguments import parse_arguments
+from colm.runs.arguments import parse_arguments
+from colm.training.options import hardware
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import torch
 from datasets import Dataset
 
 from colm import available_selectors
-from colm.gradients.observe import ExampleObserver
-from colm.training.candidates import content_key, tabulate
-from colm.training.exchange import Exchange
-from colm.training.observing import CandidateObserver
-from colm.training.pool import WEIGHT_KEY
-from colm.training.presets import resolve
+from colm.gradients.example_observer import ExampleObserver
+from colm.training.example import WEIGHT_KEY
+from colm.training.options.presets import resolve
+from colm.training.processes.candidate_table import content_key, tabulate
+from colm.training.processes.exchange import Exchange
+from colm.training.step.look import CandidateObserver
 from tests.training.conftest import SIZES, build_trainer, make_records
 
 BATCHINGS = {

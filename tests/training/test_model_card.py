@@ -12,9 +12,9 @@ from colm import CoLMConfig, CoLMSFTTrainer, available_selectors, register_selec
 from colm.coreset import registry
 from colm.names import shown_name
 from colm.reports.model_card import read_card
-from colm.training.metrics import SelectionMetrics
-from colm.training.model_card import as_code, describe_training, write_model_card
+from colm.runs.model_card import as_code, describe_training, write_model_card
 from colm.training.papers import as_trl_cites, name_of_method, papers_of
+from colm.training.step.record import SelectionMetrics
 
 VERSIONS = "\n\n### Framework versions\n\n- TRL: 1.0\n"
 

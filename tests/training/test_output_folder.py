@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from colm.training.folder_lock import holding
-from colm.training.manifest import (
+from colm.runs.output_folder import find_checkpoint
+from colm.training.checkpoints.folder_lock import holding
+from colm.training.checkpoints.manifest import (
     choose_last,
     find_checkpoints,
     make_way,
     problem_with,
     write_manifest,
 )
-from colm.training.output_folder import find_checkpoint
 
 # What a run writes last before the manifest.
 LATE = ("adapter_model.safetensors", "trainer_state.json")

@@ -8,11 +8,12 @@ import torch
 
 from colm.coreset.candidates import Candidates, Choice, SelectionOptions
 from colm.coreset.registry import Selector, get_selector
-from colm.gradients.observe import ExampleObserver
-from colm.training import parts, thinning
-from colm.training.exchange import Exchange
-from colm.training.parts import MOST_TOGETHER, in_parts
-from colm.training.thinning import ThinnedObserver
+from colm.gradients.example_observer import ExampleObserver
+from colm.training.processes import parts
+from colm.training.processes.exchange import Exchange
+from colm.training.processes.parts import MOST_TOGETHER, in_parts
+from colm.training.step import thinning
+from colm.training.step.thinning import ThinnedObserver
 from tests.training.conftest import make_records
 
 
@@ -192,7 +193,7 @@ def test_features_keep_the_same_dimensions_in_every_batch(make_trainer, dataset)
 
 def test_how_many_dimensions_follows_from_the_batch_alone(make_trainer, dataset, monkeypatch):
     """The last pool of an epoch is smaller; Adam's moments are of the same dimensions still."""
-    monkeypatch.setattr("colm.training.observing.MOST_NUMBERS", 160)
+    monkeypatch.setattr("colm.training.step.look.MOST_NUMBERS", 160)
     trainer = make_trainer(dataset, selector="mean_matching", small_sources=["none"])
     rows = list(trainer.train_dataset)
     assert len(rows) == len(make_records())

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from colm import CoLMTrainer, CoLMTrainingArguments
-from colm.training.pool import WEIGHT_KEY
+from colm.training.example import WEIGHT_KEY
 from tests.training.conftest import build_trainer
 
 ON_MAPS = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}

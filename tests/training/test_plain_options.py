@@ -7,8 +7,8 @@ import pytest
 from trl import ModelConfig
 
 from colm import CoLMConfig, CoLMTrainingArguments
-from colm.training.arguments import parse_arguments
-from colm.training.checks import check_number
+from colm.checks import check_number
+from colm.runs.arguments import parse_arguments
 
 COUNTS = {
     "per_device_train_batch_size",

@@ -9,14 +9,9 @@ from accelerate.utils import send_to_device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colm.training.metrics import SelectionMetrics
-from colm.training.pool import (
-    Pool,
-    PoolCollator,
-    even_parts,
-    label_token_count,
-    length_sorted_chunks,
-)
+from colm.training.example import Pool, PoolCollator, label_token_count
+from colm.training.step.arrange import even_parts, length_sorted_chunks
+from colm.training.step.record import SelectionMetrics
 from tests.training.conftest import SIZES
 
 

@@ -10,10 +10,15 @@ from trl import SFTConfig
 
 from colm import Choice, CoLMConfig, CoLMTrainingArguments, register_selector
 from colm.coreset import registry
-from colm.training.arguments import parse_arguments
-from colm.training.checkpoint import RESUME_SETTINGS, load_state, resume_settings, save_state
-from colm.training.config import SelectionArguments, with_selection_arguments
-from colm.training.presets import DEFAULTS, OF_SELECTOR, PRESETS, resolve
+from colm.runs.arguments import parse_arguments
+from colm.training.checkpoints.selector_state import (
+    RESUME_SETTINGS,
+    load_state,
+    resume_settings,
+    save_state,
+)
+from colm.training.options.config import SelectionArguments, with_selection_arguments
+from colm.training.options.presets import DEFAULTS, OF_SELECTOR, PRESETS, resolve
 
 PAPERS = {
     "selector": ("colm", "ssm"),

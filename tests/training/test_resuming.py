@@ -14,10 +14,10 @@ from peft import IA3Config, LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLanguageModeling
 
 from colm import CoLMConfig, CoLMTrainer, CoLMTrainingArguments
-from colm.training import data_digest, manifest
-from colm.training.data_digest import describe_data
-from colm.training.identity import find_difference
-from colm.training.run_options import MAY_DIFFER
+from colm.training.checkpoints import data_digest, manifest
+from colm.training.checkpoints.data_digest import describe_data
+from colm.training.checkpoints.identity import find_difference
+from colm.training.checkpoints.run_options import MAY_DIFFER
 from tests.training.conftest import build_trainer, make_records
 
 SAVING = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}

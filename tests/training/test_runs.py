@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colm.training.micro_batches import split_kept
-from colm.training.pool import length_sorted_chunks
-from colm.training.runs import cheapest_runs, fewest_padded
+from colm.training.step.arrange import (
+    cheapest_runs,
+    fewest_padded,
+    length_sorted_chunks,
+    split_kept,
+)
 
 few_lengths = st.lists(st.integers(0, 30), min_size=1, max_size=8).map(
     lambda lengths: sorted(lengths, reverse=True)

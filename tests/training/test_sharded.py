@@ -23,9 +23,9 @@ from transformers import Trainer
 
 from colm import CoLMConfig
 from colm.gradients import label_loss
-from colm.training.exchange import Exchange
 from colm.training.limits import check_parallelism, shards_weights
-from colm.training.lockstep import Lockstep, make_filler
+from colm.training.processes.exchange import Exchange
+from colm.training.processes.lockstep import Lockstep, make_filler
 from tests.training.conftest import StopAt, build_trainer, make_records, note_selections
 from tests.training.processes import run_in_processes
 

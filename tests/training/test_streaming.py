@@ -11,8 +11,8 @@ from peft import LoraConfig
 from torch.utils.data import IterableDataset
 
 from colm import CoLMTrainer, CoLMTrainingArguments, available_selectors
-from colm.training.presets import resolve
-from colm.training.streaming import EndlessStream
+from colm.training.options.presets import resolve
+from colm.training.step.streaming import EndlessStream
 from tests.training.conftest import StopAt, build_trainer, make_records, note_candidates
 from tests.training.processes import run_in_processes
 

@@ -6,7 +6,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
 from colm import CoLMTrainer, CoLMTrainingArguments
-from colm.training import manifest
+from colm.training.checkpoints import manifest
 from colm.training.subspace_training import FILE_NAME
 
 RSO = {"subspace_rank": 4, "subspace_inner_steps": 3, "max_steps": 7}

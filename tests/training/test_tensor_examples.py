@@ -6,9 +6,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from colm import CoLMTrainer, CoLMTrainingArguments
-from colm.training.candidates import content_key
-from colm.training.lockstep import make_filler
-from colm.training.pool import label_token_count, without_labels
+from colm.training.example import label_token_count, without_labels
+from colm.training.processes.candidate_table import content_key
+from colm.training.processes.lockstep import make_filler
 from tests.training.conftest import note_selections
 
 FORMATS = {"lists": list, "arrays": np.asarray, "tensors": torch.tensor}

@@ -10,8 +10,8 @@ from transformers import DataCollatorForLanguageModeling
 
 from colm import Choice, CoLMTrainer, CoLMTrainingArguments, register_selector
 from colm.coreset import registry
-from colm.training.pool import WEIGHT_KEY
-from colm.training.weighting import collate_weighted
+from colm.training.example import WEIGHT_KEY
+from colm.training.step.weigh import collate_weighted
 from tests.training.conftest import StopAt, build_trainer, make_records
 from tests.training.processes import run_in_processes
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 #: Modules of this package that are commands, in the order of ``colm --help``.
-COMMANDS = ("demo", "sft", "evaluate", "report", "plan", "dry_run", "environment")
+COMMANDS = ("demo", "sft", "evaluate", "report", "plan", "select", "env")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colm.cli.demo_comparison import ADAPTER_NAME, run_comparison
 from colm.cli.libraries import set_environment, silence_bitsandbytes
-from colm.cli.options import check_counts
+from colm.cli.parsing import check_counts
 
 if TYPE_CHECKING:
     from colm.reports import Comparison
@@ -106,6 +105,8 @@ def run(namespace: argparse.Namespace) -> int:
         ValueError: An option, the data, the model or the output folder cannot be used.
         FileNotFoundError: A data file is not there.
     """
+    from colm.runs.demo_comparison import run_comparison
+
     began = time.monotonic()
     check_counts(namespace, ["steps", "batch_size", "held_out", "max_length"])
     folder = choose_folder(namespace.output_dir)
@@ -153,7 +154,8 @@ def _is_taken(folder: Path) -> bool:
 def _finish(comparison: "Comparison", folder: Path, seconds: float) -> None:
     """Print the tables, write the report and say where it is."""
     from colm.reports import headline, source_table, summary_table, write_report
-    from colm.training.progress import duration_in_words
+    from colm.runs.demo_comparison import ADAPTER_NAME
+    from colm.runs.progress import duration_in_words
 
     report = write_report(folder / REPORT_NAME, comparison)
     print(f"\n{headline(comparison)}.\n")

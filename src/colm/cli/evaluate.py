@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from colm.cli.evaluate_result import evaluate, journal_of, table
-from colm.cli.evaluation_file import write_result
 from colm.cli.libraries import set_environment, silence_bitsandbytes
-from colm.cli.options import check_counts
+from colm.cli.parsing import check_counts
 
 METHODS = ("auto", "program", "chain", "direct", "options")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -143,6 +141,9 @@ def run(namespace: argparse.Namespace) -> int:
         ValueError: An option, the data, the model or what lies at the output cannot be used.
         FileNotFoundError: A file is not there.
     """
+    from colm.runs.evaluate import evaluate, table
+    from colm.runs.evaluation_file import write_result
+
     began = time.monotonic()
     _check(namespace)
     set_environment(TQDM_DISABLE="1")
@@ -180,6 +181,8 @@ def _check(namespace: argparse.Namespace) -> None:
 
 def _check_output(output: Path, resume: bool) -> None:
     """Refuse a file that cannot be the output, before a model is loaded."""
+    from colm.runs.evaluate import journal_of
+
     if output.is_dir():
         raise ValueError(f"--output {output} is a folder; name a file")
     if output.exists() and resume and not journal_of(output).exists():

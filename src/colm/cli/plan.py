@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from colm.cli.libraries import silence_bitsandbytes
-from colm.cli.options import add_sft_options, parse_sft_options
+from colm.cli.parsing import add_sft_options, parse_sft_options
 
 if TYPE_CHECKING:
     from colm.planning.plan import Plan, StepPlan

@@ -28,10 +28,10 @@ def run(namespace: argparse.Namespace) -> int:
         Exit code 0.
     """
     with notes_on_stderr():
-        from colm.training.arguments import parse_arguments
+        from colm.runs.arguments import parse_arguments
 
         arguments = parse_arguments(namespace.rest)
-        from colm.training.sft import run_sft
+        from colm.runs.sft import run_sft
 
         run_sft(arguments)
     return 0

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from colm.coreset.checks import (
+from colm.checks import (
     check_budget,
     check_matrix,
     check_not_negative,

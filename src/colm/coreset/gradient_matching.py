@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from colm.coreset.checks import (
+from colm.checks import (
     check_budget,
     check_matrix,
     check_not_negative,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from colm.coreset.checks import check_vector
+from colm.checks import check_vector
 
 _COLUMNS_AT_ONCE = 8192
 

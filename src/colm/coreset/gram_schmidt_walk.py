@@ -10,7 +10,7 @@ cube method (Deville and Tille 2004), so that exactly as many rows are kept.
 import torch
 from torch import Tensor
 
-from colm.coreset.checks import check_budget, check_generator, check_matrix, check_not_negative
+from colm.checks import check_budget, check_generator, check_matrix, check_not_negative
 from colm.coreset.gram import centred_gram, shares_of
 
 # Probabilities as close as this to 0 or 1 are that.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from colm.coreset.checks import check_budget, check_matrix, check_not_negative
+from colm.checks import check_budget, check_matrix, check_not_negative
 from colm.coreset.gram import centred_gram, product_tolerance
 
 # Swaps seldom number more than r; the bound only keeps a hostile input from running for long.

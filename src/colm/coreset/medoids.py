@@ -1,8 +1,9 @@
 """Medoids of each source: how CoLM chooses among the candidates of large sources.
 
-Steps 5 to 7 of the method as one function of tensors: sparsify the features of each source, compare
-its examples, give it its share of the budget, and let facility location choose. Symbols: n
-candidates, d feature size, h kept dimensions, b the budget.
+Steps 5 to 7 of the method as one function of tensors: sparsify the features of each source, append
+the prompt's hidden state where sources are not known (SSM v1), compare examples, give each source
+its share of the budget, and let facility location choose. Symbols: n candidates, d feature size, h
+kept dimensions, e hidden size, b the budget.
 
 Three conventions are those of the selections published with CoLM, so that theirs come out in the
 same order: sources come by ascending number, each with its own C in C - distance; kept dimensions
@@ -19,9 +20,8 @@ from torch import Tensor
 
 from colm.coreset.facility_location import FacilityLocation, facility_location
 from colm.coreset.mixture import allocate
-from colm.coreset.prompt_features import with_prompt
-from colm.coreset.similarity import similarity, sizes
-from colm.gradients.sparsify import sparsify
+from colm.coreset.similarity import pairwise_distances, similarity, sizes
+from colm.coreset.sparsify import sparsify
 
 
 def source_medoids(
@@ -139,3 +139,42 @@ def _joined(parts: list[FacilityLocation], like: Tensor) -> FacilityLocation:
     nothing = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
     parts = [FacilityLocation(nothing.long(), nothing, nothing), *parts]
     return FacilityLocation(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+
+def with_prompt(features: Tensor, prompt: Tensor, metric: str = "l1") -> Tensor:
+    """Return the features with the prompt's hidden state appended, scaled to the same mean size.
+
+    For ``l1`` and ``l2`` the mean size is the mean distance between two examples, so that a
+    direction that all hidden states share counts for nothing; for ``cosine``, which knows no scale,
+    the mean Euclidean norm. A part without any size is appended as it is. Costs O(n^2 (h + e)).
+    Paper: SSM v1, which leaves the scale open.
+
+    Args:
+        features: ``[n, h]``.
+        prompt: ``[n, e]``.
+        metric: ``l1``, ``l2`` or ``cosine``.
+
+    Returns:
+        ``[n, h + e]``.
+
+    Raises:
+        ValueError: the metric is unknown, or not as many prompts as features.
+
+    Example:
+        >>> with_prompt(torch.tensor([[0.0], [6.0]]), torch.tensor([[10.0], [13.0]]))
+        tensor([[ 0., 20.],
+                [ 6., 26.]])
+    """
+    if len(features) != len(prompt):
+        raise ValueError(f"{len(prompt)} prompts were passed for {len(features)} examples.")
+    prompt = prompt.to(features.device, features.dtype)
+    size, prompt_size = _mean_size(features, metric), _mean_size(prompt, metric)
+    scale = size / prompt_size if size > 0 and prompt_size > 0 else 1.0
+    return torch.cat([features, scale * prompt], dim=1)
+
+
+def _mean_size(rows: Tensor, metric: str) -> float:
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    if metric == "cosine":
+        return float(rows.norm(dim=1).mean())
+    return float(pairwise_distances(rows, metric).mean())

@@ -7,10 +7,11 @@ it follows stand beside it. All that come with the library are registered at the
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from colm.coreset import baselines, methods
+from colm.checks import check_flags, shown
+from colm.coreset import selectors as baselines
+from colm.coreset import selectors as methods
 from colm.coreset.candidates import Choose
-from colm.coreset.checks import check_flags, shown
-from colm.gradients.observation import OBSERVATIONS
+from colm.coreset.observed import OBSERVATIONS
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """How good a model is: held-out loss by source, and the answers it gives."""
 
-from colm.evaluation.answers import AnswerScores, generate_answers, score_answers
+from colm.evaluation.generation import AnswerScores, generate_answers, score_answers
 from colm.evaluation.held_out import HeldOutLoss, held_out_loss
-from colm.evaluation.mode import evaluation_mode
 
 __all__ = [
     "AnswerScores",
     "HeldOutLoss",
-    "evaluation_mode",
     "generate_answers",
     "held_out_loss",
     "score_answers",

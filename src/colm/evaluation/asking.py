@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from colm.evaluation.answers import generate_answers
-from colm.evaluation.final_answer import answer_kind
+from colm.evaluation.generation import generate_answers
 from colm.evaluation.journal import Journal, Step
-from colm.evaluation.options import OptionLikelihoods, option_likelihoods
+from colm.evaluation.judging.final_answer import answer_kind
+from colm.evaluation.likelihoods import OptionLikelihoods, option_likelihoods
 from colm.evaluation.programs import PROGRAM_REQUEST, ProgramAnswer, run_programs
 from colm.evaluation.prompt_tokens import candidate_tokens, end_tokens, last_tokens, prompt_tokens
 from colm.evaluation.questions import Question, QuestionSet

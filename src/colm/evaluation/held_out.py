@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from colm.data import source_of
-from colm.evaluation.mode import evaluation_mode
+from colm.gradients.patching import evaluation_mode
 
 IGNORED_LABEL = -100
 
@@ -69,7 +69,7 @@ def held_out_loss(
     if not labelled:
         raise ValueError(f"none of the {len(examples)} held-out examples has a label token.")
     losses: dict[str, list[float]] = defaultdict(list)
-    with evaluation_mode(model):
+    with evaluation_mode(model), torch.no_grad():
         for batch in _batches(labelled, batch_tokens):
             for example, loss in zip(batch, _example_losses(model, batch), strict=True):
                 losses[source_of(example["source"], "source")].append(loss)

@@ -1,7 +1,7 @@
 r"""Program of thought: the Python that a model wrote for a question, and what it prints.
 
 A program is taken from its fence or from the raw text. One that prints, in whatever way, runs as it
-is written; of others the last value counts. It runs in ``colm.evaluation.sandbox``.
+is written; of others the last value counts. It runs in ``colm.evaluation.sandbox.process``.
 """
 
 import ast
@@ -16,7 +16,7 @@ from functools import partial
 from textwrap import dedent
 from typing import NamedTuple
 
-from colm.evaluation.final_answer import before_next_question
+from colm.evaluation.judging.final_answer import before_next_question
 from colm.evaluation.last_value import PRINTED, PRINTED_UNLESS_NONE, makes_output, with_last_value
 
 #: What follows a question where a program is asked for, as in MathInstruct.
@@ -193,7 +193,7 @@ def _is_one_word(tree: ast.Module) -> bool:
 
 def _run(text: str, timeout_seconds: float) -> ProgramAnswer:
     """What came of the program in a text, as written, or with its last value printed."""
-    from colm.evaluation.sandbox import run_program
+    from colm.evaluation.sandbox.process import run_program
 
     program = _extract(text)
     if program is None:

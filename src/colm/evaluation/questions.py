@@ -18,7 +18,7 @@ from colm.data.layouts import ABOUT, LABEL, LABELLED, find_layout
 from colm.data.patterns import matching_files
 from colm.data.superglue import answer_word, find_task, question_of
 from colm.data.values import as_text, short_numbers
-from colm.evaluation.final_answer import marked_answer
+from colm.evaluation.judging.final_answer import marked_answer
 
 #: Columns of question and answer; the first pair of which both are there is taken.
 OPEN_COLUMNS = (

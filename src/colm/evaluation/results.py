@@ -7,8 +7,8 @@ from typing import Any
 
 from colm.evaluation.asking import METHODS, is_final, program_answer
 from colm.evaluation.journal import Step
-from colm.evaluation.judgement import SameFormula, judge
-from colm.evaluation.options import OptionLikelihoods
+from colm.evaluation.judging.judgement import SameFormula, judge
+from colm.evaluation.likelihoods import OptionLikelihoods
 from colm.evaluation.questions import Question, QuestionSet
 
 

@@ -7,17 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from colm.gradients.features import ValueGradients, last_value_gradients
-    from colm.gradients.moments import AdamMoments
-    from colm.gradients.observation import Observed
-    from colm.gradients.observe import ExampleObserver
+    from colm.coreset.moments import AdamMoments
+    from colm.coreset.observed import Observed
+    from colm.gradients.example_observer import ExampleObserver
+    from colm.gradients.value_gradients import ValueGradients, last_value_gradients
 
 _HOME_OF = {
-    "AdamMoments": "colm.gradients.moments",
-    "ExampleObserver": "colm.gradients.observe",
-    "Observed": "colm.gradients.observation",
-    "ValueGradients": "colm.gradients.features",
-    "last_value_gradients": "colm.gradients.features",
+    "AdamMoments": "colm.coreset.moments",
+    "ExampleObserver": "colm.gradients.example_observer",
+    "Observed": "colm.coreset.observed",
+    "ValueGradients": "colm.gradients.value_gradients",
+    "last_value_gradients": "colm.gradients.value_gradients",
 }
 
 __all__ = [

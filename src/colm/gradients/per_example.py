@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from colm.gradients.adapters import check_inputs, labels_seen
 from colm.gradients.batch import is_packed, label_positions, one_example_a_row, without_labels
-from colm.gradients.features import REDUCTIONS
 from colm.gradients.label_loss import DecoderRun, example_losses
 from colm.gradients.patching import evaluation_mode
+from colm.gradients.value_gradients import REDUCTIONS
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:

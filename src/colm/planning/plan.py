@@ -12,22 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from colm.gradients.decoder import class_name
-from colm.planning.counting import Counted, StepCounter
+from colm.planning.held import count_weights, optimizer_bytes, trained_weights
 from colm.planning.machine import Machine, measure_machine
-from colm.planning.optimizer_state import optimizer_bytes, trained_weights
-from colm.planning.tally import Work, storage_bytes
-from colm.planning.weights import count_weights
-from colm.training.arguments import SFTArguments
-from colm.training.limits import UPDATES_IN_BACKWARD
-from colm.training.papers import selects
-from colm.training.skeleton import (
+from colm.planning.skeleton import (
     autocast_dtype,
     build_skeleton,
     has_loss_kernels,
     loss_in_place,
     observer_of,
 )
-from colm.training.token_limit import token_limit
+from colm.planning.step_counter import Counted, StepCounter
+from colm.planning.tally import Work, storage_bytes
+from colm.runs.arguments import SFTArguments
+from colm.training.limits import UPDATES_IN_BACKWARD
+from colm.training.papers import selects
+from colm.training.step.token_limit import token_limit
 
 #: Ways of training that a plan compares: that of the run, whatever it selects with, and plain steps
 #: on r, n and 2n examples.
@@ -121,7 +120,7 @@ def make_plan(
     """Return the plan of a run; neither weights nor data are read.
 
     Args:
-        arguments: options of the run, from ``colm.training.arguments.parse_arguments``.
+        arguments: options of the run, from ``colm.runs.arguments.parse_arguments``.
         tokens: of each example; ``max_length`` by default.
         machine: to estimate times for; the one at hand is measured by default.
         accelerator: count the loss as an accelerator's kernels compute it, without one at hand.

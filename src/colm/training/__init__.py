@@ -1,1 +1,1 @@
-"""The trainers: the only part of colm that imports ``transformers``, ``trl`` and ``peft``."""
+"""The trainers, and what a step of theirs is made of.  Below here only torch is imported."""

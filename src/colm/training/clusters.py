@@ -16,12 +16,12 @@ from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from colm.training.candidates import tabulate
-from colm.training.checkpoint import FILE_NAME
-from colm.training.config import SelectionArguments
-from colm.training.exchange import Exchange
-from colm.training.model_access import ModelAccess
-from colm.training.observing import CandidateObserver
+from colm.training.checkpoints.selector_state import FILE_NAME
+from colm.training.options.config import SelectionArguments
+from colm.training.processes.candidate_table import tabulate
+from colm.training.processes.exchange import Exchange
+from colm.training.step.look import CandidateObserver
+from colm.training.step.model_access import ModelAccess
 
 #: Column that names the cluster of an example.
 CLUSTER_COLUMN = "colm_cluster"

@@ -10,15 +10,15 @@ from datasets import Dataset
 from torch.utils.data import IterableDataset
 from trl import SFTTrainer
 
+from colm.coreset.coreset_selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 from colm.coreset.registry import get_selector
-from colm.coreset.selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 from colm.gradients.adapters import check_adapter
 from colm.gradients.decoder import base_model, class_name
-from colm.training.config import SelectionArguments
-from colm.training.model_access import text_config
-from colm.training.pool_size import length_of
+from colm.training.options.config import SelectionArguments
 from colm.training.proxy import check_tokenizer
-from colm.training.sources import column_names
+from colm.training.step.draw import column_names
+from colm.training.step.model_access import text_config
+from colm.training.step.pool_size import length_of
 from colm.training.vocabulary import check_token_ids
 
 SHOWN_NAMES = 20
@@ -198,7 +198,7 @@ def check_examples(dataset: Any) -> None:
 def check_sampling(args: SelectionArguments, dataset: Any, source_column: str | None) -> None:
     """Refuse to draw by inverse source size where there are none, or where no example is drawn.
 
-    UniMax draws yield instead, see `colm.training.sampling.draws_by_source`.
+    UniMax draws yield instead, see `colm.training.step.draw.draws_by_source`.
 
     Raises:
         ValueError: such a data set, or a strategy that draws in another way.

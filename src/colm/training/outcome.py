@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from colm.training import manifest
-from colm.training.exchange import Exchange
+from colm.training.checkpoints import manifest
 from colm.training.limits import shards_weights
+from colm.training.processes.exchange import Exchange
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
     from transformers import Trainer as _Base

@@ -9,8 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoConfig
 
-from colm.training.model_access import ModelAccess
-from colm.training.presets import WEIGHT_CRITERIA
+from colm.training.options.presets import WEIGHT_CRITERIA
 from colm.training.pretrained import (
     LOADING_ERRORS,
     cannot_load,
@@ -18,6 +17,7 @@ from colm.training.pretrained import (
     load_model,
     load_tokenizer,
 )
+from colm.training.step.model_access import ModelAccess
 
 
 def check_proxy(args: Any) -> None:

@@ -17,9 +17,9 @@ from torch import nn
 
 from colm.durable import write_whole
 from colm.json_text import parse_json
-from colm.subspace.optimizer import SubspaceOptimizer
-from colm.subspace.subspaces import Subspaces
-from colm.training.subspace_arguments import ADAMW, SubspaceArguments, others_trained
+from colm.memory.subspaces.optimizer import SubspaceOptimizer
+from colm.memory.subspaces.subspaces import Subspaces
+from colm.training.options.subspace_arguments import ADAMW, SubspaceArguments, others_trained
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
     from transformers import Trainer as _Base

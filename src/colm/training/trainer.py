@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from trl import SFTTrainer
 
-from colm.coreset.selector import CoresetSelector
+from colm.coreset.coreset_selector import CoresetSelector
+from colm.training.checkpoints.resuming import ResumingMixin
 from colm.training.clusters import (
     CLUSTER_COLUMN,
     cluster_names,
@@ -27,13 +28,7 @@ from colm.training.clusters import (
     load_clusters,
     with_clusters,
 )
-from colm.training.config import (
-    CoLMConfig,
-    CoLMTrainingArguments,
-    SelectionArguments,
-    with_selection_arguments,
-)
-from colm.training.exchange import Exchange
+from colm.training.example import WEIGHT_KEY, Pool, PoolCollator
 from colm.training.limits import (
     check_arguments,
     check_not_empty,
@@ -44,29 +39,36 @@ from colm.training.limits import (
     report_unlabelled,
     shards_weights,
 )
-from colm.training.micro_batches import averages_over_step, is_padding_free, split_kept
-from colm.training.model_access import ModelAccess
-from colm.training.option_checks import check_options
+from colm.training.options.config import (
+    CoLMConfig,
+    CoLMTrainingArguments,
+    SelectionArguments,
+    with_selection_arguments,
+)
+from colm.training.options.option_checks import check_options
 from colm.training.outcome import OutcomeMixin
 from colm.training.papers import as_trl_cites, name_of_method, papers_of
-from colm.training.pool import WEIGHT_KEY, Pool, PoolCollator
-from colm.training.pool_size import check_pool, pool_size_of
+from colm.training.processes.exchange import Exchange
 from colm.training.renewal import BuiltFor, take_replaced_model
-from colm.training.resuming import ResumingMixin
-from colm.training.sampling import draws_by_source, make_sampler, set_sampler_epoch
-from colm.training.selection import ExampleSelection
-from colm.training.sources import (
+from colm.training.step.arrange import averages_over_step, is_padding_free, split_kept
+from colm.training.step.draw import (
+    draws_by_source,
     goes_by_source,
+    make_sampler,
     report_lack_of_sources,
     resolve_source_column,
+    set_sampler_epoch,
     source_feature,
     source_sizes,
     with_source_names,
 )
-from colm.training.streaming import as_endless, keep_shards, report_unknown_sizes
+from colm.training.step.keep import ExampleSelection
+from colm.training.step.model_access import ModelAccess
+from colm.training.step.pool_size import check_pool, pool_size_of
+from colm.training.step.streaming import as_endless, keep_shards, report_unknown_sizes
+from colm.training.step.weigh import collate_weighted, weighted_loss
 from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.vocabulary import check_examples
-from colm.training.weighting import collate_weighted, weighted_loss
 
 
 class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):

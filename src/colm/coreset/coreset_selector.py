@@ -1,0 +1,305 @@
+"""``CoresetSelector``: a whole selection step, from candidates to the examples to train on.
+
+The order is that of the papers: small sources are kept whole; of the others, features (normalised
+for Adam) go to the selector; Adam's moments then follow what was selected. It knows no model: what
+is to be seen of the candidates comes as tensors, or from a function that is called for the rows in
+question only. Symbols: n candidates, r kept (the budget), d feature size.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from colm.checks import check_choice, check_flags, check_whole
+from colm.coreset.candidates import (
+    TIE_TOLERANCES,
+    Candidates,
+    Choice,
+    SelectionOptions,
+    order_by_content,
+    order_by_key,
+)
+from colm.coreset.mixture import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE, SmallSources, source_codes
+from colm.coreset.moments import AdamMoments, rms_normalise
+from colm.coreset.observed import (
+    OBSERVATIONS,
+    Observation,
+    Observed,
+    as_observed,
+    check_details,
+    number_of_rows,
+    source_names,
+    take_rows,
+)
+from colm.coreset.registry import get_selector
+from colm.coreset.selection import Selection, keep_whole, matching_error
+from colm.randomness import keyed_generator
+
+__all__ = [
+    "NORMALISATIONS",
+    "ONE_SOURCE",
+    "SMALL_SOURCES_AUTO",
+    "SMALL_SOURCES_NONE",
+    "CoresetSelector",
+    "Selection",
+]
+
+NORMALISATIONS = ("adam", "rms", "none")
+ONE_SOURCE = "all"
+
+
+class CoresetSelector:
+    """Selects the examples of each step that stand for all candidates; keeps Adam's moments.
+
+    Works in any PyTorch loop.  Paper: CoLM v3, Alg. 1.
+
+    The same candidates in another order give the same selection: they are looked at in the order of
+    their keys, or else of their content (source, label tokens, observed values), and of candidates
+    that are tied, up to what rounding moves, the first in that order is picked.
+
+    Args:
+        selector: a name of `colm.available_selectors`.
+        distance: ``l1``, ``l2`` or ``cosine``.
+        allocation: how large sources share the budget: ``proportional``, ``balanced``, ``none``.
+        normalisation: ``adam``, ``rms`` (see `rms_normalise`) or ``none``.
+        kept_dimensions: dimensions kept per source, all where ``None``.
+        dimension_criterion: ``gradient``, ``weight``, ``weight_gradient`` or ``random``.
+        prompt_features: whether the prompt's hidden state is appended to the features of selectors
+            that compare features by distance.  Paper: SSM v1.
+        example_weights: what an example counts for in the mean that is matched: ``equal``, or
+            ``label_tokens`` where the loss averages over those.
+        small_sources: ``auto`` (sources with fewer examples than the average one, where the
+            selector keeps small sources), ``none``, or the names of the sources to keep whole.
+        source_sizes: examples of each source in the data set; without it ``auto`` goes by the
+            candidates seen so far.
+        reference_behaviour: as the published code does, candidates in the order given, exact ties
+            alone, to the last of them.
+        seed: of whatever is random in a selection; with the step it decides it.
+
+    Raises:
+        ValueError: an unknown choice.
+
+    Example:
+        >>> features = torch.tensor([[0.0], [4.0], [9.0]])
+        >>> selector = CoresetSelector("mean_matching", normalisation="none")
+        >>> selector.select(features, 1).indices
+        tensor([1])
+    """
+
+    def __init__(
+        self,
+        selector: str = "colm",
+        *,
+        distance: str = "l1",
+        allocation: str = "proportional",
+        normalisation: str = "adam",
+        kept_dimensions: int | None = None,
+        dimension_criterion: str = "gradient",
+        prompt_features: bool = False,
+        example_weights: str = "equal",
+        small_sources: str | Iterable[str] = SMALL_SOURCES_AUTO,
+        source_sizes: Mapping[str, int] | None = None,
+        reference_behaviour: bool = False,
+        seed: int = 0,
+    ) -> None:
+        check_choice("normalisation", normalisation, NORMALISATIONS)
+        check_flags(reference_behaviour=reference_behaviour)
+        self.selector = get_selector(selector)
+        self.options = SelectionOptions(
+            distance,
+            allocation,
+            kept_dimensions,
+            dimension_criterion,
+            prompt_features,
+            example_weights,
+            tie_tolerance=None if reference_behaviour else TIE_TOLERANCES[normalisation],
+        )
+        self.normalisation = normalisation
+        self.reference_behaviour = reference_behaviour
+        self.seed = check_whole("seed", seed)
+        self.step = 0
+        self._small_sources = SmallSources(
+            small_sources, source_sizes, keeps_automatically=self.selector.keeps_small_sources
+        )
+        self._moments: AdamMoments | None = None
+        self._warned: set[str] = set()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What must be observed of each candidate: what the selector needs, and its options."""
+        needs = self.selector.needs
+        with_prompt = self.options.prompt_features and "gradients" in needs
+        return (*needs, "prompt") if with_prompt and "prompt" not in needs else needs
+
+    def select(
+        self,
+        observed: Observation,
+        budget: int,
+        *,
+        sources: Sequence[str] | None = None,
+        label_tokens: Tensor | None = None,
+        weight: Tensor | None = None,
+        keys: Sequence[str] | Sequence[int] | Tensor | None = None,
+        step: int | None = None,
+    ) -> Selection:
+        """Choose ``budget`` of n candidates.
+
+        Args:
+            observed: what `needs` names, one row a candidate; a bare ``[n, d]`` tensor is the
+                gradient of each. Or a function from the rows in question (``[k]`` int64) to what is
+                observed of them; it is called at most once, and not at all where the selector needs
+                nothing or nothing is left to choose.
+            budget: r, at least 1; all candidates are kept where there are no more.
+            sources: name of each candidate's source; all one source where ``None``.
+            label_tokens: ``[n]`` int64, for selectors that go by length.
+            weight: ``[d]`` weight behind the features, for criteria that need it.
+            keys: what each candidate is known by, strings or numbers, such as its row in the data
+                set. With them, not even a selector that looks at nothing depends on the order of
+                the candidates.
+            step: keys the randomness; counted from 0 where ``None``.
+
+        Returns:
+            The selection.
+
+        Raises:
+            ValueError: a budget below 1, no candidates, sizes that do not fit, or something needed
+                is missing.
+        """
+        budget = check_whole("budget", budget, least=1)
+        names = source_names(observed, sources, default=ONE_SOURCE)
+        check_details(len(names), label_tokens, weight)
+        order = torch.arange(len(names))
+        if keys is not None and not self.reference_behaviour:
+            order = order_by_key(keys, names)
+        self._small_sources.see(names)
+        self.step = self.step if step is None else check_whole("step", step, least=0)
+        generator = keyed_generator(self.seed, self.step, "select")
+        self.step += 1
+        if self.selector.keeps_all or budget >= len(names):
+            return keep_whole(order, because_small=False)
+        whole, contested, from_small = self._split(names, order, budget)
+        if budget == len(whole):
+            return keep_whole(whole, because_small=True)
+        everyone = Candidates(
+            source_codes(names)[contested],
+            self.options,
+            label_tokens=None if label_tokens is None else label_tokens.cpu()[contested],
+            weight=weight,
+            **vars(self._observe(observed, contested)),
+        )
+        places = torch.arange(len(contested))
+        if keys is None and not self.reference_behaviour:
+            places = order_by_content(everyone)
+        finite = self._finite(everyone)
+        places = places[finite[places]]
+        candidates, left = everyone.take(places), budget - len(whole)
+        choice, error = self._choose(candidates, left, generator, keep_moments=from_small)
+        return Selection(
+            indices=torch.cat([whole, contested[places[choice.rows.cpu()]]]),
+            weights=torch.cat([torch.ones(len(whole)), choice.counts.cpu()]),
+            kept_whole=len(whole),
+            non_finite=contested[~finite],
+            matching_error=error,
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all that the next selection depends on, as tensors."""
+        state = {"step": torch.tensor(self.step)}
+        if self._moments is not None:
+            moments = self._moments.state_dict()
+            state |= {f"moments.{key}": torch.as_tensor(value) for key, value in moments.items()}
+        seen = self._small_sources.seen
+        return state | {f"seen.{name}": torch.tensor(count) for name, count in seen.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.step = int(state["step"])
+        moments, seen = (
+            {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}
+            for part in ("moments.", "seen.")
+        )
+        self._moments = AdamMoments.from_state_dict(moments) if moments else None
+        self._small_sources.seen = Counter({name: int(count) for name, count in seen.items()})
+
+    def forget_moments(self) -> None:
+        """Let Adam's moments start anew, where the features are no longer those they are of."""
+        self._moments = None
+
+    def _split(self, names: list[str], order: Tensor, budget: int) -> tuple[Tensor, Tensor, bool]:
+        """Rows kept whole, rows to choose from, and whether the latter are of small sources."""
+        small = self._small_sources.names()
+        is_small = torch.tensor([names[row] in small for row in order.tolist()])
+        whole, others = order[is_small], order[~is_small]
+        if len(whole) <= budget:
+            return whole, others, False
+        self._warn_once(
+            "small sources",
+            f"{len(whole)} candidates of small sources do not fit a budget of {budget}: they go "
+            "through the selection themselves. Fewer sources in small_sources would leave room.",
+        )
+        return whole[:0], whole, True
+
+    def _observe(self, observed: Observation, rows: Tensor) -> Observed:
+        """What is seen of ``rows``, in that order; a function is only called for what is needed."""
+        if callable(observed):
+            seen = as_observed(observed(rows)) if self.needs else Observed()
+        else:
+            seen = take_rows(as_observed(observed), rows)
+        for need in self.needs:
+            if getattr(seen, need) is None:
+                raise ValueError(f"selector {self.selector.name!r} needs {need} of candidates.")
+        if number_of_rows(seen) not in (None, len(rows)):
+            raise ValueError(f"{number_of_rows(seen)} were observed of {len(rows)} candidates.")
+        return seen
+
+    def _finite(self, candidates: Candidates) -> Tensor:
+        """Which candidates can be compared, ``[n]`` bool; warn once where some cannot."""
+        finite = candidates.finite if self.needs else torch.ones(len(candidates), dtype=torch.bool)
+        if not finite.all():
+            self._warn_once(
+                "non-finite",
+                f"{int((~finite).sum())} candidates have NaN or infinite {' or '.join(self.needs)}:"
+                " they are left out of the coreset and counted. This is said once.",
+            )
+        return finite
+
+    def _choose(
+        self, candidates: Candidates, budget: int, generator: torch.Generator, *, keep_moments: bool
+    ) -> tuple[Choice, float]:
+        """Normalise, choose, and let the moments follow what was chosen."""
+        candidates = candidates.without(set(OBSERVATIONS) - set(self.needs))
+        gradients = candidates.gradients
+        if gradients is None or len(candidates) == 0:
+            return self._call(candidates, budget, generator), math.nan
+        moments = self._moments_for(gradients)
+        features = gradients if moments is None else moments.normalise(gradients)
+        if self.normalisation == "rms":
+            features = rms_normalise(gradients)
+        choice = self._call(replace(candidates, features=features), budget, generator)
+        if moments is not None and not keep_moments:
+            moments.update(gradients[choice.rows.to(gradients.device)])
+        weights = choice.weights if self.selector.weighs else None
+        return choice, matching_error(features, choice.rows, weights, candidates.target)
+
+    def _call(self, candidates: Candidates, budget: int, generator: torch.Generator) -> Choice:
+        if budget >= len(candidates):
+            return Choice(torch.arange(len(candidates)))
+        choice = self.selector.choose(candidates, budget, generator)
+        return choice if isinstance(choice, Choice) else Choice(choice)
+
+    def _moments_for(self, gradients: Tensor) -> AdamMoments | None:
+        if self.normalisation != "adam":
+            return None
+        if self._moments is None:
+            self._moments = AdamMoments(gradients.shape[1])
+        return self._moments
+
+    def _warn_once(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(message, stacklevel=2)

@@ -1,0 +1,1 @@
+"""Training in less memory: each method trains the same model in another way."""

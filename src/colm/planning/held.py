@@ -1,0 +1,124 @@
+"""What a model and its optimiser hold whether they train or not: weights in any form, states.
+
+What is listed of optimisers was read off their code; of others nothing is said. Those of 8 bits
+keep small tensors and, in bitsandbytes, embeddings in 32 bits, which is not counted.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from colm.memory.subspaces.linear import draw_directions
+
+#: Optimisers whose state has the type of the weight: how many numbers they keep of each.
+_LIKE_WEIGHTS = {
+    "adamw_torch": 2,
+    "adamw_torch_fused": 2,
+    "adamw_torch_xla": 2,
+    "adamw_torch_npu_fused": 2,
+    "adagrad": 1,
+    "rmsprop": 1,
+    "sgd": 0,
+    "lomo": 0,
+}
+#: Those that keep a number for each row and column of a matrix.
+_FACTORED = {"adafactor", "adalomo"}
+#: Bytes for each trained number; a block of eight-bit ones shares a scale of 32 bits.
+_EIGHT_BITS = 1 + 4 / 256
+_FIXED = {
+    "adamw_torch_8bit": 2 * _EIGHT_BITS,
+    "adamw_torch_4bit": 2 * (0.5 + 4 / 128),
+    "adamw_8bit": 2 * _EIGHT_BITS,
+    "adamw_bnb_8bit": 2 * _EIGHT_BITS,
+    "ademamix": 12.0,
+    "ademamix_8bit": 3 * _EIGHT_BITS,
+    "lion_32bit": 4.0,
+    "lion_8bit": _EIGHT_BITS,
+    "rmsprop_bnb": 4.0,
+    "rmsprop_bnb_32bit": 4.0,
+    "rmsprop_bnb_8bit": _EIGHT_BITS,
+}
+PAGED = "paged_"
+
+
+def optimizer_bytes(
+    optim: str, trained: Iterable[Tensor], options: str | None = None
+) -> int | None:
+    """Return the bytes of an optimiser's state once it has stepped, scalars left out.
+
+    Paged optimisers are counted as their unpaged twins, though some of theirs may lie on the host.
+
+    Args:
+        optim: its name in ``TrainingArguments``.
+        trained: the weights it steps.
+        options: ``optim_args``; momentum makes SGD keep a number for each weight.
+
+    Returns:
+        Bytes, ``None`` for an optimiser that is not known here.
+
+    Example:
+        >>> import torch
+        >>> optimizer_bytes("adamw_torch", [torch.zeros(10)])
+        80
+    """
+    weights = list(trained)
+    name = _unpaged(optim)
+    if name in _FACTORED:
+        return sum(map(_factored, weights))
+    if name in _FIXED:
+        return round(sum(_FIXED[name] * weight.numel() for weight in weights))
+    if name not in _LIKE_WEIGHTS:
+        return None
+    momentum = name in {"sgd", "rmsprop"} and "momentum" in (options or "")
+    kept = _LIKE_WEIGHTS[name] + momentum
+    return sum(kept * weight.numel() * weight.element_size() for weight in weights)
+
+
+def _unpaged(optim: str) -> str:
+    """The unpaged twin: ``adamw_8bit`` of ``paged_adamw_8bit``; 32-bit Adam is PyTorch's."""
+    name = optim.removeprefix(PAGED)
+    plain = {"adamw_32bit": "adamw_torch", "ademamix_32bit": "ademamix"}
+    return plain.get(name, name) if optim.startswith(PAGED) else name
+
+
+def _factored(weight: Tensor) -> int:
+    """A float32 for each row and column of a matrix, for each number of a vector."""
+    if weight.dim() < 2:
+        return 4 * int(weight.numel())
+    *leading, rows, columns = weight.shape
+    return 4 * math.prod(leading) * (rows + columns)
+
+
+def trained_weights(model: nn.Module) -> list[Any]:
+    """Return the parameters that training changes, tied ones once."""
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def weight_tensors(model: nn.Module) -> list[Tensor]:
+    """Return parameters, buffers, directions of random subspaces, and scales of packed weights.
+
+    Directions that were let go of are drawn.
+    """
+    scales = [
+        tensor
+        for weight in model.parameters()
+        for state in _states(getattr(weight, "quant_state", None))
+        for tensor in vars(state).values()
+        if isinstance(tensor, Tensor)
+    ]
+    return [*model.parameters(), *model.buffers(), *scales, *draw_directions(model)]
+
+
+def count_weights(model: nn.Module) -> int:
+    """Return the number of a model's parameters; a byte of a packed weight holds two."""
+    return sum(
+        weight.numel() * (2 if weight.dtype is torch.uint8 else 1) for weight in model.parameters()
+    )
+
+
+def _states(state: Any) -> list[Any]:
+    """How a weight in four bits is scaled, and how its scales are, where they have scales, too."""
+    return [] if state is None else [state, *_states(getattr(state, "state2", None))]

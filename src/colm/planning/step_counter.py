@@ -1,0 +1,139 @@
+"""Running training steps and looks on tensors without values, and counting what they hold and do.
+
+Symbols: n examples, t tokens each, v tokens of a vocabulary.
+"""
+
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from colm.gradients.example_observer import ExampleObserver
+from colm.planning.fake_tensors import DEVICE, valueless, without_values
+from colm.planning.held import trained_weights, weight_tensors
+from colm.planning.skeleton import training_loss
+from colm.planning.tally import SavedBytes, Tally, Work, storage_bytes
+
+# Distinct tokens among N of natural text, by Heaps' law: a N^b.
+HEAPS_FACTOR, HEAPS_POWER = 10, 0.6
+
+
+@dataclass
+class Counted:
+    """What a piece of work holds and does.
+
+    Attributes:
+        saved_bytes: most that are saved for backward at one time.
+        alive_bytes: most that are alive at one time of what the work itself makes.
+        work: how often each kind of operation runs.
+    """
+
+    saved_bytes: int = 0
+    alive_bytes: int = 0
+    work: Counter[Work] = field(default_factory=Counter)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions in matrix products, attention and convolutions."""
+        return sum(work.flops * times for work, times in self.work.items())
+
+
+class StepCounter:
+    """Counts what training and looking take with a model.
+
+    Args:
+        model: on the meta device, ready to train; it has values no more than before.
+        compute_dtype: of autocast, ``None`` for none.
+        tokens: t.
+        updates_in_backward: whether a gradient is let go of as soon as it is there.
+
+    Attributes:
+        model: the model.
+        weights: all that its weights lie in.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        compute_dtype: torch.dtype | None,
+        tokens: int,
+        updates_in_backward: bool = False,
+    ) -> None:
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.model = without_values(model, self._mode)
+        with self._mode:
+            self.weights = weight_tensors(model)
+        self._compute_dtype = compute_dtype
+        self._tokens = tokens
+        for weight in trained_weights(self.model) if updates_in_backward else ():
+            weight.register_post_accumulate_grad_hook(_let_go)
+
+    def train(self, examples: int, micro_batches: int) -> Counted:
+        """Count the forwards and backwards of an optimiser step.
+
+        Args:
+            examples: in a micro-batch.
+            micro_batches: that accumulate; all but the first find gradients to add to.
+        """
+        self.model.zero_grad(set_to_none=True)
+        saved, tally = SavedBytes(self.weights), Tally(self.weights)
+        ran = min(2, micro_batches)
+        with self._valueless(tally), saved:
+            for _ in range(ran):
+                with self._autocast():
+                    loss = training_loss(self.model, self._batch(examples))
+                loss.backward()
+        self.model.zero_grad(set_to_none=True)
+        work = Counter({one: times * micro_batches // ran for one, times in tally.work.items()})
+        return Counted(saved.peak_bytes, tally.peak_bytes, work)
+
+    def look(self, observer: ExampleObserver, candidates: int, most_tokens: int) -> Counted:
+        """Count a look at candidates, in chunks of at most ``most_tokens`` tokens."""
+        rows = min(candidates, max(1, most_tokens // self._tokens))
+        chunks = Counter({rows: candidates // rows})
+        chunks[candidates % rows] += 1
+        del chunks[0]
+        vocabulary = self._vocabulary(observer, candidates)
+        directions = observer.draw_directions(torch.Generator().manual_seed(0))
+        whole = Counted()
+        for size, times in chunks.items():
+            saved, tally = SavedBytes(self.weights), Tally(self.weights)
+            with self._valueless(tally), saved, self._autocast():
+                seen = observer(self._batch(size), directions, vocabulary=vocabulary)
+            seen_bytes = storage_bytes(part for part in vars(seen).values() if part is not None)
+            # What was seen of earlier chunks stays; in the end all of it is joined.
+            others = seen_bytes // size * (candidates - size)
+            alive = max(tally.peak_bytes + others, 2 * seen_bytes // size * candidates)
+            whole.saved_bytes = max(whole.saved_bytes, saved.peak_bytes)
+            whole.alive_bytes = max(whole.alive_bytes, alive)
+            whole.work.update({one: times * ran for one, ran in tally.work.items()})
+        return whole
+
+    def _batch(self, examples: int) -> dict[str, Tensor]:
+        """Token ids and labels ``[n, t]``, made anew, as collators do."""
+        ids = torch.zeros((examples, self._tokens), dtype=torch.int64, device=DEVICE)
+        return {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
+
+    def _vocabulary(self, observer: ExampleObserver, candidates: int) -> Tensor | None:
+        """Tokens ``[v]`` that the softmax of the look is over, as many as text would have."""
+        if observer.vocabulary == "full":
+            return None
+        size = round(HEAPS_FACTOR * (candidates * self._tokens) ** HEAPS_POWER)
+        head: Any = getattr(observer.model, "get_base_model", lambda: observer.model)()
+        return torch.arange(min(size, len(head.get_output_embeddings().weight)))
+
+    def _valueless(self, tally: Tally) -> AbstractContextManager[None]:
+        return valueless(self._mode, self._tokens, tally)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._compute_dtype is None:
+            return nullcontext()
+        return torch.autocast(DEVICE.type, dtype=self._compute_dtype)
+
+
+def _let_go(weight: Tensor) -> None:
+    weight.grad = None

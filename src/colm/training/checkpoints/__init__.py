@@ -1,0 +1,1 @@
+"""Checkpoints: what selection adds to them, when they are complete, and resuming from them."""

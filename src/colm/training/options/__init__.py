@@ -1,0 +1,1 @@
+"""The options of training: the configuration, its checks and its defaults by selector."""

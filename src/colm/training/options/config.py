@@ -1,0 +1,281 @@
+"""``CoLMConfig``: TRL's ``SFTConfig`` plus the switches of CoLM.
+
+Every field has the name, the default and the meaning that ``docs/configuration.md`` puts beside the
+paper. Fields that a preset governs take their value from it or from ``presets.DEFAULTS`` where none
+is given; after construction every field holds a value. Symbols: n examples in the large mini-batch,
+r kept, d feature size, h kept dimensions.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+from trl import SFTConfig
+
+from colm.checks import as_names
+from colm.coreset.candidates import EXAMPLE_WEIGHTS
+from colm.coreset.coreset_selector import NORMALISATIONS
+from colm.coreset.mixture import ALLOCATIONS
+from colm.coreset.registry import available_selectors
+from colm.coreset.similarity import METRICS
+from colm.coreset.sparsify import CRITERIA
+from colm.gradients.block_gradients import DEPTH
+from colm.gradients.example_observer import LAYERS, VOCABULARIES
+from colm.gradients.projections import PROJECTIONS
+from colm.gradients.value_gradients import ESTIMATORS, REDUCTIONS
+from colm.training.options.hardware import supports_bf16
+from colm.training.options.option_checks import SCOPES, check_options
+from colm.training.options.plain_options import check_plain_options
+from colm.training.options.presets import DEFAULTS, PRESETS, resolve
+from colm.training.options.subspace_arguments import SubspaceArguments
+from colm.training.step.draw import CANDIDATE_SAMPLINGS
+
+
+def _governed(meaning: str, choices: Iterable[str] = ()) -> Any:
+    """A field whose value, where none is given, is the preset's or else the default's."""
+    metadata: dict[str, Any] = {"help": meaning}
+    if choices:
+        metadata["choices"] = list(choices)
+    return field(default=None, metadata=metadata)
+
+
+@dataclass
+class SelectionArguments:
+    """The options of selection, shared by `CoLMConfig` and `CoLMTrainingArguments`.
+
+    With ``per_device_train_batch_size`` and ``gradient_accumulation_steps`` you set r, what is
+    trained on and what must fit in memory; ``candidate_ratio`` times as many are looked at.
+    """
+
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Options as a paper has them: colm (ICLR 2025), ssm (version 1), reference "
+            "(the authors' published code). Options given beside it go before it.",
+            "choices": list(PRESETS),
+        },
+    )
+    candidate_ratio: float = field(
+        default=2.0,
+        metadata={
+            "help": "Candidates drawn for each example kept, n / r. 1 turns selection off. n = "
+            "per_device_train_batch_size * candidate_ratio is rounded to a whole number."
+        },
+    )
+    selector: str = _governed(
+        "How the kept examples are chosen: balanced_sampling (at random, all with the same "
+        "probability, balanced by gradients: of candidates that are alike, a part), "
+        "importance_sampling (at random, those with large gradients more often and with a smaller "
+        "weight), "
+        "gradient_matching (examples and weights whose gradient is closest to that of all "
+        "candidates), colm (medoids of gradients, source by source, small sources whole), ssm (the "
+        "same with all sources alike), mean_matching (the kept mean gradient closest), random, "
+        "none (keep every candidate), or a "
+        f"name registered with colm.register_selector. All: {', '.join(available_selectors())}."
+    )
+    gradient: str = _governed(
+        "Feature of an example. exact: the gradient of its loss in the last V projection; "
+        "directional: that gradient along random directions; zeroth_order: SPSA, the paper's "
+        "finite differences along random directions.",
+        ESTIMATORS,
+    )
+    gradient_reduction: str = _governed(
+        "Loss of an example that features differentiate: mean over its label tokens (the "
+        "papers') or their sum (its share of a token-averaged training loss).",
+        REDUCTIONS,
+    )
+    gradient_layers: str = _governed(
+        "Where in the model features come from. last: the projections of the last layer; spread: "
+        "all linear maps of two blocks, the last and the one at gradient_depth.",
+        LAYERS,
+    )
+    gradient_depth: float = field(
+        default=DEPTH,
+        metadata={
+            "help": "Share of the decoder's layers, from the last, that the selection's backward "
+            "passes with gradient_layers spread: more matches better and takes longer."
+        },
+    )
+    selection_vocabulary: str = _governed(
+        "Tokens of the selection's softmax, with gradient_layers spread. full: all; batch: those "
+        "that the candidates contain, which is cheaper.",
+        VOCABULARIES,
+    )
+    num_directions: int = _governed(
+        "Random directions averaged by the directional and zeroth_order gradients."
+    )
+    perturbation_scale: float = field(
+        default=1e-3,
+        metadata={"help": "Step eps of the finite difference of the zeroth_order gradient."},
+    )
+    projections: list[str] = _governed(  # noqa: RUF009
+        "Layers of the last decoder block whose gradients are the features: any of q, k, v, o "
+        "(attention) and mlp.",
+        PROJECTIONS,
+    )
+    prompt_features: bool = field(
+        default=False,
+        metadata={
+            "help": "Append the last hidden state of the prompt to the features, for data whose "
+            "sources are unknown."
+        },
+    )
+    normalisation: str = _governed(
+        "adam: features are what Adam makes of each gradient; rms: gradients over their root mean "
+        "square among the candidates; none: the gradients.",
+        NORMALISATIONS,
+    )
+    kept_dimensions: int | None = field(
+        default=None,
+        metadata={
+            "help": "Feature dimensions kept per source, h. Default: the model's hidden size."
+        },
+    )
+    dimension_criterion: str = _governed(
+        "How the kept dimensions are chosen: largest |mean feature|, |weight|, "
+        "|weight * mean gradient|, or at random.",
+        CRITERIA,
+    )
+    distance: str = _governed("Distance between features.", METRICS)
+    allocation: str = _governed(
+        "How large sources share the kept examples: proportional to their candidates, "
+        "balanced, or none (all sources compete together).",
+        ALLOCATIONS,
+    )
+    weighted: bool = _governed(
+        "Weigh each kept example in the training loss by the candidates it stands for."
+    )
+    example_weights: str = _governed(
+        "What an example counts for in the mean that balanced_sampling, importance_sampling and "
+        "gradient_matching go by: its label_tokens, as in losses that average over those, or "
+        "equal.",
+        EXAMPLE_WEIGHTS,
+    )
+    source_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column that names the source of an example. Default: 'source' where the data "
+            "set has it, else all examples count as one source."
+        },
+    )
+    source_clusters: int | None = field(
+        default=None,
+        metadata={
+            "help": "For data whose sources are unknown: before training, cluster the examples by "
+            "the model's hidden states into as many groups, which then are the sources."
+        },
+    )
+    small_sources: list[str] = _governed(  # noqa: RUF009
+        "Sources whose candidates are always kept: auto (those with fewer examples than the "
+        "average source, for selectors that keep small sources), none, or names.",
+    )
+    candidate_sampling: str = _governed(
+        "How candidates are drawn: uniform (each example once an epoch), unimax (every source "
+        "equally often, as far as none of its examples is drawn more than 4 times in the run on "
+        "average), or inverse_source_size (with replacement, every source equally often).",
+        CANDIDATE_SAMPLINGS,
+    )
+    reference_behaviour: bool = _governed(
+        "Follow the papers' published code where it differs from them: random directions "
+        "drawn once a run, selections that follow the order of the batch."
+    )
+    selection_scope: str = field(
+        default="local",
+        metadata={
+            "help": "local: each process selects among its own candidates. global: among all; with "
+            "one process the two are the same.",
+            "choices": list(SCOPES),
+        },
+    )
+    selection_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens, padding included, in one forward pass of the selection. Default: "
+            "as many as take no more memory than a micro-batch of training, at most 8192."
+        },
+    )
+    skipped_layers: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the decoder's layers, middle ones, that looks at candidates do "
+            "without: cheaper, and only close to what the model computes. Training has them all."
+        },
+    )
+    selection_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "A model, smaller and of the same tokenizer, to look at candidates with in "
+            "place of the one in training: a folder or a name on the hub. It stays as it is."
+        },
+    )
+    match_every: int = field(
+        default=0,
+        metadata={
+            "help": "Log, every so many steps, how well the kept examples' gradient matches that "
+            "of all candidates; it takes a backward pass of each candidate. 0: never."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Settle what the preset governs and check each option.
+
+        Raises:
+            ValueError: one line that names the option, its value and the choices.
+        """
+        given = {name: getattr(self, name) for name in ("candidate_ratio", *DEFAULTS)}
+        for name, value in resolve(self.preset, given).items():
+            setattr(self, name, value)
+        self.small_sources = as_names("small_sources", self.small_sources)
+        self.projections = as_names("projections", self.projections)
+        check_options(self)
+        check_plain_options(self)
+        super().__post_init__()  # type: ignore[misc]
+
+
+@dataclass
+class CoLMConfig(SelectionArguments, SubspaceArguments, SFTConfig):
+    """Configuration of `colm.CoLMSFTTrainer`: ``SFTConfig``, selection and subspaces.
+
+    Where neither ``bf16`` nor ``fp16`` is given, ``bf16`` is on as in TRL, but only where it can
+    be: TRL's own default stops on a machine without an accelerator.
+    """
+
+    def __post_init__(self) -> None:
+        """Settle ``bf16``, then everything else.
+
+        Raises:
+            ValueError: one line that names the option, its value and the choices.
+        """
+        given: bool | None = self.bf16  # type: ignore[has-type]
+        if given is None and not supports_bf16(self.use_cpu):
+            self.bf16 = False
+        super().__post_init__()
+
+
+@dataclass
+class CoLMTrainingArguments(SelectionArguments, SubspaceArguments, TrainingArguments):
+    """Configuration of `colm.CoLMTrainer`: ``TrainingArguments``, selection and subspaces."""
+
+
+def with_selection_arguments(
+    args: Any, arguments_class: type[SelectionArguments]
+) -> SelectionArguments:
+    """Add the defaults of selection to a plain configuration, as TRL adds its own.
+
+    Args:
+        args: a configuration of transformers, TRL or colm, or ``None``.
+        arguments_class: what a plain one becomes.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(args, SelectionArguments):
+        return args
+    if args is None:
+        return arguments_class()
+    if not isinstance(args, TrainingArguments):
+        raise ValueError(f"args must be a {arguments_class.__name__}; got {type(args).__name__}.")
+    known = {field.name for field in fields(arguments_class)}
+    given = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
+    return arguments_class(**{name: value for name, value in given.items() if name in known})

@@ -1,0 +1,217 @@
+"""How the examples of a step are split into micro-batches: by tokens, not by number.
+
+The loss of a step is a mean over its label tokens, wherever those stand, so any split gives the
+same gradient up to rounding. A run of rows is padded to its longest: sorted by length, many short
+examples then share a micro-batch and few long ones do, with less padding in all; no micro-batch has
+more tokens than the largest would have if each had as many examples. Costs are in tokens, padding
+included. Symbols: r kept examples, k lengths.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DataCollatorWithFlattening
+
+from colm.training.example import Example, token_count, without_labels
+from colm.training.step.model_access import text_config
+
+
+def split_kept(
+    kept: Sequence[Example], parts: int, *, by_tokens: bool = True, padding_free: bool = False
+) -> list[list[Example]]:
+    """Split kept examples into micro-batches, each with at least one.
+
+    Args:
+        kept: r examples, at least one.
+        parts: micro-batches. Where there are more than examples, they are filled up with the
+            shortest example, without labels.
+        by_tokens: whether micro-batches may differ in number, so that less is padded; else their
+            numbers differ by one at most.
+        padding_free: whether the examples of a micro-batch stand in one row: then nothing is
+            padded, and the rows are made about equally long.
+
+    Returns:
+        The micro-batches, those of the longest examples first.
+    """
+    kept = sorted(kept, key=token_count, reverse=True)
+    while len(kept) < parts:
+        kept.append(without_labels(kept[-1]))
+    if not by_tokens:
+        return even_parts(kept, parts)
+    lengths = [token_count(example) for example in kept]
+    if padding_free:
+        return [[kept[index] for index in row] for row in _even_rows(lengths, parts)]
+    # What memory must hold anyway: micro-batches of equal numbers, the longest in one of them.
+    most_tokens = -(-len(kept) // parts) * max(1, lengths[0])
+    return [kept[run] for run in fewest_padded(lengths, parts, most_tokens)]
+
+
+def averages_over_step(trainer: Any) -> bool:
+    """Tell whether a trainer divides each micro-batch's summed loss by the label tokens of a step.
+
+    Else it averages over each micro-batch by itself, as it does for models that do not count, for a
+    loss of the user's own perhaps, and for the balance of a mixture of experts: then how examples
+    are split decides what they weigh.
+    """
+    return bool(
+        trainer.model_accepts_loss_kwargs
+        and trainer.compute_loss_func is None
+        and getattr(trainer, "loss_is_scaled_for_ga", None) is not False
+        and not _balances_experts(trainer)
+    )
+
+
+def is_padding_free(collator: Any) -> bool:
+    """Tell whether a collator puts the examples of a micro-batch into one row."""
+    flattens = isinstance(collator, DataCollatorWithFlattening)
+    return flattens or bool(getattr(collator, "padding_free", False))
+
+
+def _balances_experts(trainer: Any) -> bool:
+    return bool(getattr(text_config(trainer.model), "output_router_logits", False))
+
+
+def _even_rows(lengths: Sequence[int], rows: int) -> list[list[int]]:
+    """Deal indices out in rounds, the longest of each round to the row with the fewest tokens.
+
+    No row gets longer than the ``ceil(r / rows)`` longest examples together.
+    """
+    dealt: list[list[int]] = [[] for _ in range(rows)]
+    load = [0] * rows
+    for start in range(0, len(lengths), rows):
+        emptiest_first = sorted(range(rows), key=load.__getitem__)
+        for index, row in zip(range(start, len(lengths)), emptiest_first, strict=False):
+            dealt[row].append(index)
+            load[row] += lengths[index]
+    return dealt
+
+
+# What a forward pass costs beyond its tokens, in tokens. Launching a model's kernels one by one
+# takes an accelerator as long as computing thousands of tokens; a CPU hardly notices.
+CALL_TOKENS_ACCELERATOR = 2048
+CALL_TOKENS_CPU = 128
+
+
+def cheapest_runs(lengths: Sequence[int], most_tokens: int, run_tokens: int) -> list[slice]:
+    """Cut into any number of runs of least cost: the tokens of each, and ``run_tokens`` for each.
+
+    Costs O(k m), m being the most rows that a run can have.
+
+    Args:
+        lengths: ``[k]`` tokens, descending.
+        most_tokens: bound on rows x longest row of a run; a longer row is a run of its own.
+        run_tokens: what a run costs beyond its tokens, at least 0.
+
+    Returns:
+        The runs in order; none of no lengths.
+
+    Example:
+        >>> cheapest_runs([9, 8, 4, 3], 18, run_tokens=2)
+        [slice(0, 2, None), slice(2, 4, None)]
+    """
+    number = len(lengths)
+    cost = np.full(number + 1, np.inf)
+    cost[0] = 0
+    came_from = np.zeros(number + 1, dtype=np.int64)
+    for start, longest in enumerate(max(1, length) for length in lengths):
+        most_rows = min(number - start, max(1, most_tokens // longest))
+        stops = slice(start + 1, start + most_rows + 1)
+        through = cost[start] + run_tokens + longest * np.arange(1, most_rows + 1)
+        better = through < cost[stops]
+        cost[stops][better] = through[better]
+        came_from[stops][better] = start
+    bounds = [number]
+    while bounds[-1] > 0:
+        bounds.append(int(came_from[bounds[-1]]))
+    return _slices(bounds[::-1])
+
+
+def fewest_padded(lengths: Sequence[int], runs: int, most_tokens: int) -> list[slice]:
+    """Cut into so many runs that padding is least, none of them empty.
+
+    Costs O(k^2 runs), a millisecond or less for hundreds of examples.
+
+    Args:
+        lengths: ``[k]`` tokens, descending.
+        runs: 1 to k of them.
+        most_tokens: bound on rows x longest row of a run; as many as runs of equal numbers of rows
+            need, ``ceil(k / runs) * lengths[0]``, always suffice.
+
+    Returns:
+        The runs in order.
+
+    Example:
+        >>> fewest_padded([9, 4, 4, 3], 2, most_tokens=18)
+        [slice(0, 1, None), slice(1, 4, None)]
+    """
+    number = len(lengths)
+    longest = np.maximum(1, np.asarray(lengths, dtype=np.int64))[:, None]
+    rows = np.arange(1, number + 1) - np.arange(number)[:, None]
+    # cost[start, stop - 1] of one run; what is no run, or too large a one, is not to be had.
+    cost = np.where((rows > 0) & (rows * longest <= most_tokens), rows * longest, np.inf)
+    least, came_from = cost[0], []
+    for _ in range(runs - 1):
+        through = np.vstack([np.full(number, np.inf), least[:-1, None] + cost[1:]])
+        starts: NDArray[np.int64] = through.argmin(0)
+        least = through[starts, np.arange(number)]
+        came_from.append(starts)
+    bounds = [number]
+    for starts in reversed(came_from):
+        bounds.append(int(starts[bounds[-1] - 1]))
+    return _slices([0, *bounds[::-1]])
+
+
+def _slices(bounds: Sequence[int]) -> list[slice]:
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+def length_sorted_chunks(
+    lengths: Sequence[int], most_tokens: int, call_tokens: int | None = None
+) -> list[list[int]]:
+    """Group examples of similar length so that a padded chunk has at most ``most_tokens`` tokens.
+
+    What a chunk costs beyond its tokens is weighed against padding. Longest first, so that memory
+    peaks early; an example longer than the bound is a chunk of its own.
+
+    Args:
+        lengths: tokens of each example.
+        most_tokens: bound on rows x longest row of a chunk.
+        call_tokens: what another forward pass costs, in tokens; by default what it costs on an
+            accelerator where there is one, else on a CPU.
+
+    Returns:
+        Chunks of indices; each index once.
+
+    Example:
+        >>> length_sorted_chunks([3, 9, 4, 8], 18, call_tokens=2)
+        [[1, 3], [2, 0]]
+    """
+    if call_tokens is None:
+        on_accelerator = torch.accelerator.is_available()
+        call_tokens = CALL_TOKENS_ACCELERATOR if on_accelerator else CALL_TOKENS_CPU
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    runs = cheapest_runs([lengths[i] for i in order], most_tokens, call_tokens)
+    return [order[run] for run in runs]
+
+
+def even_parts(items: Sequence[Example], parts: int) -> list[list[Example]]:
+    """Split ``items`` into ``parts`` runs whose sizes differ by at most one, none empty.
+
+    Raises:
+        ValueError: fewer items than parts.
+
+    Example:
+        >>> even_parts(["a", "b", "c"], 2)
+        [['a', 'b'], ['c']]
+    """
+    if len(items) < parts:
+        raise ValueError(f"{len(items)} examples cannot fill {parts} micro-batches.")
+    size, larger = divmod(len(items), parts)
+    bounds = [0]
+    for part in range(parts):
+        bounds.append(bounds[-1] + size + (part < larger))
+    return [list(items[start:stop]) for start, stop in pairwise(bounds)]
