@@ -3,6 +3,7 @@
 import math
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,14 +31,14 @@ def plain_greedy(matrix: Tensor, budget: int) -> list[int]:
 
 def greedy_by_gains(matrix: Tensor, budget: int) -> list[int]:
     """The same with all gains computed anew at every step, in float64, for larger inputs."""
-    columns = matrix.T.double().contiguous()
-    cover = torch.zeros(len(matrix), dtype=torch.float64)
+    rows = matrix.double().numpy()
+    cover = np.zeros(len(rows))
     chosen: list[int] = []
     for _ in range(budget):
-        gains = (columns - cover).clamp(min=0).sum(1)
+        gains = np.maximum(rows - cover[:, None], 0).sum(0)
         gains[chosen] = -1
         chosen.append(int(gains.argmax()))
-        cover = torch.maximum(cover, columns[chosen[-1]])
+        cover = np.maximum(cover, rows[:, chosen[-1]])
     return chosen
 
 
