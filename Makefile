@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 pinned = $(shell grep -x '$(1)==.*' constraints.txt)
 
-.PHONY: help demo test check format lint types docs audit clean
+.PHONY: help demo test check format lint types docs results audit clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ types: $(VENV)/dev.stamp ## run mypy
 docs: $(VENV)/dev.stamp ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Documentation: site/index.html"
+
+results: $(VENV)/test.stamp ## draw the pages of measured figures from benchmarks/results
+	@$(BIN)/python -m benchmarks results
+	@$(BIN)/python -m benchmarks measured_pages
 
 audit: $(VENV)/audit.stamp ## look up known vulnerabilities of every pinned package, on the internet
 	@$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict

@@ -35,7 +35,7 @@ measure() {
     return
   fi
   echo "== $* (at ${SECONDS} s)"
-  timeout "$((most < left ? most : left))" "$PYTHON" -m "$@" || {
+  timeout "$((most < left ? most : left))" "$PYTHON" -m benchmarks "$@" || {
     echo "failed or out of time: $*" >&2
     failed=1
   }
@@ -46,7 +46,7 @@ for share in 2 4; do
     # An eight-billion model with its gradients and moments fits no single accelerator.
     [[ $SHAPE == llama-3-8b && $weights == --full ]] && continue
     # shellcheck disable=SC2086
-    measure 150 benchmarks.step --shape "$SHAPE" --selector gradient_matching --plain $weights \
+    measure 150 step --shape "$SHAPE" --selector gradient_matching --plain $weights \
       --n "$N" --r "$((N / share))" --micro-batch "$MICRO_BATCH" --max-length "$MAX_LENGTH" \
       --repeats "$REPEATS" --skipped-layers $SKIPPED
   done
@@ -54,7 +54,7 @@ done
 for weights in "" --full; do
   [[ $SHAPE == llama-3-8b && $weights == --full ]] && continue
   # shellcheck disable=SC2086
-  measure 120 benchmarks.memory --shape "$SHAPE" $weights --tokens "$MAX_LENGTH" --repeats 1 \
+  measure 120 memory --shape "$SHAPE" $weights --tokens "$MAX_LENGTH" --repeats 1 \
     --per_device_train_batch_size "$MICRO_BATCH" --dtype bfloat16 --bf16 true \
     --gradient_checkpointing false ${MEMORY_OPTIONS:-}
 done

@@ -24,7 +24,7 @@ def write_result(
     summary: dict[str, float],
     path: Path | None = None,
 ) -> Path:
-    """Write ``results/NAME-DATE.json`` and return its path; an older result stays.
+    """Write ``results/NAME/DATE.json`` and return its path; an older result stays.
 
     Args:
         name: of the benchmark.
@@ -45,8 +45,8 @@ def write_result(
         "summary": summary,
         "repeats": repeats,
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = path or RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
+    path = path or RESULTS / name / f"{now:%Y%m%d-%H%M%S}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
 

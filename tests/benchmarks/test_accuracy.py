@@ -1,4 +1,4 @@
-"""`benchmarks.accuracy`: what is right is kept, what was asked and answered is not."""
+"""`benchmarks accuracy`: what is right is kept, what was asked and answered is not."""
 
 import json
 import sys
@@ -7,7 +7,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from benchmarks import accuracy, record
+from benchmarks import record
+from benchmarks.measure import accuracy
 
 
 def test_accuracies_are_kept_without_questions(tiny_model_folder, tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measured_pages, stacking_tables
-from benchmarks.measured_pages import DOCS, filled
+from benchmarks.page import measured_pages, stacking_tables
+from benchmarks.page.measured_pages import DOCS, filled
 from benchmarks.record import RESULTS
 
 MIB = 2**20
@@ -45,9 +45,9 @@ def results(tmp_path):
     write_run(folder, "RSO, gaussian", 2.31)
     write_run(folder, "RSO", 2.42, rank=4)
     pace = {"AdamW/over AdamW": 1.0, "RSO/over AdamW": 1.25, "RSO/seconds": 9.0}
-    write(folder / "subspace-pace-20260101-000000.json", SETTINGS, pace)
+    write(folder / "subspace_pace/20260101-000000.json", SETTINGS, pace)
     other = {"AdamW/over AdamW": 1.0, "RSO/over AdamW": 9.0}
-    write(folder / "subspace-pace-20260102-000000.json", SETTINGS | {"hidden": 64}, other)
+    write(folder / "subspace_pace/20260102-000000.json", SETTINGS | {"hidden": 64}, other)
     return folder
 
 
@@ -92,12 +92,12 @@ def test_rows_get_their_cells_and_later_results_count(results, docs):
     for day, size in ((1, 100), (2, 500)):
         summary = {whole: 1000 * MIB, "LoRA/total_bytes": size * MIB, "LoRA/over_reference": 0.875}
         date = f"2026010{day}-000000"
-        write(results / f"stacking-{date}.json", {}, summary)
+        write(results / f"stacking/{date}.json", {}, summary)
     kinds = ("weight", "optimizer", "training", "look", "total")
     # A row of a measured table may have the name of one that was written.
     for name, size in (("LoRA", 8), ("a, b", 3)):
         summary = {f"phi-2/{name}/{kind}_bytes": size * 2**30 for kind in kinds}
-        write(results / f"least-memory-{name[0]}.json", {}, summary)
+        write(results / f"least_memory/{name[0]}.json", {}, summary)
     page = filled(results, docs)["stacking.md"]
     assert "| LoRA | yes | 500 (0.50) | 0.88 | `peft` |" in page
     assert "| AdaLomo | no | – | – | a GPU |" in page  # noqa: RUF001
@@ -112,7 +112,7 @@ def test_the_pages_are_as_the_results_make_them():
         # A plot may differ with the version of what draws it.
         current = name.endswith(".svg") or (DOCS / name).read_text(encoding="utf-8") == text
         assert (DOCS / name).is_file(), name
-        assert current, f"{name}: run python -m benchmarks.measured_pages"
+        assert current, f"{name}: run make results"
 
 
 def test_the_command_writes_what_was_filled(results, docs, monkeypatch, capsys):

@@ -1,11 +1,12 @@
-"""`benchmarks.quality` and `benchmarks.pace`: runs are kept, not run again, and never mixed."""
+"""`benchmarks quality` and `benchmarks pace`: runs are kept, not run again, and never mixed."""
 
 import json
 import sys
 
 import pytest
 
-from benchmarks import pace, quality, record
+from benchmarks import record
+from benchmarks.measure import pace, quality
 from colm.coreset import registry
 from tests.training.conftest import make_records
 
@@ -60,7 +61,7 @@ def test_runs_are_kept_and_not_run_again(run, monkeypatch):
 @pytest.mark.slow
 def test_paces_are_of_all_turns(run):
     folder = run(pace, "--arms", "plain r", "balanced sampling", "--turns", "2")
-    (path,) = folder.glob("pace-*.json")
+    (path,) = (folder / "pace").glob("*.json")
     result = json.loads(path.read_text())
     assert len(result["repeats"]) == 2
     ours, theirs = (

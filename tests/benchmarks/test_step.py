@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import record, shapes, step
+from benchmarks import record, shapes
+from benchmarks.measure import step
 
 ROOT = Path(__file__).parents[2]
 TINY = "--shape tiny --n 6 --r 4 --micro-batch 2 --max-length 32 --repeats 2 --dtype float32"
@@ -21,7 +22,7 @@ def run(monkeypatch, tmp_path, options):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["step", *options.split()])
     step.main()
-    (path,) = tmp_path.glob("step-*.json")
+    (path,) = (tmp_path / "step").glob("*.json")
     return json.loads(path.read_text())
 
 
@@ -102,7 +103,7 @@ def accelerator(tmp_path, body="exit 0", **variables):
 def test_the_script_runs_lora_and_full_at_both_ratios(monkeypatch, tmp_path):
     code, calls = accelerator(tmp_path)
     assert code == 0
-    steps = [call[1:] for call in calls if call[0] == "benchmarks.step"]
+    steps = [call[2:] for call in calls if call[:2] == ["benchmarks", "step"]]
     found = set()
     for call in steps:
         monkeypatch.setattr(sys, "argv", ["step", *call])
@@ -118,7 +119,7 @@ def test_the_script_goes_on_after_a_failure_and_says_so(tmp_path):
     code, calls = accelerator(tmp_path, "exit 3", SHAPE="llama-3-8b")
     assert code == 1
     assert [call for call in calls if "--full" in call] == []
-    assert len([call for call in calls if call[0] == "benchmarks.step"]) == 2
+    assert len([call for call in calls if call[:2] == ["benchmarks", "step"]]) == 2
 
 
 def test_the_script_keeps_its_limit(tmp_path):

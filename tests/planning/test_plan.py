@@ -1,4 +1,4 @@
-"""Plans, against what the trainer that they are of then holds: `benchmarks.memory` measures it."""
+"""Plans, against what the trainer that they are of then holds: `benchmarks memory` measures it."""
 
 import argparse
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from benchmarks import memory
+from benchmarks.measure import memory
 from colm.planning import plan as planning
 from colm.planning.machine import Machine
 from colm.planning.plan import WAYS, make_plan

@@ -74,7 +74,7 @@ def save_state(folder: Path, steps: int, planned: int, entries: list[dict] | Non
 
 
 def quality_result(path: Path, seed: int = 0, **changes) -> Path:
-    """A file as ``benchmarks/quality.py`` writes it, measured at steps 0, 2 and 4."""
+    """A file as ``benchmarks/measure/quality.py`` writes it, measured at steps 0, 2 and 4."""
     entries = log(4)
     entries[1]["colm/training_seconds"] = entries[3]["colm/training_seconds"] = 30.0
     repeats = [

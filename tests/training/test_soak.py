@@ -1,10 +1,10 @@
-"""A short version of ``benchmarks/soak.py``: faults at random, and nothing is left behind."""
+"""A short version of ``benchmarks soak``: faults at random, and nothing is left behind."""
 
 import math
 
 import pytest
 
-from benchmarks.soak import run_soak
+from benchmarks.measure.soak import run_soak
 
 STEPS, EVERY = 100, 10
 # Between two notes a few objects come and go, and the trainer keeps its own log.

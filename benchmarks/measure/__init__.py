@@ -1,0 +1,1 @@
+"""Benchmarks, one file a question, each with a ``main`` that measures and writes a result."""

@@ -1,0 +1,287 @@
+"""Facility location beside the lazy greedy of submodlib-py and apricot-select, in one run.
+
+For each n, on features drawn from a mixture of Gaussians and C - distance between them:
+
+- **selection**: seconds from a ready similarity matrix to the picks, and the objective, the sum of
+  everyone's best similarity, computed by one function in float64 for all. Each package gets the
+  matrix in the type it works in. What peers spend on copying the matrix (submodlib-py) and on
+  compiling (apricot-select, which does it anew at every call) is left out of their seconds; the
+  second is given beside them, ``apricot_as_called``.
+- **end to end**: seconds from features to picks, and the peak of memory above what the process held
+  before, each in a process of its own; ``colm_from_features`` never holds all similarities.
+
+A ratio is the faster peer's seconds by those of `facility_location`, of the same repeat.
+
+``pip install 'colm[bench]'`` brings both peers; without both there is no ratio to claim.
+"""
+
+import argparse
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.record import machine, write_result
+from colm import facility_location, facility_location_from_features
+from colm.coreset.similarity import METRICS, similarity
+
+PEERS = {"submodlib": "submodlib-py", "apricot": "apricot-select"}
+# scikit-learn's names, by which apricot computes distances.
+DISTANCES = {"l1": "manhattan", "l2": "euclidean", "cosine": "cosine"}
+APRICOT = "apricot.functions.facilityLocation"
+APRICOT_COMPILERS = ("calculate_gains", "calculate_gains_sieve")
+END_TO_END = ("colm", "colm_from_features", *PEERS)
+COMPILED_ON = 16
+
+
+def main() -> None:
+    """Measure, print the table, and write the result."""
+    options = parse()
+    if options.arm:
+        print(json.dumps(end_to_end(options)))
+        return
+    peers = installed_peers()
+    repeats = []
+    for n in options.sizes:
+        for repeat in range(options.repeats):
+            repeats += measure(n, options.seed + repeat, options, list(peers))
+    summary = summarise(repeats, list(peers))
+    settings = vars(options) | {"peers": peers}
+    print(f"wrote {write_result('facility', settings, repeats, summary)} on {machine()}")
+    if len(peers) < len(PEERS):
+        print("no ratio is claimed: both peers have to be installed, pip install 'colm[bench]'")
+
+
+def parse() -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    sizes = [128, 256, 512, 1024, 2048, 4096, 8192]
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="n, examples")
+    parser.add_argument(
+        "--shares", type=float, nargs="+", default=[0.5, 0.25], help="of n that are kept"
+    )
+    parser.add_argument("--dimensions", type=int, default=64, help="of a feature")
+    parser.add_argument("--clusters", type=int, default=14, help="Gaussians in the mixture")
+    parser.add_argument("--metric", choices=METRICS, default="l2")
+    parser.add_argument("--repeats", type=int, default=3, help="draws of features")
+    parser.add_argument("--best-of", type=int, default=3, help="runs of which the fastest counts")
+    parser.add_argument("--seed", type=int, default=0, help="of the first draw")
+    parser.add_argument("--arm", choices=END_TO_END, help="measure one end to end; for itself")
+    return parser.parse_args()
+
+
+def installed_peers() -> dict[str, str]:
+    """Versions of the peers; a line for each that is not there."""
+    found = {}
+    for name, package in PEERS.items():
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            print(f"{package} is not installed: measured without it (pip install 'colm[bench]')")
+    return found
+
+
+def draw_features(n: int, seed: int, options: argparse.Namespace) -> Tensor:
+    """Features ``[n, d]`` of a mixture of Gaussians of unit variance, their centres 2 apart."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = 2 * torch.randn(options.clusters, options.dimensions, generator=generator)
+    cluster = torch.randint(options.clusters, (n,), generator=generator)
+    return centres[cluster] + torch.randn(n, options.dimensions, generator=generator)
+
+
+def measure(
+    n: int, seed: int, options: argparse.Namespace, peers: list[str]
+) -> list[dict[str, float]]:
+    """One draw of features: every share, every package."""
+    matrix = similarity(draw_features(n, seed, options), options.metric)
+    rows = []
+    for share in options.shares:
+        budget = max(1, round(share * n))
+        row: dict[str, float] = {"n": n, "budget": budget, "seed": seed}
+        arms = {"colm": select_with_colm(matrix)}
+        arms |= {name: SELECT[name](matrix) for name in peers}
+        if "apricot" in peers:
+            arms["apricot_as_called"] = select_with_apricot(matrix, compiles=True)
+        for name, select in arms.items():
+            runs = 1 if name == "apricot_as_called" else options.best_of
+            picks, row[f"{name}_seconds"] = min(
+                (select(budget) for _ in range(runs)), key=lambda run: run[1]
+            )
+            row[f"{name}_objective"] = objective(matrix, picks)
+        if len(peers) == len(PEERS):
+            fastest = min(row[f"{name}_seconds"] for name in peers)
+            row["ratio"] = fastest / row["colm_seconds"]
+        print(described(row), flush=True)
+        rows.append(row)
+    budget = rows[0]["budget"]
+    for arm in (name for name in END_TO_END if name in ("colm", "colm_from_features", *peers)):
+        rows[0] |= {f"end_to_end_{arm}_{k}": v for k, v in in_a_process(arm, n, seed, options)}
+    print(f"  end to end, r={budget:.0f}: " + described(rows[0], "end_to_end_"), flush=True)
+    return rows
+
+
+def described(row: dict[str, float], prefix: str = "") -> str:
+    """A row's figures in a line."""
+    if prefix:
+        named = {name[len(prefix) :]: row[name] for name in row if name.startswith(prefix)}
+    else:
+        named = {name: value for name, value in row.items() if name != "seed"}
+    return "  ".join(f"{name}={value:.6g}" for name, value in named.items())
+
+
+def objective(matrix: Tensor, picks: list[int]) -> float:
+    """Sum over everyone of the similarity to the best representative, in float64."""
+    return sum(block[:, picks].double().amax(1).sum().item() for block in matrix.split(512))
+
+
+Select = Callable[[int], tuple[list[int], float]]
+
+
+def select_with_colm(matrix: Tensor) -> Select:
+    """Picks and seconds of this library."""
+
+    def select(budget: int) -> tuple[list[int], float]:
+        start = perf_counter()
+        picks = facility_location(matrix, budget).indices
+        return picks.tolist(), perf_counter() - start
+
+    return select
+
+
+def select_with_submodlib(matrix: Tensor) -> Select:
+    """Picks and seconds of submodlib-py's lazy greedy; it keeps state, and is made anew."""
+    from submodlib import FacilityLocationFunction
+
+    def select(budget: int) -> tuple[list[int], float]:
+        function = FacilityLocationFunction(
+            n=len(matrix), mode="dense", sijs=matrix.numpy(), separate_rep=False
+        )
+        start = perf_counter()
+        picks = function.maximize(budget=budget, optimizer="LazyGreedy", show_progress=False)
+        return [pick for pick, _ in picks], perf_counter() - start
+
+    return select
+
+
+def select_with_apricot(matrix: Tensor, compiles: bool = False) -> Select:
+    """Picks and seconds of apricot-select's lazy greedy, which works in float64."""
+    apricot = import_module(APRICOT)
+    exact = matrix.double().numpy()
+    originals = {name: getattr(apricot, name) for name in APRICOT_COMPILERS}
+
+    def fit(values: Any, budget: int) -> tuple[list[int], float]:
+        selector = apricot.FacilityLocationSelection(budget, metric="precomputed", optimizer="lazy")
+        start = perf_counter()
+        selector.fit(values)
+        return selector.ranking.tolist(), perf_counter() - start
+
+    def select(budget: int) -> tuple[list[int], float]:
+        try:
+            for name in () if compiles else APRICOT_COMPILERS:
+                setattr(apricot, name, compiled_once(originals[name]))
+            if not compiles:
+                fit(np.ascontiguousarray(exact[:COMPILED_ON, :COMPILED_ON]), 2)
+            return fit(exact, budget)
+        finally:
+            for name, original in originals.items():
+                setattr(apricot, name, original)
+
+    return select
+
+
+@functools.cache
+def compiled_once(compiler: Callable[..., Any]) -> Callable[..., Any]:
+    """The same compiler, which returns what it has compiled before."""
+    return functools.cache(compiler)
+
+
+SELECT: dict[str, Callable[[Tensor], Select]] = {
+    "submodlib": select_with_submodlib,
+    "apricot": select_with_apricot,
+}
+
+
+def in_a_process(
+    arm: str, n: int, seed: int, options: argparse.Namespace
+) -> list[tuple[str, float]]:
+    """Figures of one package end to end, measured in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks", "facility", "--arm", arm, "--sizes", str(n)]
+    command += ["--seed", str(seed), "--metric", options.metric, "--shares", str(options.shares[0])]
+    command += ["--dimensions", str(options.dimensions), "--clusters", str(options.clusters)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout.splitlines()[-1]).items())
+
+
+def end_to_end(options: argparse.Namespace) -> dict[str, float]:
+    """Seconds from features to picks, and the bytes that the process grew by at most."""
+    n = options.sizes[0]
+    features = draw_features(n, options.seed, options)
+    budget = max(1, round(options.shares[0] * n))
+    small = features[:COMPILED_ON]
+    # What is imported, compiled or allocated once is no matter of n.
+    run_end_to_end(options.arm, small, 2, options.metric)
+    before = memory_bytes("VmRSS")
+    # Has the kernel forget the peak so far.
+    Path("/proc/self/clear_refs").write_text("5")
+    start = perf_counter()
+    picks = run_end_to_end(options.arm, features, budget, options.metric)
+    seconds, peak = perf_counter() - start, memory_bytes("VmHWM") - before
+    return {
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "objective": objective(similarity(features, options.metric), picks),
+    }
+
+
+def run_end_to_end(arm: str, features: Tensor, budget: int, metric: str) -> list[int]:
+    """Picks of one package from features."""
+    if arm == "colm":
+        return facility_location(similarity(features, metric), budget).indices.tolist()
+    if arm == "colm_from_features":
+        return facility_location_from_features(features, budget, metric).indices.tolist()
+    if arm == "submodlib":
+        # Its own similarities are others than C - distance.
+        return select_with_submodlib(similarity(features, metric))(budget)[0]
+    apricot = import_module(APRICOT)
+    for name in APRICOT_COMPILERS:
+        setattr(apricot, name, compiled_once(getattr(apricot, name)))
+    selector = apricot.FacilityLocationSelection(budget, metric=DISTANCES[metric], optimizer="lazy")
+    ranking: list[int] = selector.fit(features.double().numpy()).ranking.tolist()
+    return ranking
+
+
+def memory_bytes(name: str) -> int:
+    """A figure of this process that Linux keeps: VmRSS, memory in use, or VmHWM, its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def summarise(repeats: list[dict[str, float]], peers: list[str]) -> dict[str, float]:
+    """Medians over repeats for each n and budget, and how far objectives are apart at most."""
+    summary: dict[str, float] = {}
+    cases = dict.fromkeys((row["n"], row["budget"]) for row in repeats)
+    for case in cases:
+        rows = [row for row in repeats if (row["n"], row["budget"]) == case]
+        where = f"n={case[0]:.0f} r={case[1]:.0f}"
+        for name in rows[0]:
+            if name == "ratio" or name.endswith(("_seconds", "_bytes")):
+                summary[f"{where}/{name}"] = median(row[name] for row in rows)
+        gaps = [
+            abs(row["colm_objective"] / row[f"{name}_objective"] - 1)
+            for row in rows
+            for name in peers
+        ]
+        if gaps:
+            summary[f"{where}/largest_relative_difference_of_objectives"] = max(gaps)
+    return summary

@@ -1,0 +1,321 @@
+"""How good the trained model is, by how its mini-batches come about: the papers' experiment.
+
+Each run trains the same model from the same adapters with one kind of mini-batch and one seed, and
+measures the loss on held-out examples, by source, after some numbers of steps. The learning rate is
+constant after its warm-up, so that every measurement stands for a run of its length, and what costs
+less a step can go on for as many steps as take the same time.
+
+``python -m benchmarks quality`` runs on the generated mixture; ``--data FILE ...`` on one's own,
+records with ``candidates`` and the ``label`` of the right one included.
+Every run is a file of its own, written when it ends, in ``benchmarks/results/quality/LABEL``: what
+is there is not run again, so a benchmark that was cut short goes on where it was. ``--adapters``
+keeps the trained adapters, for ``colm evaluate``. `benchmarks pace` says what a step of each kind
+costs, ``make results`` draws tables and plots from both.
+
+Symbols: n candidates, r kept.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+
+from benchmarks.record import RESULTS, machine, without_folder, write_result
+from colm import CoLMConfig, CoLMSFTTrainer
+from colm.coreset.mixture import small_sources
+from colm.data import format_dataset, read_file, source_counts
+from colm.data.generated import generate_mixture
+from colm.data.sources import split_evenly
+from colm.evaluation import held_out_loss
+from colm.training.pretrained import demo_model_folder
+
+SPLIT_SEED = 0  # The same examples are held out whatever the seed of a run.
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A kind of mini-batch.
+
+    Attributes:
+        options: of ``CoLMConfig``, beside what all arms share.
+        size: examples in a training batch over r.
+        steps: of the run over those of colm, rounded to whole measurements: at least what takes the
+            same time.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    size: int = 1
+    steps: float = 1.0
+
+
+PLAIN = {"candidate_ratio": 1.0, "selector": "none"}
+NO_SMALL = {"small_sources": ["none"]}
+ARMS = {
+    "balanced sampling": Arm(),
+    "plain r": Arm(PLAIN, steps=2),
+    "plain n": Arm(PLAIN, size=2),
+    "plain 2n": Arm(PLAIN, size=4),
+    "weighted sampling, random": Arm(
+        {"selector": "random", "candidate_sampling": "inverse_source_size"} | NO_SMALL, steps=2
+    ),
+    "small sources, random": Arm({"selector": "small_random"}, steps=2),
+    "CoLM": Arm({"preset": "colm"}),
+    "SSM": Arm({"preset": "ssm"}),
+    "CoLM, exact gradients": Arm({"preset": "colm", "gradient": "exact"}),
+    "mean matching": Arm({"selector": "mean_matching"} | NO_SMALL),
+    "mean matching, small sources": Arm({"selector": "mean_matching"}),
+    "highest loss": Arm({"selector": "top_loss"}),
+    "longest": Arm({"selector": "longest"}, steps=1.5),
+    # What the draws of the default do by themselves, and its selector.
+    "UniMax, random": Arm({"selector": "random", "candidate_sampling": "unimax"}, steps=2),
+    # A coreset stands for all candidates; these keep all of them, which no coreset can better.
+    "UniMax, all n": Arm(PLAIN | {"candidate_sampling": "unimax"}, size=2),
+    "balanced sampling, uniform draws": Arm({"candidate_sampling": "uniform"}),
+    "importance sampling": Arm({"selector": "importance_sampling"}),
+    "gradient matching": Arm({"selector": "gradient_matching"}),
+}
+
+
+def main() -> None:
+    """Train what is missing, and say where results lie."""
+    options = parse()
+    folder = RESULTS / "quality" / label(options)
+    settings = shared_settings(options)
+    bench: QualityBench | None = None
+    for seed in options.seeds:
+        for name in options.arms:
+            path = folder / f"{slug(name)}-seed{seed}.json"
+            if path.exists():
+                check_same(path, settings)
+                print(f"{name}, seed {seed}: done before", flush=True)
+                continue
+            bench = bench or QualityBench(options)
+            started = time.perf_counter()
+            measured, details = bench.run(name, seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            summary = {key: value for key, value in measured[-1].items() if "/" not in key}
+            write_result("quality", settings | details, measured, summary, path)
+            seconds = time.perf_counter() - started
+            print(f"{name}, seed {seed}: {summary}, in {seconds:.0f} s", flush=True)
+    print(f"results are in {folder.name} of {folder.parent.name}, measured on {machine()}")
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_setting(parser)
+    parser.add_argument("--label", help="of these runs; default: the name of the data")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--measure-every", type=int, default=20, help="steps between measurements")
+    parser.add_argument("--held-out", type=int, default=10, help="examples of each source")
+    parser.add_argument("--adapters", help="folder to keep trained adapters in")
+    options = parser.parse_args(arguments)
+    if options.n % options.r or options.r % options.micro_batch:
+        parser.error(
+            f"--n must be a multiple of --r and --r of --micro-batch; got {options.n}, {options.r} "
+            f"and {options.micro_batch}"
+        )
+    if options.steps % options.measure_every:
+        parser.error(
+            f"--steps must be a multiple of --measure-every; got {options.steps} and "
+            f"{options.measure_every}"
+        )
+    return options
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """Add what runs share, whatever is measured of them."""
+    parser.add_argument(
+        "--data", nargs="+", help="JSONL, CSV or Parquet files; default: the generated mixture"
+    )
+    parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--n", type=int, default=16, help="candidates of a step")
+    parser.add_argument("--r", type=int, default=8, help="kept")
+    parser.add_argument("--micro-batch", type=int, default=2, help="examples")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--warmup-steps", type=int, default=4)
+    parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
+
+
+def label(options: argparse.Namespace) -> str:
+    """The name of these runs' folder."""
+    given = options.label or ("generated" if options.data is None else Path(options.data[0]).name)
+    return str(given).partition(".")[0]
+
+
+def slug(name: str) -> str:
+    """The name of an arm as part of a file's name."""
+    return "-".join(name.lower().replace(",", "").split())
+
+
+def shared_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Options that runs of one folder have in common."""
+    left_out = {"arms", "seeds", "label", "adapters"}
+    settings = {name: value for name, value in vars(options).items() if name not in left_out}
+    return settings | {"data": data_names(options)}
+
+
+def data_names(options: argparse.Namespace) -> str | None:
+    """The data files by their names."""
+    return ", ".join(Path(path).name for path in options.data) if options.data else None
+
+
+def check_same(path: Path, settings: dict[str, Any]) -> None:
+    """Refuse to mix runs of different settings in one folder."""
+    there = json.loads(path.read_text())["settings"]
+    for name, value in settings.items():
+        shown = without_folder(value)
+        if there[name] != shown:
+            raise SystemExit(
+                f"{path.name} was run with {name}={there[name]}, not {shown}: give these runs "
+                "another --label"
+            )
+
+
+class QualityBench:
+    """Data and model that all runs share."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.model = options.model or str(demo_model_folder())
+        self.tokenizer = AutoTokenizer.from_pretrained(self.model)
+        dataset = load_data(options.data)
+        split = split_evenly(dataset, options.held_out, seed=SPLIT_SEED)
+        self.train, self.held_out = split.train, split.held_out
+        self.sizes = source_counts(self.train)
+        self.small = sorted(small_sources(self.sizes))
+        self.untouched: dict[str, float] | None = None
+
+    def run(self, name: str, seed: int) -> tuple[list[dict[str, float]], dict[str, Any]]:
+        """Train with one kind of mini-batch; return what was measured, and how it went."""
+        arm = ARMS[name]
+        every = self.options.measure_every
+        steps = every * round(arm.steps * self.options.steps / every)
+        with TemporaryDirectory() as folder:
+            trainer = self.trainer(arm, seed, steps, folder)
+            # Adapters start as nothing: the model is the same in all runs.
+            self.untouched = self.untouched or self.measure(trainer)
+            measured = [{"steps": 0.0} | self.untouched]
+
+            def measure(step: int) -> None:
+                measured.append({"steps": float(step)} | self.measure(trainer))
+
+            trainer.add_callback(MeasureEvery(every, measure))
+            trainer.train()
+        if self.options.adapters:
+            kept = Path(self.options.adapters) / label(self.options)
+            trainer.save_model(str(kept / f"{slug(name)}-seed{seed}"))
+        details = {
+            "arm": name,
+            "seed": seed,
+            "options": arm.options,
+            "sources": self.sizes,
+            "small_sources": self.small,
+            "log": [entry for entry in trainer.state.log_history if "loss" in entry],
+        }
+        return measured, details
+
+    def trainer(self, arm: Arm, seed: int, steps: int, folder: str) -> CoLMSFTTrainer:
+        """Return the trainer that a user would have."""
+        args = CoLMConfig(
+            **(training_options(self.options, arm) | {"max_steps": steps, "seed": seed}),
+            output_dir=folder,
+            logging_steps=1,
+        )
+        set_seed(seed)
+        model = AutoModelForCausalLM.from_pretrained(
+            self.model, dtype=getattr(torch, self.options.dtype)
+        )
+        trainer = CoLMSFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=self.train,
+            eval_dataset=self.held_out,
+            processing_class=self.tokenizer,
+            peft_config=lora(),
+        )
+        # Tokenised once, for all runs.
+        self.train, self.held_out = trainer.train_dataset, trainer.eval_dataset
+        return trainer
+
+    def measure(self, trainer: CoLMSFTTrainer) -> dict[str, float]:
+        """Held-out losses of the model as it is, by source and in all."""
+        columns = ["input_ids", "labels", "source"]
+        rows = list(self.held_out.select_columns(columns))
+        loss = held_out_loss(trainer.model, rows, source_sizes=self.sizes, small_sources=self.small)
+        means = {"macro": loss.macro, "micro": loss.micro}
+        if loss.small_sources is not None:
+            means["small"] = loss.small_sources
+        return means | {f"loss/{source}": value for source, value in loss.by_source.items()}
+
+
+def load_data(paths: list[str] | None) -> Dataset:
+    """Read examples as prompts and completions with their sources."""
+    if paths is None:
+        return Dataset.from_list(generate_mixture(seed=SPLIT_SEED).train)
+    raw = [with_source(read_file(Path(path)), path) for path in paths]
+    parts = [format_dataset(one, conversational=True, kept_columns=["source"]) for one in raw]
+    return concatenate_datasets([part.dataset for part in parts])
+
+
+def with_source(raw: Dataset, path: str) -> Dataset:
+    """Name the source of a file's records after it, and take the right one of candidates."""
+    if "candidates" in raw.column_names:
+        raw = Dataset.from_list(
+            [
+                {"instruction": row["prompt"], "output": row["candidates"][row["label"]]}
+                for row in raw
+            ]
+        )
+    if "source" in raw.column_names:
+        return raw
+    return raw.add_column("source", [Path(path).name.partition(".")[0]] * len(raw))
+
+
+def lora() -> LoraConfig:
+    """The adapters of all runs."""
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def training_options(options: argparse.Namespace, arm: Arm) -> dict[str, Any]:
+    """Fields of ``CoLMConfig`` for an arm."""
+    return {
+        "per_device_train_batch_size": options.micro_batch,
+        "gradient_accumulation_steps": arm.size * options.r // options.micro_batch,
+        "candidate_ratio": options.n / options.r,
+        "learning_rate": options.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": options.warmup_steps,
+        "max_length": options.max_length,
+        "gradient_checkpointing": False,
+        "use_cpu": not torch.accelerator.is_available(),
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        **arm.options,
+    }
+
+
+class MeasureEvery(TrainerCallback):
+    """Measures after every so many steps: the log's ``training_seconds`` of those steps hold it."""
+
+    def __init__(self, every: int, measure: Callable[[int], None]) -> None:
+        self.every, self.measure = every, measure
+
+    def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Measure where it is time."""
+        if state.global_step % self.every == 0:
+            self.measure(state.global_step)

@@ -1,0 +1,1 @@
+"""Pages of the documentation, drawn from results; nothing here measures."""
