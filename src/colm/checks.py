@@ -14,18 +14,23 @@ from torch import Tensor
 
 from colm.source_names import as_source_names
 
+_LARGEST = 2**63 - 2
+
 
 def check_whole(option: str, value: Any, least: int | None = None) -> int:
     """Return a whole number as an ``int``; numpy's and PyTorch's are taken, too.
 
     Raises:
-        ValueError: it is none, or below ``least``.
+        ValueError: it is none, or below ``least``, or does not fit in 64 bits, as all that is saved
+            or sent must.
 
     Example:
         >>> check_whole("num_directions", 2, least=1)
         2
     """
     number = _index(value)
+    if number is not None and abs(number) > _LARGEST:
+        raise ValueError(f"{option} must fit in 64 bits; got {shown(value)}.")
     if number is None or (least is not None and number < least):
         bound = "" if least is None else f" at least {least}"
         raise ValueError(f"{option} must be a whole number{bound}; got {shown(value)}.")

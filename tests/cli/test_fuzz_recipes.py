@@ -86,7 +86,8 @@ def test_a_recipe_is_taken_or_names_the_option(folder, recipe):
     try:
         parse_arguments(["--config", str(path)])
     except ValueError as error:
-        refused_by_name(error, [*recipe, *OPTIONS])
+        # Where YAML itself is refused, by its file and line.
+        refused_by_name(error, [*recipe, *OPTIONS, "recipe.yaml: not valid YAML: line"])
 
 
 LINES = st.sampled_from([*OPTIONS, "datasets", "env", "config", ""])

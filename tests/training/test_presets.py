@@ -304,8 +304,8 @@ def test_help_names_the_defaults_that_wait_for_a_preset(capsys):
         ({"projections": ["v", "x"]}, "projections must be one of q, k, v, o, mlp; got 'x'"),
         ({"projections": []}, "projections must be one of q, k, v, o, mlp; got ''"),
         ({"projections": ["v", "v"]}, "projections must differ from each other; got"),
-        ({"projections": 3}, "projections must be one name or a list of names; got 3"),
-        ({"small_sources": 3}, "small_sources must be one name or a list of names; got 3"),
+        ({"projections": 3}, "projections must be one of q, k, v, o, mlp; got '3'"),
+        ({"small_sources": b"a"}, "small_sources must be one name or a list of names; got b'a'"),
         (
             {"candidate_sampling": "weighted"},
             "candidate_sampling must be one of uniform, unimax, inverse_source_size; got "

@@ -17,6 +17,7 @@ from colm import CoLMConfig, CoLMTrainer, CoLMTrainingArguments
 from colm.training.checkpoints import data_digest, manifest
 from colm.training.checkpoints.data_digest import describe_data
 from colm.training.checkpoints.identity import find_difference
+from colm.training.checkpoints.model_digest import describe_model
 from colm.training.checkpoints.run_options import MAY_DIFFER
 from tests.training.conftest import build_trainer, make_records
 
@@ -426,3 +427,15 @@ def test_every_option_that_may_differ_has_a_reason_and_exists():
     listed = [name for names in MAY_DIFFER.values() for name in names]
     assert len(listed) == len(set(listed))
     assert set(listed) <= known
+
+
+def test_the_type_of_a_model_is_that_of_its_weights(tiny_model_folder, tmp_path):
+    """Saving writes the type into the model's own configuration, where nobody had set it."""
+    config = AutoModelForCausalLM.from_pretrained(tiny_model_folder).config
+    config.dtype = None
+    model = AutoModelForCausalLM.from_config(config)
+    before = describe_model(model)
+    model.save_pretrained(tmp_path)
+    assert model.config.dtype is not None
+    assert describe_model(model) == before
+    assert describe_model(model.bfloat16()) != before

@@ -132,7 +132,8 @@ def _rows(packed: Tensor, lengths: list[int], padding: int) -> Tensor:
 
 def _packed_starts(batch: Mapping[str, Any]) -> list[int] | None:
     """Where the examples of a padding-free row begin; ``None`` for a padded batch."""
-    if batch["input_ids"].shape[0] != 1:
+    tokens = batch["input_ids"]
+    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.shape[0] != 1:
         return None
     if "cu_seq_lens_q" in batch:
         return [int(start) for start in batch["cu_seq_lens_q"][:-1]]

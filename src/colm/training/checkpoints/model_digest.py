@@ -23,6 +23,8 @@ _NOT_THE_MODEL = {
     "_name_or_path",
     "architectures",
     "attn_implementation",
+    # Saving a model writes it down, in the model's own configuration, too; weights tell it.
+    "dtype",
     "name_or_path",
     "transformers_version",
     "use_cache",
@@ -45,15 +47,21 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     """
     config: Any = getattr(model, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
-    told = {
-        f"{name} of the model": plain(value)
-        for name, value in settings.items()
-        if name not in _NOT_THE_MODEL and not name.endswith("_token_id")
-    }
+    told = {f"{name} of the model": plain(value) for name, value in _of_the_model(settings).items()}
     sizes = [(_size(weight), weight.requires_grad) for weight in model.parameters()]
     return told | {
+        "dtype of the model": sorted({str(weight.dtype) for weight in model.parameters()}),
         "number of weights": sum(size for size, _ in sizes),
         "number of trained weights": sum(size for size, is_trained in sizes if is_trained),
+    }
+
+
+def _of_the_model(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make a model what it is, those of its parts included."""
+    return {
+        name: _of_the_model(value) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if name not in _NOT_THE_MODEL and not str(name).endswith("_token_id")
     }
 
 
