@@ -89,7 +89,7 @@ class DriftBench(MatchBench):
         truth = Truth(gradients, scales, self._tokens(examples))
         _, looks = self._looks(examples)
         self.batches += 1
-        figures = {}
+        figures: dict[str, float] = {}
         for arm in self.arms:
             for r in self.options.r:
                 rows, weights = self._select(arm, r, looks, examples, WEIGHTS)

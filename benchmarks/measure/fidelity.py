@@ -19,6 +19,7 @@ those that bfloat16 can hold, so all that differs is how they are computed with.
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -148,10 +149,10 @@ class FidelityBench:
         yield "directional", lambda z: self._slopes(self._look("directional"), z, is_autocast)
         for eps in self.options.eps:
             look = self._look("zeroth_order", eps)
-            yield f"zeroth_order {eps:g}", lambda z, look=look: self._slopes(look, z, is_autocast)
+            yield f"zeroth_order {eps:g}", partial(self._slopes, look, is_autocast=is_autocast)
         for eps in self.options.eps if precision != "float32" else ():
             look = self._look("zeroth_order", eps)
-            yield f"naive {eps:g}", lambda z, look=look: self._naive_slopes(look, z, is_autocast)
+            yield f"naive {eps:g}", partial(self._naive_slopes, look, is_autocast=is_autocast)
 
     def _look(self, estimator: str, eps: float = 1e-3) -> ValueGradients:
         return ValueGradients(

@@ -184,7 +184,7 @@ class MatchBench:
         self.model: Any = self.trainer.model
         self.steps = 0
         self.batches = 0
-        look = {"needs": ("gradients", "losses", "hidden")}
+        look: dict[str, Any] = {"needs": ("gradients", "losses", "hidden")}
         self.arms = all_arms(options)
         spread: dict[str, Any] = {"layers": "spread", "vocabulary": "batch", "depth": 0.45}
         self.observers = {
@@ -331,7 +331,7 @@ class MatchBench:
         scale = adam_scale(self.optimizer)
         assert scale is not None
         factors = [scale(parameter) for parameter in trained_parameters(self.model)]
-        return [factor.flatten().cpu() for factor in factors if factor is not None]
+        return [factor.flatten().cpu() for factor in factors if isinstance(factor, Tensor)]
 
     def _batch(self, examples: list[Example]) -> dict[str, Any]:
         bare = [{name: each[name] for name in ("input_ids", "labels")} for each in examples]
@@ -406,7 +406,8 @@ def centred(gram: Tensor, shares: Tensor) -> Tensor:
 def factor(gram: Tensor) -> Tensor:
     """Rows ``[n, n]`` with these inner products."""
     values, vectors = torch.linalg.eigh(gram)
-    return vectors * values.clamp(min=0).sqrt()
+    scaled: Tensor = vectors * values.clamp(min=0).sqrt()
+    return scaled
 
 
 def along_directions(observed: Observed, count: int, seed: int) -> Observed:

@@ -24,6 +24,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -203,11 +204,9 @@ class MemoryBench:
                 [*one, *other] for one, other in zip(pools[::2], pools[1::2], strict=True)
             ],
         }
-        steps = {"colm": lambda: self.colm(first)}
-        steps |= {
-            way: lambda examples=examples: self.plain(examples) for way, examples in plain.items()
-        }
-        row = {}
+        steps = {"colm": partial(self.colm, first)}
+        steps |= {way: partial(self.plain, examples) for way, examples in plain.items()}
+        row: dict[str, float] = {}
         for way, step in steps.items():
             row |= {f"{way}_{name}": value for name, value in measure(step, self.finish).items()}
         return row

@@ -93,6 +93,8 @@ def summarise(turns: list[dict[str, float]]) -> dict[str, float]:
     """Mean seconds over turns, and their ratios to the reference's."""
     summary = {name: statistics.fmean(turn[name] for turn in turns) for name in turns[0]}
     reference = summary.get(f"{REFERENCE}/seconds")
-    for name, seconds in list(summary.items()) if reference else []:
+    if not reference:
+        return summary
+    for name, seconds in list(summary.items()):
         summary[f"{name.removesuffix('/seconds')}_over_plain_r"] = seconds / reference
     return summary

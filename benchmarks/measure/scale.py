@@ -37,7 +37,8 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 
 from benchmarks.record import machine, write_result
 from colm.coreset.coreset_selector import CoresetSelector
@@ -110,7 +111,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, float]]:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
             free.close()
-            multiprocessing.spawn(work, (ranks, port, folder, options), nprocs=ranks)
+            spawn(work, (ranks, port, folder, options), nprocs=ranks)
             told = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
         for same in zip(*told, strict=True):
             row = {name: max(each[name] for each in same) for name in same[0]}

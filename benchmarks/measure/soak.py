@@ -241,7 +241,7 @@ def hooks_of(model: nn.Module) -> int:
 @contextmanager
 def faulty(model: nn.Module, soak: Soak) -> Iterator[None]:
     """Let memory run out, or the process fail, in the last layer of some looks."""
-    last: Any = model.model.layers[-1]
+    last = [*model.get_submodule("model.layers").children()][-1]
 
     def fail(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         # Looks run in evaluation mode, training does not.

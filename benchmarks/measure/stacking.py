@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from bitsandbytes.optim import LAMB
+from bitsandbytes.optim.lamb import LAMB
 from came_pytorch import CAME
 from datasets import Dataset
 from peft import AdaLoraConfig, EvaConfig, LoraConfig, initialize_lora_eva_weights

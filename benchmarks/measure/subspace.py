@@ -149,7 +149,7 @@ class SubspaceBench:
 
     def share_of_rate(self, step: int) -> float:
         """Warm-up, then a cosine down to a tenth."""
-        warmup = WARMUP * self.options.steps
+        warmup = WARMUP * float(self.options.steps)
         if step < warmup:
             return (step + 1) / (warmup + 1)
         done = (step - warmup) / (self.options.steps - warmup)
@@ -184,7 +184,8 @@ class SubspaceBench:
         """Return a model and its optimiser; what an arm trains of the layers is its own."""
         model = new_model(self.options).to(self.device).train()
         others = [p for name, p in model.named_parameters() if not is_map(name, p)]
-        rank, options = self.options.rank, {"lr": rate, "weight_decay": 0.0}
+        rank: int = self.options.rank
+        options: dict[str, Any] = {"lr": rate, "weight_decay": 0.0}
         if arm.kind == "rso":
             subspaces = Subspaces(model, rank, **arm.of_subspaces)
         elif "lora" in arm.kind:
@@ -194,7 +195,11 @@ class SubspaceBench:
                 parameter.requires_grad_(not ("base_layer" in name or frozen(arm, name)))
         known = {id(parameter) for parameter in others}
         inside = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-        groups = [{"params": others, "lr": self.options.others_rate or rate}, {"params": inside}]
+        others_rate: float = self.options.others_rate or rate
+        groups: list[dict[str, Any]] = [
+            {"params": others, "lr": others_rate},
+            {"params": inside},
+        ]
         if arm.kind == "rso":
             inner = {"inner_steps": inner_steps} | arm.of_optimizer
             return model, SubspaceOptimizer(subspaces, groups, **inner, **options)

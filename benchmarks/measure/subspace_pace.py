@@ -48,7 +48,7 @@ def pace(bench: SubspaceBench, name: str) -> float:
     for step in range(options.inner_steps):
         bench.step(model, optimizer, batches[step % len(batches)])
     bench.synchronise()
-    return (time.perf_counter() - started) / options.inner_steps
+    return (time.perf_counter() - started) / float(options.inner_steps)
 
 
 def summarise(turns: list[dict[str, float]]) -> dict[str, float]:

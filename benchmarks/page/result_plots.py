@@ -85,8 +85,10 @@ def plot_cost(mixture: Mixture, memory: Result) -> str:
 
     def draw(axes: Axes) -> None:
         for arm in WAYS:
-            if spread := Spread.of(mixture.at_steps(arm, "macro")).values:
-                x, mean = memory_over_plain_r(memory, arm), Spread(spread).mean
+            x = memory_over_plain_r(memory, arm)
+            spread = Spread.of(mixture.at_steps(arm, "macro")).values
+            if spread and x is not None:
+                mean = Spread(spread).mean
                 reach = [[mean - min(spread)], [max(spread) - mean]]
                 colour = LINES[arm][0]
                 axes.errorbar([x], [mean], yerr=reach, fmt="o", color=colour, capsize=3)

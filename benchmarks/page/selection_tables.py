@@ -1,5 +1,6 @@
 """Tables and sentences about what is selected: convergence, sources, lengths and gradients."""
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -240,4 +241,4 @@ def _beside_random(spread: Spread) -> str:
 
 
 def _standard_error(spread: Spread) -> float:
-    return (spread.deviation or 0.0) / len(spread.values) ** 0.5
+    return (spread.deviation or 0.0) / math.sqrt(len(spread.values))
