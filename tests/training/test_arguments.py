@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm.runs.arguments import make_parser, parse_arguments
+from colm.runs.recipes import find_recipe, shipped_recipes
 
 
 @pytest.fixture
@@ -312,6 +313,37 @@ def test_the_recipes_are_read(path: Path) -> None:
     assert training.preset is None
     assert training.candidate_ratio == 2
     assert model.use_peft
+
+
+@pytest.mark.parametrize("named", ["quickstart", "recipes/quickstart.yaml", "quickstart.yaml"])
+def test_recipes_that_come_with_colm_are_found_from_any_folder(named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(named).name == "quickstart.yaml"
+    _, training, _, _ = parse_arguments(["--config", named])
+    assert training.output_dir == "runs/quickstart"
+
+
+def test_a_recipe_of_ones_own_goes_before_one_that_comes_with_colm(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "quickstart.yaml").write_text("output_dir: mine")
+    _, training, _, _ = parse_arguments(["--config", "recipes/quickstart.yaml"])
+    assert training.output_dir == "mine"
+
+
+def test_all_recipes_come_with_colm() -> None:
+    folder = Path(__file__).parents[2] / "recipes"
+    assert {path.read_text() for path in shipped_recipes().values()} == {
+        path.read_text() for path in folder.rglob("*.yaml")
+    }
+
+
+def test_a_recipe_that_is_nowhere_is_told_with_those_that_are(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"quickstar: no such file.*mixture.*quickstart"):
+        parse_arguments(["--config", "quickstar"])
+    with pytest.raises(FileNotFoundError, match=r"mine\.yaml: no such file$"):
+        parse_arguments(["--config", "recipes/mine.yaml"])
 
 
 def test_there_are_recipes() -> None:

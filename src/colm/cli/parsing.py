@@ -18,7 +18,8 @@ def add_sft_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         action="append",
-        help="recipe: a YAML file of options; of several, later ones go before earlier ones",
+        help="recipe: a YAML file of options, or the name of one that comes with colm; of several, "
+        "later ones go before earlier ones",
     )
     parser.set_defaults(takes_rest=True)
 

@@ -19,7 +19,7 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 from trl.scripts.utils import DatasetConfig
 
 from colm.checks import shown
-from colm.runs.recipes import load_recipe
+from colm.runs.recipes import find_recipe, load_recipe
 from colm.training.options.config import CoLMConfig
 from colm.training.options.hardware import has_accelerator
 from colm.training.options.plain_options import check_adapter_options
@@ -60,8 +60,9 @@ def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
 
     Args:
         arguments: What follows ``colm sft`` on the command line. ``--config FILE`` names a recipe
-            in YAML. Of several recipes, later ones go before earlier ones, option by option, lists
-            as a whole; what else stands there goes before them all.
+            in YAML: a file, or one that comes with colm. Of several recipes, later ones go before
+            earlier ones, option by option, lists as a whole; what else stands there goes before
+            them all.
 
     Returns:
         The options, grouped as in TRL.
@@ -82,7 +83,7 @@ def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
         _refuse_argument(unknown, parser)
     recipe: dict[str, Any] = {}
     for path in namespace.config or ():
-        recipe |= _read_recipe(Path(path), parser)
+        recipe |= _read_recipe(find_recipe(path), parser)
     parser.set_defaults_with_config(**recipe)
     try:
         parsed = parser.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
@@ -111,7 +112,8 @@ def make_parser() -> TrlParser:
         "--config",
         metavar="FILE",
         action="append",
-        help="Recipe: a YAML file of options. Of several, later ones go before earlier ones.",
+        help="Recipe: a YAML file of options, or the name of one that comes with colm, such as "
+        "quickstart. Of several, later ones go before earlier ones.",
     )
     # Without an accelerator, transformers refuses recipes' bf16 unless told to use the CPU.
     parser.set_defaults(use_cpu=not has_accelerator())

@@ -14,6 +14,51 @@ import yaml
 MOST_ALIASED = 100_000
 
 
+def find_recipe(named: str) -> Path:
+    """Return the file that ``--config`` means: one of the user's, or else one that comes with colm.
+
+    Args:
+        named: A file's path, or the name of a recipe that comes with colm: ``quickstart``, or
+            ``recipes/quickstart.yaml`` as the documentation writes it.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: There is neither.
+
+    Example:
+        >>> find_recipe("papers/phi-2-superglue").name
+        'phi-2-superglue.yaml'
+    """
+    if Path(named).is_file():
+        return Path(named)
+    shipped = shipped_recipes()
+    name = named.removeprefix("recipes/").removesuffix(".yaml")
+    if name in shipped:
+        return shipped[name]
+    if Path(named).suffix:
+        raise FileNotFoundError(f"{named}: no such file")
+    raise FileNotFoundError(
+        f"{named}: no such file, and no recipe of colm's; those are {', '.join(shipped)}"
+    )
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with colm.
+
+    Returns:
+        Files by name: the path below the recipes' folder, without its suffix.
+    """
+    package = Path(__file__).parents[1]
+    installed, cloned = package / "recipes", package.parents[1] / "recipes"
+    folder = installed if installed.is_dir() else cloned
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.yaml"))
+    }
+
+
 def load_recipe(path: Path) -> dict[str, Any]:
     """Return what a recipe says.
 

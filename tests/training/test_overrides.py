@@ -1,0 +1,99 @@
+"""What colm overrides is there in transformers, TRL and PyTorch, and is called as it expects.
+
+mypy does not follow transformers and TRL, and a hook that a later version renames would just never
+be called; so the classes themselves are asked.
+"""
+
+import inspect
+
+import pytest
+from transformers import Trainer
+
+from colm import CoLMSFTTrainer, CoLMTrainer
+from colm.data.exact_json import ExactJson
+from colm.memory.subspaces.optimizer import SubspaceOptimizer
+from colm.runs.progress import StepProgress
+from colm.runs.select import DryRunTrainer
+
+# Methods of transformers' Trainer without which a step, a checkpoint or a resumed run is another.
+HOOKS = {
+    "_get_train_sampler",
+    "_issue_warnings_after_load",
+    "_load_best_model",
+    "_load_from_checkpoint",
+    "_load_optimizer_and_scheduler",
+    "_push_from_checkpoint",
+    "_run_epoch",
+    "_save",
+    "_save_checkpoint",
+    "_save_optimizer_and_scheduler",
+    "compute_loss",
+    "create_optimizer",
+    "get_batch_samples",
+    "get_train_dataloader",
+    "log",
+    "save_model",
+    "train",
+}
+
+
+def overrides(derived):
+    """Pairs of methods by name: colm's in a class, and the first of another package after it."""
+    found = {}
+    for place, cls in enumerate(derived.__mro__):
+        for name, method in vars(cls).items():
+            ours = cls.__module__.partition(".")[0] == "colm" and inspect.isfunction(method)
+            if not ours or name in found or name == "__init__":
+                continue
+            for base in derived.__mro__[place + 1 :]:
+                theirs = vars(base).get(name)
+                foreign = base.__module__.partition(".")[0] not in ("colm", "builtins")
+                if foreign and inspect.isfunction(theirs):
+                    found[name] = method, theirs
+                    break
+    return found
+
+
+def mismatch(ours, theirs):
+    """Why a call that the overridden method allows fails; what is optional is passed by name."""
+    parameters = inspect.signature(theirs).parameters.values()
+    plain = [
+        each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+    ]
+    required = [None for each in plain if each.default is each.empty]
+    optional = {each.name: None for each in plain if each.default is not each.empty}
+    try:
+        inspect.signature(ours).bind(*required, **optional)
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    "derived",
+    [CoLMTrainer, CoLMSFTTrainer, DryRunTrainer, StepProgress, ExactJson, SubspaceOptimizer],
+)
+def test_overrides_take_what_the_overridden_take(derived):
+    found = overrides(derived)
+    assert found
+    wrong = {name: mismatch(*pair) for name, pair in found.items() if mismatch(*pair)}
+    assert not wrong
+
+
+@pytest.mark.parametrize("derived", [CoLMTrainer, CoLMSFTTrainer])
+def test_hooks_of_the_trainer_are_still_there(derived):
+    assert set(overrides(derived)) >= HOOKS
+
+
+def test_a_wrong_signature_and_a_missing_hook_are_seen():
+    class Wrong(Trainer):
+        def log(self, logs):
+            """Lacks start_time."""
+
+        def get_batch_sample(self, epoch_iterator, num_batches, device):
+            """No method of Trainer's."""
+
+    Wrong.__module__ = "colm.wrong"
+    found = overrides(Wrong)
+    assert found.keys() == {"log"}
+    assert "start_time" in mismatch(*found["log"])
