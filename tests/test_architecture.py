@@ -165,6 +165,15 @@ def test_every_package_has_its_arrows() -> None:
     assert packages == set(ARROWS)
 
 
+def test_two_modules_of_one_name_are_a_command_and_what_it_does() -> None:
+    homes: dict[str, set[str]] = {}
+    for path in MODULES:
+        if path.stem != "__init__":
+            homes.setdefault(path.stem, set()).add(package_of(name_of(path)))
+    twice = {stem: found for stem, found in homes.items() if len(found) > 1}
+    assert not {stem for stem, found in twice.items() if not found <= {"cli", "runs", "planning"}}
+
+
 def test_no_module_has_a_vague_name() -> None:
     assert not [name_of(path) for path in MODULES if path.stem in VAGUE_NAMES]
 

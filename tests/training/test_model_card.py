@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from colm import CoLMConfig, CoLMSFTTrainer, available_selectors, register_selector
 from colm.coreset import registry
 from colm.names import shown_name
-from colm.reports.model_card import read_card
+from colm.reports.card_reader import read_card
 from colm.runs.model_card import as_code, describe_training, write_model_card
 from colm.training.papers import as_trl_cites, name_of_method, papers_of
 from colm.training.step.record import SelectionMetrics

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from colm.data import source_of
+from colm.gradients.batch import IGNORED_LABEL
 from colm.gradients.patching import evaluation_mode
-
-IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)

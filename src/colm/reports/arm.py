@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from colm.reports.names import clean
+from colm.reports.run_names import clean
 
 LogEntry = Mapping[str, Any]
 

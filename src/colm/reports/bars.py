@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from colm.reports.comparison import Comparison
-from colm.reports.names import shorten
 from colm.reports.plots import (
     BEFORE_COLOUR,
     INK,
@@ -17,6 +16,7 @@ from colm.reports.plots import (
     style,
     svg_of,
 )
+from colm.reports.run_names import shorten
 
 Bars = tuple[str, str, Sequence[float]]
 

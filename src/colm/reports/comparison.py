@@ -13,7 +13,7 @@ from typing import Any
 from colm.durable import write_whole
 from colm.json_text import read_json
 from colm.reports.arm import MOST_STEPS, Arm, Scores, as_number, clean_log, is_whole
-from colm.reports.names import clean
+from colm.reports.run_names import clean
 
 
 @dataclass(frozen=True)

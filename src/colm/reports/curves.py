@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 
 from colm.reports.comparison import Comparison
-from colm.reports.names import shorten
 from colm.reports.plots import (
     INK,
     MOST_CHARACTERS,
@@ -20,6 +19,7 @@ from colm.reports.plots import (
     style,
     svg_of,
 )
+from colm.reports.run_names import shorten
 
 SMOOTHED_STEPS = 5
 #: Long logs are smoothed over this part of them.

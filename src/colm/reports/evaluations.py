@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from colm.json_text import read_json
 from colm.reports.arm import Scores, as_number
-from colm.reports.names import clean
+from colm.reports.run_names import clean
 
 #: Where results lie in a run's folder; its checkpoints are evaluated into it, too.
 PLACES = ("eval*.json", "evaluations/*.json")

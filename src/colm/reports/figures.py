@@ -6,7 +6,7 @@ from typing import NamedTuple
 from colm.reports import bars, curves
 from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
-from colm.reports.names import shorten
+from colm.reports.run_names import shorten
 from colm.reports.summaries import evaluation_name, number
 
 #: More arms than this have no bars by source, which the tables tell better.

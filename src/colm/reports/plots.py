@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
-from colm.reports.names import short_names
+from colm.reports.run_names import short_names
 
 WIDTH_INCHES = 5.0
 LEGEND_ROW_INCHES = 0.19

@@ -8,10 +8,10 @@ from typing import Any
 
 from colm.json_text import read_json
 from colm.reports.arm import MOST_STEPS, Arm, clean_log, is_whole
+from colm.reports.card_reader import Card, read_card, without_folder
 from colm.reports.comparison import Comparison
 from colm.reports.evaluations import read_evaluations
-from colm.reports.model_card import Card, read_card, without_folder
-from colm.reports.names import clean
+from colm.reports.run_names import clean
 
 STATE = "trainer_state.json"
 ADAPTER = "adapter_config.json"

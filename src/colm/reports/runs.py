@@ -8,9 +8,9 @@ from typing import Any
 from colm.json_text import read_json
 from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
-from colm.reports.names import clean, distinct
 from colm.reports.quality_result import is_quality_result, read_quality_result
 from colm.reports.run_folder import STATE, is_run_folder, read_run_folder
+from colm.reports.run_names import clean, distinct
 
 DEMO_DATA = "report.json"
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from colm.reports.arm import LARGEST, Arm
 from colm.reports.comparison import Comparison
-from colm.reports.names import join_in_words, short_names
+from colm.reports.run_names import join_in_words, short_names
 from colm.reports.summaries import evaluation_name, number
 
 #: Losses closer than this share of each other are called level.

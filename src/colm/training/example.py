@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colm.gradients.batch import IGNORED_LABEL
+
 Example = dict[str, Any]
 Collate = Callable[[Sequence[Example]], Mapping[str, Any]]
-IGNORED_LABEL = -100
 #: Where a kept example has its weight in the loss, from the selection to the collator.
 WEIGHT_KEY = "colm_weight"
 

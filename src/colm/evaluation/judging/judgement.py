@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeAlias
 from colm.evaluation.judging.final_answer import answer_kind, final_answer
 from colm.evaluation.judging.quantities import Quantity, parse_quantity, same_quantity
 from colm.evaluation.reading.choices import choices_of, gold_choice
+from colm.evaluation.reading.dates import parse_moment, same_moment
 from colm.evaluation.reading.listings import Listing, brackets_agree, matrix_rows, parse_listing
-from colm.evaluation.reading.moments import parse_moment, same_moment
 from colm.evaluation.reading.notation import plain_text
 from colm.evaluation.reading.units import parse_unit
 

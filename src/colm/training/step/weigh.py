@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from trl import SFTTrainer
 
-from colm.training.example import IGNORED_LABEL, WEIGHT_KEY, Example, token_count
+from colm.gradients.batch import IGNORED_LABEL
+from colm.training.example import WEIGHT_KEY, Example, token_count
 
 
 def collate_weighted(

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from colm.reports.names import clean
+from colm.reports.run_names import clean
 
 CARD = "README.md"
 
