@@ -127,7 +127,7 @@ def test_modes_are_restored_also_after_an_exception() -> None:
     inside = []
 
     def fail() -> None:
-        with evaluation_mode(model):
+        with evaluation_mode(model), torch.no_grad():
             inside.append((model.training, torch.is_grad_enabled()))
             raise KeyError
 
