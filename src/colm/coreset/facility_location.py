@@ -20,8 +20,8 @@ from colm.coreset.similarity import distances_to
 Array = NDArray[Any]
 # Similarities gone through together: as many as stay in the processor's cache.
 _AT_ONCE = 2**15
-# For so few examples all gains are summed anew in less time than it takes to see which change.
-_FEW = 80
+# So many terms are summed anew for all picks in less time than it takes to see which change.
+_FEW_TERMS = 2**19
 # A sum of k terms is off by less than k of these, relative to itself.
 _ROUNDING = 2 * float(np.finfo(np.float64).eps)
 
@@ -84,7 +84,7 @@ def facility_location(
     if not (np.isfinite(cover).all() and np.isfinite(rows.max())):
         raise ValueError("similarity must be finite; got NaN or infinity: leave such examples out.")
     at_once = max(1, _AT_ONCE // n)
-    if n <= _FEW:
+    if n * n * budget <= _FEW_TERMS:
         picked = _pick_plainly(rows.astype(np.float64), cover, budget, tie_tolerance)
     elif tie_tolerance == 0:
         picked = _pick_in_rounds(rows, cover, budget, at_once)
