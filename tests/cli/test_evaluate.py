@@ -407,6 +407,12 @@ def test_bad_input_is_one_line(options, complaint, tiny_model_folder, files, tmp
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plain_installation_is_told_what_to_install(files, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "math_verify", None)  # as if it were not there
+    assert main(["evaluate", "model", "--data", str(files / "sums.jsonl")]) == 2
+    assert "colm[evaluate]" in capsys.readouterr().err
+
+
 def test_a_model_that_is_none_is_one_line(adapter, files, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path.parent)
     (tmp_path / "empty").mkdir()

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,8 +42,10 @@ def evaluate(namespace: argparse.Namespace, options: Sequence[str]) -> tuple[Pat
     Raises:
         FileNotFoundError: A file is not there.
         ValueError: The data, the model, what lies at the output, or the answers kept so far cannot
-            be used.
+            be used, or a package is missing.
     """
+    if importlib.util.find_spec("math_verify") is None:
+        raise ValueError("colm evaluate needs math-verify: pip install 'colm[evaluate]'")
     from colm.data import check_file
     from colm.evaluation.questions import read_question_sets
 

@@ -149,7 +149,7 @@ class FormulaComparison(AbstractContextManager["FormulaComparison"]):
             ready = ""
         if ready != "ready\n":
             process.kill()
-            raise ValueError("comparing formulas needs the package math-verify: pip install it")
+            raise ValueError("comparing formulas needs math-verify: pip install 'colm[evaluate]'")
         return process
 
 
