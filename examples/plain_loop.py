@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     records = [json.loads(line) for line in options.data.read_text(encoding="utf-8").splitlines()]
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate)
     gradients = ValueGradients(model)
-    selector = CoresetSelector("colm", source_sizes=sizes(records), seed=options.seed)
+    selector = CoresetSelector(source_sizes=sizes(records), seed=options.seed)
 
     losses = []
     for step in range(options.steps):

@@ -171,7 +171,7 @@ SELECTOR_OPTIONS = {
     "selector": st.sampled_from(available_selectors()),
     "distance": st.sampled_from(["l1", "l2", "cosine"]),
     "allocation": st.sampled_from(["proportional", "balanced", "none"]),
-    "normalisation": st.sampled_from(["adam", "rms", "none"]),
+    "normalization": st.sampled_from(["adam", "rms", "none"]),
     "kept_dimensions": st.none() | st.integers(1, 9),
     "dimension_criterion": st.sampled_from(["gradient", "random"]),
     "prompt_features": st.booleans(),
@@ -250,9 +250,9 @@ def test_register_selector(data):
     arguments = {
         "name": "fuzzed",
         "needs": data.draw(st.lists(st.sampled_from(["gradients", "losses"]), max_size=2)),
-        "keeps_small_sources": False,
         "keeps_all": False,
-        "weighs": True,
+        "most_together": 7,
+        "defaults": {"weighted": True, "small_sources": "auto"},
     }
     before = available_selectors()
     arguments = with_junk(data, arguments)

@@ -186,10 +186,10 @@ def test_configuration_page_covers_every_option_with_its_default(tmp_path: Path)
 
     from trl import SFTConfig
 
-    page = (ROOT / "docs" / "configuration.md").read_text()
+    page = (ROOT / "docs" / "configuration.md").read_text().partition("\n## Options\n")[2]
     rows = dict(re.findall(r"^\| `(\w+)` \| `([^|]*)` \|", page, re.MULTILINE))
     inherited = {field.name for field in fields(SFTConfig)}
-    # What presets govern has its default once a configuration is made.
+    # What the selector decides has its default once a configuration is made.
     config = colm.CoLMConfig(str(tmp_path), use_cpu=True, bf16=False)
     defaults = {
         field.name: getattr(config, field.name)
@@ -199,23 +199,27 @@ def test_configuration_page_covers_every_option_with_its_default(tmp_path: Path)
     assert {name: ast.literal_eval(value) for name, value in rows.items()} == defaults
 
 
-def test_configuration_page_says_what_presets_change() -> None:
-    from colm.training.options.presets import DEFAULTS, PRESETS
+def values_in(text: str) -> dict[str, object]:
+    """The options of a text in which each stands as `name=value`."""
+    pairs = (code.partition("=") for code in INLINE_CODE.findall(text) if "=" in code)
+    return {option: ast.literal_eval(value) for option, _, value in pairs}
+
+
+def test_configuration_page_says_what_each_selector_brings() -> None:
+    from colm.coreset.registry import _SELECTORS, BASE_DEFAULTS
+    from colm.training.options.by_selector import options_by_selector
 
     page = (ROOT / "docs" / "configuration.md").read_text()
-    rows = dict(re.findall(r'^\| `preset="(\w+)"` \| ([^|]*) \|', page, re.MULTILINE))
-    said = {
-        name: {
-            option: ast.literal_eval(value)
-            for option, _, value in (code.partition("=") for code in INLINE_CODE.findall(row))
-        }
-        for name, row in rows.items()
+    section = page.partition("## One option names a method")[2].partition("As the papers")[0]
+    (base,) = re.findall(r"Where nothing else stands.*?\n\n", section, re.DOTALL)
+    base = values_in(base)
+    assert base.keys() == BASE_DEFAULTS.keys()
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, re.MULTILINE)
+    brought = {name: values_in(row) for name, row in rows}
+    assert all(brought.values())
+    assert {name: base | brought.get(name, {}) for name in _SELECTORS} == {
+        name: options_by_selector(name) for name in _SELECTORS
     }
-    changes = {
-        name: {option: value for option, value in preset.items() if value != DEFAULTS[option]}
-        for name, preset in PRESETS.items()
-    }
-    assert said == changes
 
 
 def test_versions_agree() -> None:

@@ -73,9 +73,9 @@ class Arm:
     directions: int = 0
 
 
-BALANCED = {"selector": "balanced_sampling", "normalisation": "rms"}
-IMPORTANCE = {"selector": "importance_sampling", "normalisation": "rms"}
-MATCHING = {"selector": "gradient_matching", "normalisation": "rms"}
+BALANCED = {"selector": "balanced_sampling", "normalization": "rms"}
+IMPORTANCE = {"selector": "importance_sampling", "normalization": "rms"}
+MATCHING = {"selector": "gradient_matching", "normalization": "rms"}
 ARMS = (
     Arm("random", None, {"selector": "random"}),
     Arm("small sources whole, rest random", None, {"selector": "small_random"}),
@@ -83,7 +83,7 @@ ARMS = (
     Arm("CoLM, small sources not kept", V, {"selector": "colm", "small": "none"}, 1),
     Arm("CoLM, exact gradients", V, {"selector": "colm", "small": "none"}),
     Arm("CoLM, exact, by cluster size", V, {"selector": "colm", "small": "none", "weighted": True}),
-    Arm("SSM", V, {"selector": "ssm", "normalisation": "none"}, 1),
+    Arm("SSM", V, {"selector": "ssm", "normalization": "none"}, 1),
     Arm("mean matching, 16 directions", V, {"selector": "mean_matching", "small": "none"}, 16),
     Arm("mean matching", V, {"selector": "mean_matching", "small": "none"}),
     Arm("mean matching, small sources kept", V, {"selector": "mean_matching"}),
@@ -205,8 +205,8 @@ class MatchBench:
         """A selector that keeps its moments from batch to batch, as in training."""
         return CoresetSelector(
             options["selector"],
-            normalisation=options.get("normalisation", "adam"),
-            small_sources=options.get("small", "auto"),
+            normalization=options.get("normalization"),
+            small_sources=options.get("small"),
             kept_dimensions=options.get("kept", self.model.config.hidden_size),
             dimension_criterion=options.get("criterion", "gradient"),
             example_weights=example_weights,
@@ -264,7 +264,7 @@ class MatchBench:
             keys=list(range(len(examples))),
             step=self.batches,
         )
-        weighs = arm.options.get("weighted", selector.selector.weighs)
+        weighs = arm.options.get("weighted", selector.selector.defaults["weighted"])
         weights = selection.weights if weighs else torch.ones(len(selection.indices))
         return selection.indices, weights
 

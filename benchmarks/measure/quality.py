@@ -60,7 +60,7 @@ class Arm:
 PLAIN = {"candidate_ratio": 1.0, "selector": "none"}
 NO_SMALL = {"small_sources": ["none"]}
 ARMS = {
-    "balanced sampling": Arm(),
+    "balanced sampling": Arm({"selector": "balanced_sampling"}),
     "plain r": Arm(PLAIN, steps=2),
     "plain n": Arm(PLAIN, size=2),
     "plain 2n": Arm(PLAIN, size=4),
@@ -68,18 +68,20 @@ ARMS = {
         {"selector": "random", "candidate_sampling": "inverse_source_size"} | NO_SMALL, steps=2
     ),
     "small sources, random": Arm({"selector": "small_random"}, steps=2),
-    "CoLM": Arm({"preset": "colm"}),
-    "SSM": Arm({"preset": "ssm"}),
-    "CoLM, exact gradients": Arm({"preset": "colm", "gradient": "exact"}),
+    "CoLM": Arm({"selector": "colm", "gradient": "zeroth_order"}),
+    "SSM": Arm({"selector": "ssm", "gradient": "zeroth_order"}),
+    "CoLM, exact gradients": Arm({"selector": "colm", "gradient": "exact"}),
     "mean matching": Arm({"selector": "mean_matching"} | NO_SMALL),
     "mean matching, small sources": Arm({"selector": "mean_matching"}),
     "highest loss": Arm({"selector": "top_loss"}),
     "longest": Arm({"selector": "longest"}, steps=1.5),
-    # What the draws of the default do by themselves, and its selector.
+    # What the draws of balanced sampling do by themselves, and its selector.
     "UniMax, random": Arm({"selector": "random", "candidate_sampling": "unimax"}, steps=2),
     # A coreset stands for all candidates; these keep all of them, which no coreset can better.
     "UniMax, all n": Arm(PLAIN | {"candidate_sampling": "unimax"}, size=2),
-    "balanced sampling, uniform draws": Arm({"candidate_sampling": "uniform"}),
+    "balanced sampling, uniform draws": Arm(
+        {"selector": "balanced_sampling", "candidate_sampling": "uniform"}
+    ),
     "importance sampling": Arm({"selector": "importance_sampling"}),
     "gradient matching": Arm({"selector": "gradient_matching"}),
 }

@@ -43,7 +43,8 @@ from torch.multiprocessing.spawn import spawn
 from benchmarks.record import machine, write_result
 from colm.coreset.coreset_selector import CoresetSelector
 from colm.coreset.gradient_matching import gradient_matching
-from colm.coreset.moments import rms_normalise
+from colm.coreset.moments import rms_normalize
+from colm.coreset.registry import get_selector
 from colm.coreset.selection import matching_error
 from colm.randomness import keyed_generator
 from colm.training.options.config import CoLMTrainingArguments
@@ -51,7 +52,6 @@ from colm.training.processes.candidate_table import content_key, tabulate
 from colm.training.processes.dealing import deal
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.packets import packed
-from colm.training.processes.parts import MOST_TOGETHER
 from colm.training.step.keep import ExampleSelection
 from colm.training.step.look import CandidateObserver
 from colm.training.step.model_access import ModelAccess
@@ -59,6 +59,9 @@ from colm.training.step.thinning import MOST_NUMBERS
 
 SOURCES = 8
 SELECTOR = "gradient_matching"
+_MOST = get_selector(SELECTOR).most_together
+assert _MOST is not None
+MOST_TOGETHER: int = _MOST
 # Collective calls of each kind in a step, by what they cost; the last gather is of parts.
 CALLS = {"gathers": 12, "broadcasts": 4, "sums": 2, "exchanges": 2}
 
@@ -205,7 +208,7 @@ def make_selection(
         output_dir=folder, selector=selector, use_cpu=True, report_to="none"
     )
     core = CoresetSelector(
-        selector, normalisation=args.normalisation, example_weights=args.example_weights
+        selector, normalization=args.normalization, example_weights=args.example_weights
     )
     nothing: Any = None
     access = ModelAccess(nothing, nothing, nothing, nothing, nothing)
@@ -245,7 +248,7 @@ def received_bytes(
     # A table of four numbers, a name in JSON and its line's end, and a loss for each candidate.
     rows = others * (32 + len('"source 0"\n') + 4)
     headers = 24 * (ranks - 1) * 6 + 8 * (ranks - 1)
-    parts = -(-n // MOST_TOGETHER[SELECTOR])
+    parts = -(-n // MOST_TOGETHER)
     if parts > 1:
         # Padded to what the process with most parts has: part, row and weight of each.
         rows += (ranks - 1) * -(-parts // ranks) * -(-n // 2 // parts) * 24
@@ -276,7 +279,7 @@ def dealing(ranks: int, n: int, options: argparse.Namespace) -> tuple[int, float
 
 def unit_costs(options: argparse.Namespace) -> dict[str, float]:
     """Return seconds of the work that the model is made of."""
-    most = MOST_TOGETHER[SELECTOR]
+    most = MOST_TOGETHER
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     features = torch.randn(most, 4096, generator=keyed_generator(options.seed)).to(device)
     part_seconds = seconds_of(lambda: gradient_matching(features, most // 2))
@@ -284,7 +287,7 @@ def unit_costs(options: argparse.Namespace) -> dict[str, float]:
 
     def handle() -> None:
         torch.isfinite(many).all(1).cpu()
-        matching_error(rms_normalise(many), rows)
+        matching_error(rms_normalize(many), rows)
 
     n = 4096
     examples = make_examples(n, options, 0)
@@ -322,9 +325,9 @@ def predict(
         + CALLS["broadcasts"] * math.ceil(math.log2(ranks))
         + CALLS["sums"] * 2 * (ranks - 1)
     )
-    parts = -(-n // MOST_TOGETHER[SELECTOR])
+    parts = -(-n // MOST_TOGETHER)
     # One part is matched by every process; it costs what its candidates do, at most a whole part.
-    whole = min(1.0, (n / MOST_TOGETHER[SELECTOR]) ** 2)
+    whole = min(1.0, (n / MOST_TOGETHER) ** 2)
     return {
         "ranks": ranks,
         "n": n,

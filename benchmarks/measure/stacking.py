@@ -178,6 +178,7 @@ def build(row: Row, options: argparse.Namespace, folder: str) -> CoLMSFTTrainer:
         given["optim_args"] = f"rank={options.rank}, update_proj_gap=2, scale=0.25"
     defaults = {
         "output_dir": folder,
+        "selector": "balanced_sampling",
         "per_device_train_batch_size": options.r,
         "candidate_ratio": options.n / options.r,
         "max_steps": STEPS,

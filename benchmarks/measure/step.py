@@ -86,15 +86,16 @@ def parse() -> argparse.Namespace:
 def build_trainer(options: argparse.Namespace, folder: str) -> CoLMSFTTrainer:
     """Return the trainer that a user would have."""
     parts = random_parts(options) if options.shape else real_parts(options)
-    keeps_small = get_selector(options.selector).keeps_small_sources
+    # Named sources are kept whole by any selector: leave that to those that mean to.
+    keeps_small = get_selector(options.selector).defaults["small_sources"] == "auto"
+    small: dict[str, Any] = {"small_sources": parts.small} if keeps_small else {}
     args = CoLMConfig(
         output_dir=folder,
         per_device_train_batch_size=options.micro_batch,
         gradient_accumulation_steps=options.r // options.micro_batch,
         candidate_ratio=options.n / options.r,
         selector=options.selector,
-        # Named sources are kept whole by any selector: leave that to those that mean to.
-        small_sources=parts.small if keeps_small else ["auto"],
+        **small,
         max_length=options.max_length,
         gradient_checkpointing=False,
         use_cpu=not torch.accelerator.is_available(),

@@ -1,14 +1,14 @@
 """Tables and sentences about what a step costs: its memory and its time."""
 
 from benchmarks.page.papers import MEMORY_SAVED, SPEED
-from benchmarks.page.quality_tables import DEFAULT, TARGETS, arms_of, shortest
+from benchmarks.page.quality_tables import OURS, TARGETS, arms_of, shortest
 from benchmarks.page.result_files import Mixture, Pace, Result, measured_work
 from benchmarks.page.standings import ABSENT, Spread, Standing, table
 
-#: What the memory benchmark calls arms of `benchmarks quality`. It looks as the default does.
-WAYS = {"plain r": "plain_r", "plain n": "plain_n", "plain 2n": "plain_2n", DEFAULT: "colm"}
-#: The default's selector on the draws that plain training has.
-UNIFORM = f"{DEFAULT}, uniform draws"
+#: What the memory benchmark calls arms of `benchmarks quality`. It looks as balanced sampling does.
+WAYS = {"plain r": "plain_r", "plain n": "plain_n", "plain 2n": "plain_2n", OURS: "colm"}
+#: The same selector on the draws that plain training has.
+UNIFORM = f"{OURS}, uniform draws"
 #: Random choices of r of n. They look at nothing and train on r, as plain r does.
 CONTROLS = ("weighted sampling, random", "small sources, random")
 HELD = ("weight_bytes", "gradient_bytes", "optimizer_bytes")
@@ -28,7 +28,7 @@ def memory_over_plain_r(result: Result | None, arm: str) -> float | None:
 
 
 def memory_saved(result: Result, arm: str, *, whole: bool) -> float:
-    """Return the share of an arm's memory that the default does without.
+    """Return the share of an arm's memory that balanced sampling does without.
 
     Args:
         result: of the memory benchmark.
@@ -42,7 +42,7 @@ def memory_saved(result: Result, arm: str, *, whole: bool) -> float:
 
 
 def memory_table(results: list[Result]) -> str:
-    """Return the memory that the default does without, of plain n and of plain 2n."""
+    """Return the memory that balanced sampling does without, of plain n and of plain 2n."""
     rows = []
     for result in results:
         cells = [
@@ -68,8 +68,8 @@ def memory_sentences(results: list[Result]) -> list[str]:
         word = "more than" if min(ours) > 100 * paper else word
         word = "less than" if max(ours) < 100 * paper else word
         said.append(
-            f"Of all that lies in memory with {arm}, the default saves {spread} %{of}: {word} the "
-            f"paper's {100 * paper:.0f} %."
+            f"Of all that lies in memory with {arm}, balanced sampling saves {spread} %{of}: "
+            f"{word} the paper's {100 * paper:.0f} %."
         )
     said.append(
         "That share depends on the model, its precision and the length of examples: what is held "
@@ -139,12 +139,12 @@ def pace_doubt(mixture: Mixture) -> str:
     if mixture.pace is None:
         return ""
     errors = mixture.pace.errors()
-    ours, said = mixture.at_steps(DEFAULT, "macro"), []
+    ours, said = mixture.at_steps(OURS, "macro"), []
     for arm in (arm for arm, equal in TARGETS.items() if equal == "time"):
-        steps = mixture.steps_in_time(arm, DEFAULT)
+        steps = mixture.steps_in_time(arm, OURS)
         if steps is None or arm not in mixture.runs or arm not in errors:
             continue
-        off = 2 * steps * (errors[arm] ** 2 + errors[DEFAULT] ** 2) ** 0.5
+        off = 2 * steps * (errors[arm] ** 2 + errors[OURS] ** 2) ** 0.5
         ends = [max(steps - off, 0.0), min(steps + off, shortest(mixture, arm))]
         words = [Standing.of(ours, mixture.at_steps(arm, "macro", end)).word for end in ends]
         stands = " to ".join(dict.fromkeys(words))
@@ -153,15 +153,15 @@ def pace_doubt(mixture: Mixture) -> str:
         return ""
     return (
         f"Times of a step differ from turn to turn, and {len(mixture.pace.result.repeats)} turns "
-        "were timed. Within two standard errors of the pace, the default at equal time is "
+        "were timed. Within two standard errors of the pace, balanced sampling at equal time is "
         f"{'; '.join(said)}."
     )
 
 
 def pace_sentences(pace: Pace) -> list[str]:
-    """Return how fast CoLM and the default are beside larger mini-batches, and the paper's word."""
+    """Return how fast two selectors are beside larger mini-batches, and the paper's word."""
     ratios, said = pace.ratios, []
-    for arm in ("CoLM", DEFAULT):
+    for arm in ("CoLM", OURS):
         for plain, paper in SPEED.items():
             if arm in ratios and plain in ratios:
                 speed = ratios[plain] / ratios[arm]
@@ -193,7 +193,7 @@ def worth_table(mixture: Mixture, match: Result | None) -> str:
     squares = [
         row[name] ** 2
         for row in match.repeats
-        if (name := f"{DEFAULT}/{fitting[0]}/tokens_raw") in row
+        if (name := f"{OURS}/{fitting[0]}/tokens_raw") in row
     ]
     worth = {"plain r": 1.0, "plain n": ratio, "plain 2n": 2 * ratio}
     if squares:

@@ -24,7 +24,7 @@ those alone; n is 2 r. The rows of tables are ways to make the mini-batch of a s
 |---|---|---|
 | plain r, plain n, plain 2n | that many, uniformly | all: ordinary training |
 | balanced sampling | n, sources about equally often (UniMax) | r at random, balanced by their \
-gradients: this library's default |
+gradients |
 | importance sampling | as balanced sampling | r at random, those with large gradients more often \
 and with smaller weights |
 | UniMax, random | as balanced sampling | r at random |
@@ -46,9 +46,9 @@ rows are described in [Selectors](selectors.md).
 - **Lower** or **higher**: no seed of the one reaches any of the other. *In every seed*: each seed's
   pair is ordered so, though the ranges overlap. *Level*: neither, which with three seeds does not
   show that two are equal.
-- **At equal time**: the loss at as many steps as fit in the time of the default's, by measured
-  pace, on a line between measurements. Since losses bend downwards first, that makes a loss between
-  two measurements look a little higher than it was.
+- **At equal time**: the loss at as many steps as fit in the time of balanced sampling's, by
+  measured pace, on a line between measurements. Since losses bend downwards first, that makes a
+  loss between two measurements look a little higher than it was.
 - **Beside the papers**: they count right answers of models 20 to 60 times as large after a thousand
   steps or more. What is compared is the direction, not the size."""
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from benchmarks.page.result_files import BySeed, Mixture
 from benchmarks.page.standings import ABSENT, Spread, Standing, join, table, than
 
-DEFAULT = "balanced sampling"
-#: Trains on all candidates that the default draws: where a coreset without error would end.
+OURS = "balanced sampling"
+#: Trains on all candidates that balanced sampling draws: where a coreset without error would end.
 CEILING = "UniMax, all n"
 #: The arms that a full comparison has, in the order of tables.
 ARMS = (
-    DEFAULT,
+    OURS,
     "plain r",
     "plain n",
     "plain 2n",
@@ -35,12 +35,12 @@ WEIGHTED = (
     "SSM",
     "UniMax, random",
     CEILING,
-    DEFAULT,
+    OURS,
     "balanced sampling, uniform draws",
     "importance sampling",
     "gradient matching",
 )
-#: What the default is to end below, and at equal what.
+#: What balanced sampling is to end below, and at equal what.
 TARGETS = {
     "plain n": "steps",
     "plain 2n": "steps",
@@ -92,7 +92,7 @@ def what_is_open(mixture: Mixture) -> list[str]:
     if few := {arm: seeds for arm, seeds in few.items() if seeds < SEEDS}:
         shown = "; ".join(f"{arm} ({seeds})" for arm, seeds in few.items())
         said.append(f"`{mixture.label}`: fewer than {SEEDS} seeds so far: {shown}.")
-    untimed = [arm for arm in arms_of(mixture) if mixture.steps_in_time(arm, DEFAULT) is None]
+    untimed = [arm for arm in arms_of(mixture) if mixture.steps_in_time(arm, OURS) is None]
     if untimed:
         said.append(
             f"`{mixture.label}`: without a measured pace, so open at equal time: "
@@ -104,7 +104,7 @@ def what_is_open(mixture: Mixture) -> list[str]:
 
 
 def target_table(mixture: Mixture) -> str:
-    """Return what the default is to end below, and whether it does, in macro held-out loss."""
+    """Return what balanced sampling is to end below in macro loss, and whether it does."""
     rows = []
     for arm, equal in TARGETS.items():
         standing = target_standing(mixture, arm)
@@ -114,11 +114,11 @@ def target_table(mixture: Mixture) -> str:
 
 
 def target_standing(mixture: Mixture, arm: str) -> Standing:
-    """Return how the default stands to an arm of the target."""
-    ours = mixture.at_steps(DEFAULT, "macro")
+    """Return how balanced sampling stands to an arm of the target."""
+    ours = mixture.at_steps(OURS, "macro")
     if TARGETS[arm] == "steps":
         return Standing.of(ours, mixture.at_steps(arm, "macro"))
-    return Standing.of(ours, mixture.at_time(arm, "macro", DEFAULT))
+    return Standing.of(ours, mixture.at_time(arm, "macro", OURS))
 
 
 def target_sentence(mixture: Mixture) -> str:
@@ -131,7 +131,7 @@ def target_sentence(mixture: Mixture) -> str:
     said = f"On `{mixture.label}` {len(met)} of {len(words)} comparisons hold beyond the spread."
     if missed := [arm for arm in words if arm not in met and arm not in undecided]:
         stands = [f"{than(words[arm])} *{arm}*" for arm in missed]
-        said += f" The target is not met: the default is {join(stands)}."
+        said += f" The target is not met: balanced sampling is {join(stands)}."
     if undecided:
         said += f" Open: {join([f'*{arm}*' for arm in undecided])}."
     return said
@@ -141,14 +141,14 @@ def ceiling_sentence(mixture: Mixture) -> str:
     """Return where a coreset without error would end, beside what the target asks at equal time."""
     ideal = mixture.at_steps(CEILING, "macro")
     timed = [arm for arm, equal in TARGETS.items() if equal == "time"]
-    words = {arm: Standing.of(ideal, mixture.at_time(arm, "macro", DEFAULT)).word for arm in timed}
+    words = {arm: Standing.of(ideal, mixture.at_time(arm, "macro", OURS)).word for arm in timed}
     if not ideal or any(word == "open" for word in words.values()):
         return ""
-    ours = Standing.of(mixture.at_steps(DEFAULT, "macro"), ideal)
+    ours = Standing.of(mixture.at_steps(OURS, "macro"), ideal)
     said = (
-        "How far could any selection get? Training on all n candidates that the default draws "
-        "stands for a coreset without error: after as many steps, a macro held-out loss of "
-        f"{Spread.of(ideal).show(line=', ')}. {ours.say('the default', 'such training')}"
+        "How far could any selection get? Training on all n candidates that balanced sampling "
+        "draws stands for a coreset without error: after as many steps, a macro held-out loss of "
+        f"{Spread.of(ideal).show(line=', ')}. {ours.say('balanced sampling', 'such training')}"
     )
     if out := [f"*{arm}*" for arm, word in words.items() if word != "lower"]:
         said += (
@@ -164,21 +164,21 @@ def steps_table(mixture: Mixture, arms: Iterable[str] | None = None) -> str:
 
 
 def time_table(mixture: Mixture) -> str:
-    """Return held-out losses after the time that the default's steps take.
+    """Return held-out losses after the time that balanced sampling's steps take.
 
     An arm that was not run for as long shows its last measurement, and after what share of the
     time that was.
     """
-    timed = [arm for arm in arms_of(mixture) if mixture.steps_in_time(arm, DEFAULT)]
+    timed = [arm for arm in arms_of(mixture) if mixture.steps_in_time(arm, OURS)]
 
     def values(arm: str, measure: str) -> BySeed:
-        steps = mixture.steps_in_time(arm, DEFAULT)
+        steps = mixture.steps_in_time(arm, OURS)
         assert steps is not None
         return mixture.at_steps(arm, measure, min(steps, shortest(mixture, arm)))
 
     names = {}
     for arm in timed:
-        steps = mixture.steps_in_time(arm, DEFAULT)
+        steps = mixture.steps_in_time(arm, OURS)
         assert steps is not None
         share = shortest(mixture, arm) / steps
         late = f", {100 * share:.0f} % of the time" if share < 1 else ""
@@ -248,10 +248,10 @@ def main_sentences(mixture: Mixture) -> list[str]:
 
 
 def micro_sentence(mixture: Mixture) -> str:
-    """Return what the default does to the loss in which large sources count most."""
+    """Return what balanced sampling does to the loss in which large sources count most."""
     said = [
-        Standing.of(mixture.at_steps(DEFAULT, "micro"), mixture.at_steps(plain, "micro")).say(
-            "the default", f"{plain} after as many steps", "micro held-out loss"
+        Standing.of(mixture.at_steps(OURS, "micro"), mixture.at_steps(plain, "micro")).say(
+            OURS, f"{plain} after as many steps", "micro held-out loss"
         )
         for plain in ("plain r", "plain n")
     ]
@@ -264,10 +264,10 @@ def weighted_sentences(mixture: Mixture) -> list[str]:
         ("weighted sampling, random", "plain r"),
         ("SSM", "weighted sampling, random"),
         ("UniMax, random", "weighted sampling, random"),
-        (DEFAULT, "balanced sampling, uniform draws"),
-        (DEFAULT, "UniMax, random"),
+        (OURS, "balanced sampling, uniform draws"),
+        (OURS, "UniMax, random"),
         ("importance sampling", "UniMax, random"),
-        ("importance sampling", DEFAULT),
+        ("importance sampling", OURS),
     ]
     said = []
     for ours, theirs in pairs:
@@ -284,12 +284,16 @@ def weighted_sentences(mixture: Mixture) -> list[str]:
 
 
 def varied(mixture: Mixture, option: str) -> list[str]:
-    """Return the arms that vary an option, after the presets that they vary."""
+    """Return the arms that vary an option, after the methods that they vary."""
     arms = {arm: runs[0].options for arm, runs in mixture.runs.items()}
+    rest = {
+        arm: {name: value for name, value in options.items() if name != option}
+        for arm, options in arms.items()
+    }
     varying = [arm for arm in arms_of(mixture) if option in arms[arm]]
-    presets = {arms[arm].get("preset") for arm in varying}
-    bases = [arm for arm in arms_of(mixture) if set(arms[arm]) == {"preset"}]
-    return [arm for arm in bases if arms[arm]["preset"] in presets] + varying
+    methods = [rest[arm] for arm in varying]
+    bases = [arm for arm in arms_of(mixture) if arm not in varying and rest[arm] in methods]
+    return bases + varying
 
 
 def varied_sentence(mixture: Mixture, arms: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.page.cost_tables import WAYS, memory_over_plain_r
-from benchmarks.page.quality_tables import DEFAULT, arms_of
+from benchmarks.page.quality_tables import OURS, arms_of
 from benchmarks.page.result_files import Mixture, Result
 from benchmarks.page.selection_tables import (
     KINDS,
@@ -29,7 +29,7 @@ from colm.reports.plots import ARM_COLOURS, GRID, INK, WIDTH_INCHES
 
 #: Arms in line plots, with a colour and a dash each.
 LINES = {
-    DEFAULT: (ARM_COLOURS[0], "-"),
+    OURS: (ARM_COLOURS[0], "-"),
     "CoLM": (ARM_COLOURS[1], "-"),
     "small sources, random": (ARM_COLOURS[2], "-."),
     "weighted sampling, random": (ARM_COLOURS[5], (0, (1, 1))),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.page import cost_tables, papers, quality_tables, result_plots, selection_tables
 from benchmarks.page.paragraphs import Page
-from benchmarks.page.quality_tables import DEFAULT
+from benchmarks.page.quality_tables import OURS
 from benchmarks.page.result_files import Mixture, Results, read_results
 from benchmarks.record import RESULTS
 
@@ -62,10 +62,10 @@ def add_setting(page: Page, results: Results) -> None:
 
 
 def add_target(page: Page, results: Results) -> None:
-    """Whether the default ends below what it is held against."""
+    """Whether balanced sampling ends below what it is held against."""
     page.add(
         "## The target",
-        f"The default, {DEFAULT} at r = n/2, is to end with a lower macro held-out loss than plain "
+        f"{OURS.capitalize()} at r = n/2 is to end with a lower macro held-out loss than plain "
         "training on n and on 2n at equal steps, and than plain r and both random controls at "
         "equal time, beyond the spread of the seeds.",
     )
@@ -88,7 +88,7 @@ def add_main(page: Page, results: Results) -> None:
         page.add(
             f"`{mixture.label}`, after {mixture.steps:g} steps each:",
             quality_tables.steps_table(mixture),
-            f"`{mixture.label}`, after the time that {mixture.steps:g} steps of the default take:",
+            f"`{mixture.label}`, after the time that {mixture.steps:g} steps of {OURS} take:",
             quality_tables.time_table(mixture) or "Open: no measured pace.",
         )
         if mixture.accuracy:
@@ -215,9 +215,9 @@ def add_memory(page: Page, results: Results) -> None:
         page.add(NOT_HERE)
         return
     page.add(
-        "What the default saves, training on r in place of plain n or 2n, all in one micro-batch: "
-        "of a step's own tensors (its own), and of all that lies in memory, weights and the "
-        "optimiser's state among it (all).",
+        "What balanced sampling saves, training on r in place of plain n or 2n, all in one "
+        "micro-batch: of a step's own tensors (its own), and of all that lies in memory, weights "
+        "and the optimiser's state among it (all).",
         cost_tables.memory_table(results.memory),
         " ".join(cost_tables.memory_sentences(results.memory)),
     )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from itertools import pairwise
 
-from benchmarks.page.quality_tables import DEFAULT, arms_of
+from benchmarks.page.quality_tables import OURS, arms_of
 from benchmarks.page.result_files import BySeed, Mixture, Result
 from benchmarks.page.standings import Spread, join, table
 
@@ -19,7 +19,7 @@ MATCHED = (
     "mean matching",
     "highest loss",
     "longest",
-    DEFAULT,
+    OURS,
     "importance sampling",
     "gradient matching",
     "all gradients known, gradient matching",
@@ -57,12 +57,12 @@ def steps_to_reach(mixture: Mixture, arm: str, loss: float) -> float | None:
 
 
 def convergence_sentences(mixture: Mixture) -> list[str]:
-    """Return after how many steps the default and CoLM are where plain training ends."""
+    """Return after how many steps balanced sampling and CoLM are where plain training ends."""
     said = []
     for plain in ("plain r", "plain n"):
         end = mixture.at_steps(plain, "macro")
         loss, reached = Spread.of(end).mean if end else 0.0, []
-        for arm in (DEFAULT, "CoLM", "weighted sampling, random") if end else ():
+        for arm in (OURS, "CoLM", "weighted sampling, random") if end else ():
             if arm in mixture.runs:
                 steps = steps_to_reach(mixture, arm, loss)
                 when = "nowhere in its run" if steps is None else f"after {steps:.1f}"
@@ -123,9 +123,9 @@ def length_table(mixture: Mixture) -> str:
 
 
 def length_sentence(mixture: Mixture) -> str:
-    """Return whether CoLM and the default prefer long completions."""
+    """Return whether CoLM and balanced sampling prefer long completions."""
     said = []
-    for arm in ("CoLM", DEFAULT):
+    for arm in ("CoLM", OURS):
         if ratios := length_ratio(mixture, arm):
             mean = Spread.of(ratios).mean
             word = "longer" if mean > 1.05 else "shorter" if mean < 0.95 else "about as long"
@@ -197,9 +197,9 @@ def drift_table(result: Result) -> str:
 
 
 def variance_sentences(result: Result) -> list[str]:
-    """Return whether CoLM and the default have less variance than random mini-batches."""
+    """Return whether CoLM and balanced sampling have less variance than random mini-batches."""
     said = []
-    for arm in ("CoLM as published", DEFAULT):
+    for arm in ("CoLM as published", OURS):
         found: dict[str, list[str]] = {}
         for kept in result.settings["r"]:
             for kind, head in KINDS.items():

@@ -191,7 +191,10 @@ def test_the_target_is_said_to_be_met_only_beyond_the_spread(folder):
     for seed in (0, 1, 2):
         write_run(folder, "plain 2n", seed, 0.0101)
     target = section(page_of(folder), "The target")
-    assert "The target is not met: the default is higher in every seed than *plain 2n*." in target
+    assert (
+        "The target is not met: balanced sampling is higher in every seed than *plain 2n*."
+        in target
+    )
     assert "| level |" not in target
     assert "| higher in every seed |" in target
 
@@ -208,12 +211,12 @@ def test_the_ceiling_says_what_a_coreset_without_error_would_reach(folder):
     path.write_text(path.read_text().replace("2026-01-01", "2026-01-02"))
     target = section(page_of(folder), "The target")
     assert "a macro held-out loss of 1.490 ± 0.010, 1.480 to 1.500." in target
-    assert "of the default is on average 0.120 above that of such training" in target
+    assert "of balanced sampling is on average 0.120 above that of such training" in target
     assert "Not even such training would be lower than *weighted sampling, random* at eq" in target
 
 
 def test_doubts_of_the_pace_carry_over_to_equal_time(folder):
-    """Plain r takes 1 and 3 s, the default 2 and 4: off by a half and a third of the mean."""
+    """Plain r takes 1 and 3 s, balanced sampling 2 and 4: off by a half and a third of the mean."""
     assert "against *plain r*, 60.0 to 60.0 steps of it" in section(page_of(folder), "The target")
     turns = [
         {"plain r/seconds": 1.0, "balanced sampling/seconds": 2.0},
@@ -317,7 +320,7 @@ def test_speed_beside_the_papers(folder):
 
 def test_convergence_says_when_a_loss_is_reached(folder):
     part = section(page_of(folder), "Convergence")
-    # Plain n ends at 2 - 0.24; the default is there after 24 steps.
+    # Plain n ends at 2 - 0.24; balanced sampling is there after 24 steps.
     assert "The mean macro loss that plain n has after 40 steps (1.770) is reached" in part
     assert "by *balanced sampling* after 24.0 and by *CoLM* nowhere in its run." in part
 

@@ -179,7 +179,7 @@ def test_training_refuses_code(
         "bf16": "false",
         "use_cpu": "true",
         "report_to": "none",
-        "normalisation": "rms",
+        "normalization": "rms",
         option: own,
     }
     words = [f"--{name}={value}" for name, value in options.items()]

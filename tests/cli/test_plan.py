@@ -37,7 +37,7 @@ def test_a_plan_needs_a_configuration_alone(recipe, tmp_path, capsys):
     assert "r = 2 of n = 4 examples of 16 tokens" in shown
     assert "2 a step" in shown
     (head,) = (line for line in shown.splitlines() if "plain 2n" in line)
-    assert head.split() == ["balanced_sampling", "plain", "r", "plain", "n", "plain", "2n"]
+    assert head.split() == ["colm", "plain", "r", "plain", "n", "plain", "2n"]
     assert not (tmp_path / "run").exists()
 
 
@@ -53,8 +53,8 @@ def test_options_go_before_the_recipe_and_json_has_bytes(recipe, capsys):
     ("options", "heading", "selector", "examples"),
     [
         (("--selector=random",), "random", "random", 2),
-        (("--preset=ssm",), "ssm", "ssm", 2),
-        (("--preset=colm", "--subspace_rank=4"), "colm", "colm", 2),
+        (("--selector=ssm",), "ssm", "ssm", 2),
+        (("--subspace_rank=4",), "colm", "colm", 2),
         (("--selector=none",), "this run", None, 4),
         (("--candidate_ratio=1",), "this run", None, 2),
     ],

@@ -84,7 +84,7 @@ def test_a_run_of_its_own(runs: Path, capsys) -> None:
     ):
         assert re.search(f"<h[23]>{title}", page), title
     assert "time of selecting and training" in page
-    assert "<dt>selector</dt><dd>balanced_sampling</dd>" in page
+    assert "<dt>selector</dt><dd>colm</dd>" in page
     assert "rare &lt;b&gt;" in page
     assert "<b>&gt;" not in page
     assert str(runs) not in page

@@ -264,8 +264,8 @@ def test_a_model_card_is_written(sft, tmp_path, tiny_model_folder) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\n")
     assert "- colm\n" in card
-    assert "trained with SFT on mini-batches chosen by balanced_sampling." in card
-    assert "Mini-batch Coresets" not in card
+    assert "trained with CoLM, a method introduced in" in card
+    assert "Mini-batch Coresets" in card
     assert "Each step drew 12 examples and trained on 4 of them." in card
     assert "| `candidate_ratio` | `3.0` |" in card
     assert "| algebra | 12 |\n| logic | 8 |\n| rare | 2 |" in card

@@ -41,7 +41,7 @@ def selected(order, keys=None, step=None, seed=0, **options):
     """Rows that the selector keeps of ten candidates that come in some order."""
     rows = features(9, 10, 4).float()
     tokens = torch.arange(1, 11) ** 2
-    selector = CoresetSelector("balanced_sampling", normalisation="rms", seed=seed, **options)
+    selector = CoresetSelector("balanced_sampling", normalization="rms", seed=seed, **options)
     selection = selector.select(
         rows[order],
         4,

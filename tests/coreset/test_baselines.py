@@ -62,13 +62,13 @@ def test_middle_perplexity_sorts_by_distance_from_the_median(losses, data):
     assert keep("middle_perplexity", budget, len(losses), observed=observed) == nearest[:budget]
 
 
-@pytest.mark.parametrize("normalisation", ["adam", "none"])
-def test_gradient_norm_sorts_by_the_raw_gradient(normalisation):
+@pytest.mark.parametrize("normalization", ["adam", "none"])
+def test_gradient_norm_sorts_by_the_raw_gradient(normalization):
     for seed in range(10):
         gradients = draw_numbers(seed, 9, 4)
         norms = [math.hypot(*row) for row in gradients.tolist()]
         largest = sorted(range(9), key=lambda row: -norms[row])
-        kept = keep("gradient_norm", 4, 9, observed=gradients, normalisation=normalisation)
+        kept = keep("gradient_norm", 4, 9, observed=gradients, normalization=normalization)
         assert kept == largest[:4]
 
 
@@ -170,7 +170,7 @@ def test_ssm_is_the_medoids_of_all_sources_small_ones_too(allocation):
         gradients, codes, 9, allocation=allocation, kept_dimensions=3, tie_tolerance=1e-5
     )
     selection = CoresetSelector(
-        "ssm", normalisation="none", allocation=allocation, kept_dimensions=3
+        "ssm", normalization="none", allocation=allocation, kept_dimensions=3
     ).select(gradients, 9, sources=sources, keys=range(20))
     assert selection.kept_whole == 0
     assert selection.indices.tolist() == medoids.indices.tolist()

@@ -168,7 +168,7 @@ def test_as_a_selector_label_tokens_decide_what_is_matched():
 
     def selection(example_weights):
         selector = CoresetSelector(
-            "gradient_matching", normalisation="rms", example_weights=example_weights
+            "gradient_matching", normalization="rms", example_weights=example_weights
         )
         return selector.select(Observed(gradients=rows), 3, label_tokens=tokens, keys=keys)
 

@@ -150,7 +150,7 @@ def test_all_or_alike():
 def test_the_selector_weighs_and_follows_label_tokens():
     rows, tokens = features(9, 10, 4).float(), torch.tensor([1] * 9 + [1000])
     selector = CoresetSelector("importance_sampling", example_weights="label_tokens")
-    assert selector.selector.weighs
+    assert selector.selector.defaults["weighted"]
     kept = [
         selector.select(rows, 4, label_tokens=tokens, keys=list(range(10)), step=step)
         for step in range(10)

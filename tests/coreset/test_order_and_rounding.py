@@ -111,13 +111,13 @@ def test_selectors_go_by_what_they_see(name):
 
 @every_selector
 @pytest.mark.parametrize("kind", ["copies", "neighbours"])
-@pytest.mark.parametrize("normalisation", ["adam", "none"])
-def test_rounding_changes_nothing(name, kind, normalisation):
+@pytest.mark.parametrize("normalization", ["adam", "none"])
+def test_rounding_changes_nothing(name, kind, normalization):
     for seed in range(25):
         batch = Batch(rows_of_kind(kind, 24, 1 + seed % 5, seed), seed)
         order = torch.randperm(24, generator=torch.Generator().manual_seed(seed))
-        kept = batch.kept(name, 11, normalisation=normalisation)
-        again = batch.kept(name, 11, order, noise=NOISE, seed=seed, normalisation=normalisation)
+        kept = batch.kept(name, 11, normalization=normalization)
+        again = batch.kept(name, 11, order, noise=NOISE, seed=seed, normalization=normalization)
         assert set(again) == set(kept)
 
 
@@ -125,9 +125,9 @@ def test_rounding_changes_nothing(name, kind, normalisation):
     ("name", "options"),
     [
         ("colm", {}),
-        ("colm", {"normalisation": "none", "distance": "cosine"}),
-        ("ssm", {"allocation": "none", "distance": "l2"}),
-        ("ssm", {"kept_dimensions": 2}),
+        ("colm", {"normalization": "none", "distance": "cosine"}),
+        ("ssm", {"normalization": "adam", "allocation": "none", "distance": "l2"}),
+        ("ssm", {"normalization": "adam", "kept_dimensions": 2}),
         ("mean_matching", {}),
         ("hidden_facility_location", {}),
     ],

@@ -71,7 +71,7 @@ def test_prompts_tell_kinds_apart_that_gradients_do_not(name, distance, referenc
     for seed in range(5):
         gradients = draw_numbers(seed, 12, 6)
         prompt = 9 * torch.eye(3)[kind] + 0.01 * draw_numbers(seed + 10, 12, 3)
-        options = {"normalisation": "none", "kept_dimensions": 2, "distance": distance}
+        options = {"normalization": "none", "kept_dimensions": 2, "distance": distance}
         options |= {"reference_behaviour": reference_behaviour}
         observed = Observed(gradients=gradients, prompt=prompt)
         kept = CoresetSelector(name, prompt_features=True, **options).select(observed, 3).indices

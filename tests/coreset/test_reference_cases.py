@@ -92,7 +92,7 @@ def shortfalls(name: str, run: dict[str, Any]) -> list[float]:
 
 @each_case
 def test_normalised_features(name: str) -> None:
-    found = moments_of(name).normalise(ARRAYS[f"{name}/gradients"])
+    found = moments_of(name).normalize(ARRAYS[f"{name}/gradients"])
     torch.testing.assert_close(found, ARRAYS[f"{name}/normalised"], rtol=3e-7, atol=1e-8)
 
 
@@ -134,7 +134,7 @@ def test_default_distance_picks_the_same_in_the_same_order(
     )
     rows = ARRAYS[f"{name}/{features}"]
     if features == "gradients":
-        rows = moments_of(name).normalise(rows)
+        rows = moments_of(name).normalize(rows)
     found = select(name, run, rows)
     assert found.indices.tolist() == run["indices"]
     assert found.weights.tolist() == run["weights"]

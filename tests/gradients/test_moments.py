@@ -36,7 +36,7 @@ def test_equals_the_equations_entry_by_entry() -> None:
         ]
         for row in candidates.tolist()
     ]
-    found = moments.normalise(candidates)
+    found = moments.normalize(candidates)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 
@@ -49,7 +49,7 @@ def test_is_the_step_that_the_optimiser_takes_on_one_example() -> None:
         before = parameter.detach().clone()
         parameter.grad = gradient[0].clone()
         optimiser.step()
-        torch.testing.assert_close(moments.normalise(gradient)[0], before - parameter.detach())
+        torch.testing.assert_close(moments.normalize(gradient)[0], before - parameter.detach())
         moments.update(gradient)
 
 
@@ -73,8 +73,8 @@ def test_nothing_selected_changes_nothing() -> None:
 def test_normalising_changes_neither_moments_nor_gradients() -> None:
     moments, gradients = after_three_steps(), random_rows(8, 3, 4)
     before, copy = moments.state_dict(), gradients.clone()
-    first = moments.normalise(gradients)
-    assert torch.equal(first, moments.normalise(gradients))
+    first = moments.normalize(gradients)
+    assert torch.equal(first, moments.normalize(gradients))
     assert torch.equal(gradients, copy)
     assert all(torch.equal(before[key], value) for key, value in moments.state_dict().items())
 
@@ -82,22 +82,22 @@ def test_normalising_changes_neither_moments_nor_gradients() -> None:
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_rows_do_not_see_each_other(n: int) -> None:
     moments, gradients = after_three_steps(), random_rows(8, n, 4)
-    together = moments.normalise(gradients)
+    together = moments.normalize(gradients)
     assert together.shape == (n, 4)
     for row, alone in zip(gradients, together, strict=True):
-        assert torch.equal(moments.normalise(row[None])[0], alone)
+        assert torch.equal(moments.normalize(row[None])[0], alone)
 
 
 def test_untouched_dimensions_stay_zero() -> None:
     gradients = random_rows(1, 4, 3)
     gradients[:, 1] = 0
-    assert AdamMoments(3).normalise(gradients)[:, 1].tolist() == [0.0] * 4
+    assert AdamMoments(3).normalize(gradients)[:, 1].tolist() == [0.0] * 4
 
 
 def test_the_first_step_is_the_sign_whatever_the_scale() -> None:
     gradients = random_rows(1, 4, 3)
     for scale in (1e-3, 1.0, 1e6):
-        found = AdamMoments(3, eps=0.0).normalise(gradients * scale)
+        found = AdamMoments(3, eps=0.0).normalize(gradients * scale)
         torch.testing.assert_close(found, gradients.sign())
 
 
@@ -116,7 +116,7 @@ def test_a_saved_state_restores_every_bit(dtype: torch.dtype) -> None:
         assert torch.equal(value, restored.state_dict()[key])
         assert torch.equal(value, of_its_size[key])
     gradients = random_rows(9, 5, 4, dtype)
-    assert torch.equal(restored.normalise(gradients), moments.normalise(gradients))
+    assert torch.equal(restored.normalize(gradients), moments.normalize(gradients))
 
 
 def test_a_state_is_a_copy() -> None:
@@ -138,17 +138,17 @@ def test_a_state_is_a_copy() -> None:
 )
 def test_moments_are_kept_in_float32_or_wider(given: torch.dtype, kept: torch.dtype) -> None:
     moments, gradients = AdamMoments(4), random_rows(3, 2, 4, given)
-    normalised = moments.normalise(gradients)
+    normalised = moments.normalize(gradients)
     moments.update(gradients)
     assert normalised.dtype == moments.exp_avg.dtype == moments.exp_avg_sq.dtype == kept
-    wide = AdamMoments(4).normalise(gradients.to(kept))
+    wide = AdamMoments(4).normalize(gradients.to(kept))
     assert torch.equal(normalised, wide)
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 3), (0, 3), (1, 2, 4)])
 def test_gradients_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     moments = AdamMoments(4)
-    for method in (moments.normalise, moments.update):
+    for method in (moments.normalize, moments.update):
         with pytest.raises(ValueError, match=r"gradients must be \[n, 4\]; got \["):
             method(torch.ones(shape))
 

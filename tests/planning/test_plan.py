@@ -27,7 +27,6 @@ def arguments_of(folder, tmp_path, *options):
             f"--max_length={TOKENS}",
             # All candidates are looked at, and no guess is made at how many tokens they contain.
             "--small_sources=none",
-            "--selection_vocabulary=full",
             "--bf16=false",
             "--gradient_checkpointing=false",
             "--report_to=none",

@@ -15,6 +15,7 @@ import yaml
 from safetensors import safe_open
 
 from colm.cli import main
+from colm.coreset.registry import BASE_DEFAULTS
 from colm.runs.arguments import SFTArguments, parse_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,8 @@ MODELS = {
 SUPERGLUE = ["boolq", "cb", "copa", "multirc", "rte", "wic", "wsc", "sst2"]
 # What both papers train with, option by option.
 PAPER = {
-    "preset": "colm",
+    "selector": "colm",
+    "gradient": "zeroth_order",
     "candidate_ratio": 2.0,
     "max_steps": 1024,
     "max_length": 512,
@@ -61,7 +63,8 @@ ARMS = {
     "plain-256": (None, 256, 256, "uniform", None),
     "weighted-random": ("random", DRAWN, KEPT, "inverse_source_size", None),
     "small-random": ("small_random", DRAWN, KEPT, "uniform", "auto"),
-    "default": ("balanced_sampling", DRAWN, KEPT, "unimax", None),
+    "default": ("colm", DRAWN, KEPT, "uniform", "auto"),
+    "balanced": ("balanced_sampling", DRAWN, KEPT, "unimax", "none"),
 }
 VARIANTS = ["2048-steps", "cb", "clusters", "multirc", "sst2"]
 QUICK = (
@@ -168,17 +171,20 @@ def test_an_arm_changes_how_mini_batches_are_made_and_nothing_else(arm: str) -> 
         assert training.selector == selector
     if small is not None:
         assert training.small_sources == [small]
-    assert (training.preset is None) == (arm not in ("ssm", "reference"))
+    assert training.reference_behaviour == (arm == "reference")
     assert (parsed.script, parsed.model, parsed.mixture) == (base.script, base.model, base.mixture)
-    for option in PAPER.keys() & vars(training).keys() - {"preset", "candidate_ratio"}:
+    for option in PAPER.keys() & vars(training).keys() - {
+        "selector",
+        "gradient",
+        "candidate_ratio",
+    }:
         assert getattr(training, option) == getattr(base.training, option)
 
 
 def test_the_default_arm_is_the_default() -> None:
     arm = parse_arguments(over("phi-2-mathinstruct.yaml", "arms/default.yaml")).training
     plain = parse_arguments([]).training
-    options = ("selector", "gradient", "gradient_layers", "gradient_depth", "normalisation")
-    for option in (*options, "weighted", "candidate_sampling"):
+    for option in ("selector", *BASE_DEFAULTS):
         assert getattr(arm, option) == getattr(plain, option)
 
 
@@ -249,7 +255,7 @@ def test_a_variant_is_one_task(task: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_recipe_can_be_planned(model: str, hub: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(hub)
-    arm = {"phi-2": ["arms/default.yaml"], "llama-3-8b": ["arms/ssm.yaml"]}.get(model, [])
+    arm = {"phi-2": ["arms/balanced.yaml"], "llama-3-8b": ["arms/ssm.yaml"]}.get(model, [])
     recipes = over(f"{model}-superglue.yaml", *arm)
     options = ("--per_device_train_batch_size=2", "--gradient_accumulation_steps=1")
     assert main(["plan", *recipes, *options, "--tokens=16", "--json"]) == 0

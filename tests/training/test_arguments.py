@@ -273,21 +273,21 @@ def test_help_lists_every_option(capsys) -> None:
 
 def test_later_recipes_go_before_earlier_ones_and_the_command_line_before_all(tmp_path) -> None:
     texts = {
-        "a": "preset: colm\nlearning_rate: 1e-3\nlora_r: 3\nlora_target_modules: [a, b]\nseed: 1",
-        "b": "preset: null\nlearning_rate: 2e-3\nlora_target_modules: [c, d]\nseed: 2",
+        "a": "selector: ssm\nlearning_rate: 1e-3\nlora_r: 3\nlora_target_modules: [a, b]\nseed: 1",
+        "b": "selector: random\nlearning_rate: 2e-3\nlora_target_modules: [c, d]\nseed: 2",
         "c": "learning_rate: 3e-3\nenv: {}",
     }
     for name, text in texts.items():
         (tmp_path / f"{name}.yaml").write_text(text)
     a, b, c = (f"--config={tmp_path / name}.yaml" for name in "abc")
     _, training, model, _ = parse_arguments([a, b, "--seed=9", c])
-    assert training.preset is None
+    assert training.selector == "random"
     assert training.learning_rate == 3e-3
     assert model.lora_r == 3
     assert model.lora_target_modules == ["c", "d"]  # lists are not joined
     assert training.seed == 9
     _, training, model, _ = parse_arguments([c, b, a])
-    assert (training.preset, training.learning_rate, training.seed) == ("colm", 1e-3, 1)
+    assert (training.selector, training.learning_rate, training.seed) == ("ssm", 1e-3, 1)
 
 
 def test_one_recipe_given_twice_says_the_same(recipe) -> None:
@@ -310,7 +310,7 @@ def test_a_mistake_names_the_recipe_that_it_is_in(tmp_path, broken: int) -> None
 def test_the_recipes_are_read(path: Path) -> None:
     _, training, model, _ = parse_arguments(["--config", str(path)])
     assert training.learning_rate == 4e-4
-    assert training.preset is None
+    assert training.selector == "colm"
     assert training.candidate_ratio == 2
     assert model.use_peft
 

@@ -37,8 +37,8 @@ SELECTIONS = [
     {"selector": "balanced_sampling"},
     {"selector": "importance_sampling"},
     {"selector": "gradient_matching"},
-    {"selector": "colm", "normalisation": "none", "weighted": True},
-    {"selector": "colm", "normalisation": "none"},
+    {"selector": "colm", "normalization": "none", "weighted": True},
+    {"selector": "colm", "normalization": "none"},
 ]
 
 

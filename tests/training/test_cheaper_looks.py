@@ -101,7 +101,7 @@ def test_a_proxy_is_looked_with_and_not_trained(
     make_trainer, dataset, proxy_folder, record_selections, selector
 ):
     trainer = make_trainer(
-        dataset, selector=selector, selection_model=str(proxy_folder), normalisation="rms"
+        dataset, selector=selector, selection_model=str(proxy_folder), normalization="rms"
     )
     modes = []
     trainer.model.model.layers[0].register_forward_hook(
@@ -117,7 +117,7 @@ def test_a_proxy_is_looked_with_and_not_trained(
         assert torch.equal(found, expected)
         assert not found.requires_grad
     assert not proxy.training
-    plain = make_trainer(dataset, selector=selector, normalisation="rms")
+    plain = make_trainer(dataset, selector=selector, normalization="rms")
     others = record_selections(plain)
     plain.train()
     assert kept != others
@@ -133,7 +133,7 @@ def test_a_proxy_of_another_tokenizer_is_refused(make_trainer, dataset, proxy_fo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"normalisation": "adam"}, "no part in the optimiser's steps"),
+        ({"normalization": "adam"}, "no part in the optimiser's steps"),
         ({"dimension_criterion": "weight"}, "goes by those in training"),
     ],
 )

@@ -7,6 +7,7 @@ import dataclasses
 import pickle
 import random
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -15,9 +16,9 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch import distributed
 
+from colm.coreset import registry
 from colm.coreset.registry import available_selectors
 from colm.training.example import label_token_count
-from colm.training.processes import parts
 from colm.training.step import look as observing
 from tests.training.conftest import SIZES, StopAt, build_trainer, make_records, note_selections
 from tests.training.processes import run_in_processes
@@ -86,10 +87,14 @@ def nothing_pickled():
 
 @contextmanager
 def low_limits():
-    limits = dict.fromkeys(parts.MOST_TOGETHER, LIMITS["together"])
+    limited = {
+        name: replace(selector, most_together=LIMITS["together"])
+        for name, selector in registry._SELECTORS.items()
+        if selector.most_together is not None
+    }
     with (
         patch.object(observing, "MOST_NUMBERS", LIMITS["numbers"]),
-        patch.object(parts, "MOST_TOGETHER", limits),
+        patch.dict(registry._SELECTORS, limited),
     ):
         yield
 

@@ -14,7 +14,7 @@ from datasets import Dataset
 from colm import available_selectors
 from colm.gradients.example_observer import ExampleObserver
 from colm.training.example import WEIGHT_KEY
-from colm.training.options.presets import resolve
+from colm.training.options.by_selector import options_by_selector
 from colm.training.processes.candidate_table import content_key, tabulate
 from colm.training.processes.exchange import Exchange
 from colm.training.step.look import CandidateObserver
@@ -35,7 +35,7 @@ LOOKERS = [name for name in available_selectors() if name not in ("random", "non
 FEATURES = [
     {"gradient": "directional", "num_directions": 2},
     {"gradient": "zeroth_order", "num_directions": 2},
-    {"gradient": "exact", "normalisation": "none", "distance": "cosine"},
+    {"gradient": "exact", "normalization": "none", "distance": "cosine"},
     {"gradient": "exact", "projections": ["q", "o"], "kept_dimensions": 40},
     {"gradient": "exact", "gradient_reduction": "sum", "dimension_criterion": "weight_gradient"},
     {"gradient": "exact", "prompt_features": True},
@@ -71,7 +71,12 @@ def keep(trainers):
 
     def run(case, seed, batching="plain", shuffle=None):
         trainer = trainers[batching]
-        options = {"seed": seed} | resolve(None, case) | BATCHINGS[batching] | case
+        options = (
+            {"seed": seed}
+            | options_by_selector(case.get("selector", "colm"))
+            | BATCHINGS[batching]
+            | case
+        )
         given = {name: getattr(trainer.args, name) for name in options}
         vars(trainer.args).update(options)
         set_random_weights(trainer.model, seed)

@@ -22,7 +22,7 @@ from tests.training.conftest import make_records
         ),
         ({"gradient": "second_order"}, "gradient must be one of exact, directional, zeroth_order"),
         ({"gradient_reduction": "max"}, "gradient_reduction must be one of mean, sum"),
-        ({"normalisation": "sgd"}, "normalisation must be one of adam, rms, none"),
+        ({"normalization": "sgd"}, "normalization must be one of adam, rms, none"),
         ({"dimension_criterion": "x"}, "dimension_criterion must be one of gradient, weight"),
         ({"distance": "l3"}, "distance must be one of l1, l2, cosine"),
         ({"allocation": "fair"}, "allocation must be one of proportional, balanced, none"),
@@ -106,11 +106,11 @@ def finished_run(make_trainer, tmp_path) -> Path:
     [
         ({"candidate_ratio": 3.0}, "candidate_ratio is 3.0.*written with 2.0"),
         ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps is 1.*written with 2"),
-        ({"selector": "random"}, "selector is 'random'.*written with 'balanced_sampling'"),
+        ({"selector": "random"}, "selector is 'random'.*written with 'colm'"),
         ({"candidate_ratio": 1}, "candidate_ratio is 1.*written with 2.0"),
         (
-            {"candidate_sampling": "uniform"},
-            "candidate_sampling is 'uniform'.*written with 'unimax'",
+            {"candidate_sampling": "unimax", "small_sources": "none"},
+            "(candidate_sampling|small_sources) is .*written with",
         ),
     ],
 )

@@ -48,7 +48,7 @@ def test_what_chose_is_what_the_card_says(selector: str, tmp_path) -> None:
 
 
 def test_where_nothing_is_selected_nothing_says_so(tmp_path) -> None:
-    args = config(tmp_path, candidate_ratio=1, preset="colm")
+    args = config(tmp_path, candidate_ratio=1)
     text = describe_training(args, None)
     assert name_of_method(args) == "SFT"
     assert papers_of(args) == []
@@ -68,7 +68,7 @@ def test_plain_training_is_described_whatever_the_column_holds(tmp_path) -> None
     ("options", "name", "numbers"),
     [
         ({"candidate_ratio": 1}, "SFT in random subspaces (RSO)", ["2502.07222"]),
-        ({"preset": "colm"}, "CoLM in random subspaces (RSO)", ["2407.19580", "2502.07222"]),
+        ({}, "CoLM in random subspaces (RSO)", ["2407.19580", "2502.07222"]),
         ({"selector": "random"}, "random in random subspaces (RSO)", ["2502.07222"]),
     ],
 )
@@ -99,8 +99,12 @@ def test_a_selector_of_ones_own_is_called_by_its_name(tmp_path, monkeypatch) -> 
 @pytest.mark.parametrize(
     ("options", "said", "unsaid"),
     [
-        ({}, "trained with SFT on mini-batches chosen by balanced_sampling.", "nguyen2025"),
-        ({"preset": "colm"}, "trained with CoLM, a method introduced in", "chen2025"),
+        (
+            {"selector": "balanced_sampling"},
+            "trained with SFT on mini-batches chosen by balanced_sampling.",
+            "nguyen2025",
+        ),
+        ({}, "trained with CoLM, a method introduced in", "chen2025"),
         ({"candidate_ratio": 1.0}, "trained with SFT.", "nguyen2025"),
         ({"candidate_ratio": 1.0, "subspace_rank": 2}, "chen2025rso", "nguyen2025"),
     ],
@@ -159,7 +163,7 @@ def test_a_name_is_one_cell_and_is_read_back(tmp_path_factory, names: list[str])
     card = read_card(folder)
     assert card.versions == {"TRL": "1.0"}
     assert sum(card.source_sizes.values()) == len(names) or len(card.source_sizes) < len(set(names))
-    assert card.settings["selector"] == "balanced_sampling"
+    assert card.settings["selector"] == "colm"
 
 
 def test_hostile_names_are_told_apart_in_card_and_log(tmp_path) -> None:

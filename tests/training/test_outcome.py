@@ -165,8 +165,8 @@ def test_empty_evaluation_data_is_named_where_it_is_used(make_trainer, dataset):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({}, "candidate_sampling='unimax'"),
-        ({"selector": "colm", "candidate_sampling": "uniform"}, "small_sources=auto"),
+        ({"selector": "balanced_sampling"}, "candidate_sampling='unimax'"),
+        ({}, "small_sources=auto"),
         ({"selector": "random", "small_sources": ["a"]}, "small_sources=a"),
         ({"candidate_ratio": 1, "candidate_sampling": "unimax"}, "candidate_sampling='unimax'"),
     ],

@@ -3,18 +3,22 @@
 That processes agree on them is the matter of ``test_global_scope.py``.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from colm.coreset import registry
 from colm.coreset.candidates import Candidates, Choice, SelectionOptions
-from colm.coreset.registry import Selector, get_selector
+from colm.coreset.registry import Selector, available_selectors, get_selector
 from colm.gradients.example_observer import ExampleObserver
-from colm.training.processes import parts
 from colm.training.processes.exchange import Exchange
-from colm.training.processes.parts import MOST_TOGETHER, in_parts
+from colm.training.processes.parts import in_parts
 from colm.training.step import thinning
 from colm.training.step.thinning import ThinnedObserver
 from tests.training.conftest import make_records
+
+LIMITED = [name for name in available_selectors() if get_selector(name).most_together]
 
 
 class Gathering(Exchange):
@@ -42,7 +46,9 @@ def make_candidates(n, d=12, seed=0):
 
 
 def limited(monkeypatch, most):
-    monkeypatch.setattr(parts, "MOST_TOGETHER", dict.fromkeys(MOST_TOGETHER, most))
+    for name in LIMITED:
+        limited = replace(get_selector(name), most_together=most)
+        monkeypatch.setitem(registry._SELECTORS, name, limited)
 
 
 def chosen(name, candidates, budget, exchange=None):
@@ -53,7 +59,7 @@ def chosen(name, candidates, budget, exchange=None):
 def test_few_candidates_are_chosen_from_as_ever(monkeypatch):
     limited(monkeypatch, 40)
     candidates = make_candidates(40)
-    for name in MOST_TOGETHER:
+    for name in LIMITED:
         if name == "hidden_facility_location":
             continue
         expected = get_selector(name).choose(candidates, 9, torch.Generator().manual_seed(0))
@@ -139,13 +145,11 @@ def test_processes_share_the_parts(monkeypatch, name):
         assert max(len(exchange.told) for exchange in group) <= 7 * -(-6 // number)
 
 
-def test_parts_draw_apart(monkeypatch):
-    monkeypatch.setitem(MOST_TOGETHER, "drawing", 10)
-
+def test_parts_draw_apart():
     def draw(candidates, budget, generator):
         return torch.randperm(len(candidates), generator=generator)[:budget]
 
-    selector = in_parts(Selector("drawing", draw), Exchange())
+    selector = in_parts(Selector("drawing", draw, most_together=10), Exchange())
     choice = selector.choose(make_candidates(30), 9, torch.Generator().manual_seed(0))
     first, second, _third = choice.rows.split(3)
     assert set((first % 10).tolist()) != set((second % 10).tolist())

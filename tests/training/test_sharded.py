@@ -34,12 +34,17 @@ pytestmark = pytest.mark.slow
 #: Selectors and estimators that look in different ways, and whether the model has adapters. Both
 #: layers of the tiny model take part in the backward of those with a depth.
 RUNS = {
-    "default": ({"gradient_depth": 1.0}, False),
-    "default with adapters": ({"selection_tokens": 60, "gradient_depth": 1.0}, True),
+    "default": ({}, False),
+    "default with adapters": ({"selection_tokens": 60}, True),
+    "balanced": ({"selector": "balanced_sampling", "gradient_depth": 1.0}, False),
+    "balanced with adapters": (
+        {"selector": "balanced_sampling", "selection_tokens": 60, "gradient_depth": 1.0},
+        True,
+    ),
     "medoids": ({"selector": "colm", "dimension_criterion": "weight", "kept_dimensions": 8}, True),
     "finite differences": ({"selector": "colm", "gradient": "zeroth_order"}, False),
     "mean matching": (
-        {"selector": "mean_matching", "gradient_layers": "spread", "gradient_depth": 1.0},
+        {"selector": "mean_matching", "projections": "spread", "gradient_depth": 1.0},
         False,
     ),
     "losses": ({"selector": "top_loss", "selection_tokens": 40}, False),

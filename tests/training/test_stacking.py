@@ -87,7 +87,7 @@ NEEDS_AN_ACCELERATOR = {
     ),
     "Liger kernels": ({"use_liger_kernel": True}, ImportError, "liger-kernel"),
 }
-SELECTIONS = {"default": {}, "CoLM": {"preset": "colm", "gradient": "exact"}}
+SELECTIONS = {"default": {}, "balanced sampling": {"selector": "balanced_sampling"}}
 
 
 @pytest.mark.filterwarnings("ignore:lora with eva initialization")

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from torch.utils.data import IterableDataset
 
 from colm import CoLMTrainer, CoLMTrainingArguments, available_selectors
-from colm.training.options.presets import resolve
+from colm.training.options.by_selector import options_by_selector
 from colm.training.step.streaming import EndlessStream
 from tests.training.conftest import StopAt, build_trainer, make_records, note_candidates
 from tests.training.processes import run_in_processes
@@ -88,7 +88,9 @@ def streaming(tiny_model_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("selector", available_selectors())
 def test_every_selector_selects_from_a_stream(streaming, selector):
-    vars(streaming.args).update(resolve(None, {"selector": selector}) | {"selector": selector})
+    vars(streaming.args).update(
+        options_by_selector(selector) | {"selector": selector, "candidate_sampling": "uniform"}
+    )
     streaming._selection = streaming._build_selection("source", None)
     pools = iter(streaming.get_train_dataloader())
     for _ in range(2):
@@ -197,7 +199,7 @@ def test_the_last_pool_of_a_stream_with_a_length_is_smaller(make_trainer):
 
 
 def test_a_stream_that_cannot_be_read_again_ends_training(make_trainer):
-    trainer = make_trainer(Once(), max_steps=50, **PLAIN)
+    trainer = make_trainer(Once(), max_steps=50, small_sources="none", **PLAIN)
     trainer.train()
     assert trainer.state.global_step == 5
 

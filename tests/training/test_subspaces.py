@@ -12,7 +12,7 @@ from colm.training.subspace_training import FILE_NAME
 RSO = {"subspace_rank": 4, "subspace_inner_steps": 3, "max_steps": 7}
 SELECTIONS = {
     "default": {},
-    "colm": {"preset": "colm", "gradient": "exact"},
+    "balanced_sampling": {"selector": "balanced_sampling"},
     "plain": {"candidate_ratio": 1.0, "selector": "none"},
 }
 
@@ -104,7 +104,7 @@ def test_the_best_model_is_loaded_at_the_end(make_trainer, dataset, tmp_path):
 
 
 def test_features_are_those_of_b_and_its_moments_go_with_p(make_trainer, dataset):
-    trainer = make_trainer(dataset, **RSO, preset="colm", gradient="exact")
+    trainer = make_trainer(dataset, **RSO)
     steps, keep = [], trainer._selection.keep
 
     def noting(*args):

@@ -12,7 +12,7 @@ from tests.training.test_sharded import FSDP, as_on_accelerators, losses_of, tra
 
 pytestmark = pytest.mark.slow
 
-RSO = {"subspace_rank": 4, "subspace_inner_steps": 2, "max_steps": 5, "gradient_depth": 1.0}
+RSO = {"subspace_rank": 4, "subspace_inner_steps": 2, "max_steps": 5}
 
 
 def in_each_process(model_folder, folder, sharding):

@@ -119,7 +119,7 @@ def test_selections_do_not_depend_on_chunks_or_padding(
     runs = []
     for options in ({}, change):
         # Without moments yet Adam turns features into signs, and rounding decides those near 0.
-        options = options | {"normalisation": "none"}
+        options = options | {"normalization": "none"}
         trainer = make_trainer(dataset, max_length=None, max_steps=3, **options)
         runs.append(record_selections(trainer))
         trainer.train()

@@ -147,7 +147,7 @@ def test_there_must_be_examples():
     ],
 )
 def test_the_trainer_counts_the_draws_of_the_whole_run(make_trainer, dataset, options, rare):
-    trainer = make_trainer(dataset, **options)
+    trainer = make_trainer(dataset, selector="balanced_sampling", **options)
     rows = list(trainer.get_train_dataloader().batch_sampler.sampler)
     names = [trainer.train_dataset[row]["source"] for row in rows]
     assert len(names) == sum(SIZES.values())
@@ -217,16 +217,14 @@ def test_otherwise_they_differ(make_trainer, dataset):
     assert runs[0] != runs[1]
 
 
-def test_the_default_is_drawn_by_source_and_yields_to_named_small_sources(make_trainer, dataset):
+def test_what_a_selector_draws_by_is_drawn_without_selection_too(make_trainer, dataset):
     def rare(**options):
         trainer = make_trainer(dataset, max_steps=-1, num_train_epochs=1, **options)
         rows = list(trainer.get_train_dataloader().batch_sampler.sampler)
         return [trainer.train_dataset[row]["source"] for row in rows].count("rare")
 
-    assert rare() == 16
-    assert rare(small_sources="none") == 16
-    assert rare(small_sources=["rare"]) == 4
-    assert rare(small_sources=["rare"], candidate_sampling="unimax") == 16
-    assert rare(candidate_ratio=1) == 4
+    assert rare(selector="balanced_sampling") == 16
+    assert rare(selector="balanced_sampling", candidate_sampling="uniform") == 4
+    assert rare(selector="balanced_sampling", candidate_ratio=1) == 16
     assert rare(candidate_ratio=1, candidate_sampling="unimax") == 16
-    assert rare(selector="gradient_matching") == rare(selector="colm") == 4
+    assert rare(selector="gradient_matching") == rare(selector="colm") == rare() == 4

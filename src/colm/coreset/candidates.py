@@ -75,7 +75,7 @@ class Candidates:
         sources: ``[n]`` int64 code of each candidate's source.
         options: the switches of selection.
         features: ``[n, d]`` features, normalised for Adam where that is on.
-        gradients: ``[n, d]`` the same before normalisation.
+        gradients: ``[n, d]`` the same before normalization.
         label_tokens: ``[n]`` int64 label tokens, where known.
         weight: ``[d]`` weight that the features are gradients of, where a criterion needs it.
         losses: ``[n]`` loss of each.

@@ -25,7 +25,7 @@ from colm.coreset.candidates import (
     order_by_key,
 )
 from colm.coreset.mixture import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE, SmallSources, source_codes
-from colm.coreset.moments import AdamMoments, rms_normalise
+from colm.coreset.moments import AdamMoments, rms_normalize
 from colm.coreset.observed import (
     OBSERVATIONS,
     Observation,
@@ -41,7 +41,7 @@ from colm.coreset.selection import Selection, keep_whole, matching_error
 from colm.randomness import keyed_generator
 
 __all__ = [
-    "NORMALISATIONS",
+    "NORMALIZATIONS",
     "ONE_SOURCE",
     "SMALL_SOURCES_AUTO",
     "SMALL_SOURCES_NONE",
@@ -49,7 +49,7 @@ __all__ = [
     "Selection",
 ]
 
-NORMALISATIONS = ("adam", "rms", "none")
+NORMALIZATIONS = ("adam", "rms", "none")
 ONE_SOURCE = "all"
 
 
@@ -64,17 +64,18 @@ class CoresetSelector:
 
     Args:
         selector: a name of `colm.available_selectors`.
-        distance: ``l1``, ``l2`` or ``cosine``.
+        distance: ``l1``, ``l2`` or ``cosine``. This and the next four are the selector's own where
+            they are ``None``; see `register_selector`.
         allocation: how large sources share the budget: ``proportional``, ``balanced``, ``none``.
-        normalisation: ``adam``, ``rms`` (see `rms_normalise`) or ``none``.
+        normalization: ``adam``, ``rms`` (see `rms_normalize`) or ``none``.
         kept_dimensions: dimensions kept per source, all where ``None``.
         dimension_criterion: ``gradient``, ``weight``, ``weight_gradient`` or ``random``.
         prompt_features: whether the prompt's hidden state is appended to the features of selectors
             that compare features by distance.  Paper: SSM v1.
         example_weights: what an example counts for in the mean that is matched: ``equal``, or
             ``label_tokens`` where the loss averages over those.
-        small_sources: ``auto`` (sources with fewer examples than the average one, where the
-            selector keeps small sources), ``none``, or the names of the sources to keep whole.
+        small_sources: sources to keep whole: ``auto`` (those with fewer examples than the average
+            one), ``none``, or their names.
         source_sizes: examples of each source in the data set; without it ``auto`` goes by the
             candidates seen so far.
         reference_behaviour: as the published code does, candidates in the order given, exact ties
@@ -86,7 +87,7 @@ class CoresetSelector:
 
     Example:
         >>> features = torch.tensor([[0.0], [4.0], [9.0]])
-        >>> selector = CoresetSelector("mean_matching", normalisation="none")
+        >>> selector = CoresetSelector("mean_matching", normalization="none")
         >>> selector.select(features, 1).indices
         tensor([1])
     """
@@ -95,36 +96,39 @@ class CoresetSelector:
         self,
         selector: str = "colm",
         *,
-        distance: str = "l1",
-        allocation: str = "proportional",
-        normalisation: str = "adam",
+        distance: str | None = None,
+        allocation: str | None = None,
+        normalization: str | None = None,
+        dimension_criterion: str | None = None,
+        small_sources: str | Iterable[str] | None = None,
         kept_dimensions: int | None = None,
-        dimension_criterion: str = "gradient",
         prompt_features: bool = False,
         example_weights: str = "equal",
-        small_sources: str | Iterable[str] = SMALL_SOURCES_AUTO,
         source_sizes: Mapping[str, int] | None = None,
         reference_behaviour: bool = False,
         seed: int = 0,
     ) -> None:
-        check_choice("normalisation", normalisation, NORMALISATIONS)
         check_flags(reference_behaviour=reference_behaviour)
         self.selector = get_selector(selector)
+        brought = self.selector.defaults
+        self.normalization: str = (
+            brought["normalization"] if normalization is None else normalization
+        )
+        check_choice("normalization", self.normalization, NORMALIZATIONS)
         self.options = SelectionOptions(
-            distance,
-            allocation,
+            brought["distance"] if distance is None else distance,
+            brought["allocation"] if allocation is None else allocation,
             kept_dimensions,
-            dimension_criterion,
+            brought["dimension_criterion"] if dimension_criterion is None else dimension_criterion,
             prompt_features,
             example_weights,
-            tie_tolerance=None if reference_behaviour else TIE_TOLERANCES[normalisation],
+            tie_tolerance=None if reference_behaviour else TIE_TOLERANCES[self.normalization],
         )
-        self.normalisation = normalisation
         self.reference_behaviour = reference_behaviour
         self.seed = check_whole("seed", seed)
         self.step = 0
         self._small_sources = SmallSources(
-            small_sources, source_sizes, keeps_automatically=self.selector.keeps_small_sources
+            brought["small_sources"] if small_sources is None else small_sources, source_sizes
         )
         self._moments: AdamMoments | None = None
         self._warned: set[str] = set()
@@ -277,13 +281,13 @@ class CoresetSelector:
         if gradients is None or len(candidates) == 0:
             return self._call(candidates, budget, generator), math.nan
         moments = self._moments_for(gradients)
-        features = gradients if moments is None else moments.normalise(gradients)
-        if self.normalisation == "rms":
-            features = rms_normalise(gradients)
+        features = gradients if moments is None else moments.normalize(gradients)
+        if self.normalization == "rms":
+            features = rms_normalize(gradients)
         choice = self._call(replace(candidates, features=features), budget, generator)
         if moments is not None and not keep_moments:
             moments.update(gradients[choice.rows.to(gradients.device)])
-        weights = choice.weights if self.selector.weighs else None
+        weights = choice.weights if self.selector.defaults["weighted"] else None
         return choice, matching_error(features, choice.rows, weights, candidates.target)
 
     def _call(self, candidates: Candidates, budget: int, generator: torch.Generator) -> Choice:
@@ -293,7 +297,7 @@ class CoresetSelector:
         return choice if isinstance(choice, Choice) else Choice(choice)
 
     def _moments_for(self, gradients: Tensor) -> AdamMoments | None:
-        if self.normalisation != "adam":
+        if self.normalization != "adam":
             return None
         if self._moments is None:
             self._moments = AdamMoments(gradients.shape[1])

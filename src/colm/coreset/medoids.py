@@ -54,7 +54,7 @@ def source_medoids(
         kept_dimensions: h, dimensions kept for each source; all where ``None``.
         criterion: which those are, as in `sparsify`.
         weight: ``[d]`` weight that the features belong to, for the criteria that need it.
-        gradients: ``[n, d]`` features before normalisation, for ``weight_gradient``.
+        gradients: ``[n, d]`` features before normalization, for ``weight_gradient``.
         generator: for the criterion ``random``.
         prompt: ``[n, e]`` hidden state of each candidate's prompt, appended to its features as
             `with_prompt` does; not appended where ``None``.

@@ -172,15 +172,12 @@ class SmallSources:
         rule: ``auto``, ``none``, or the names of the sources to keep whole.
         sizes: examples of each source in the data set; without it ``auto`` goes by the candidates
             seen so far.
-        keeps_automatically: whether the selector in use keeps small sources under ``auto``.
     """
 
     def __init__(
         self,
         rule: str | Iterable[str | int],
         sizes: Mapping[str, int] | Mapping[int, int] | None,
-        *,
-        keeps_automatically: bool,
     ) -> None:
         names = _names_of(rule)
         if names is None:
@@ -189,7 +186,7 @@ class SmallSources:
             )
         if sizes is not None and not _is_counts(sizes):
             raise ValueError(f"source_sizes must be counts by source; got {shown(sizes)}.")
-        self._automatic = names == [SMALL_SOURCES_AUTO] and keeps_automatically
+        self._automatic = names == [SMALL_SOURCES_AUTO]
         is_rule = names in ([SMALL_SOURCES_AUTO], [SMALL_SOURCES_NONE])
         self._named: frozenset[str] = frozenset() if is_rule else frozenset(names)
         self._sizes: Counter[str] | None = None

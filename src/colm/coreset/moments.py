@@ -20,7 +20,7 @@ from torch import Tensor
 class AdamMoments:
     """First and second moments of the features of selected examples.
 
-    ``normalise`` the candidates of a step, choose, then ``update`` with the chosen. With plain SGD
+    ``normalize`` the candidates of a step, choose, then ``update`` with the chosen. With plain SGD
     features need no normalising: do without this class. Kept in float32, or in float64 once
     features are; it follows the features to their device.  Paper: CoLM v3.
 
@@ -32,7 +32,7 @@ class AdamMoments:
 
     Example:
         >>> moments = AdamMoments(2)
-        >>> moments.normalise(torch.tensor([[0.5, -3.0], [0.0, 1.0]]))
+        >>> moments.normalize(torch.tensor([[0.5, -3.0], [0.0, 1.0]]))
         tensor([[ 1., -1.],
                 [ 0.,  1.]])
         >>> moments.update(torch.tensor([[0.5, -3.0]]))
@@ -58,7 +58,7 @@ class AdamMoments:
         return moments
 
     @torch.no_grad()
-    def normalise(self, gradients: Tensor) -> Tensor:
+    def normalize(self, gradients: Tensor) -> Tensor:
         """Return u_i of each candidate; nothing changes but where the moments are kept.
 
         Args:
@@ -83,7 +83,7 @@ class AdamMoments:
         bias correction counts what the moments have seen.
 
         Args:
-            gradients: ``[k, d]`` of the selected examples of large sources, before normalisation.
+            gradients: ``[k, d]`` of the selected examples of large sources, before normalization.
 
         Raises:
             ValueError: gradients are not ``[k, d]``.
@@ -136,7 +136,7 @@ class AdamMoments:
 
 
 @torch.no_grad()
-def rms_normalise(gradients: Tensor) -> Tensor:
+def rms_normalize(gradients: Tensor) -> Tensor:
     """Divide each coordinate by its root mean square over the candidates.
 
     What Adam's second moments come to when they are those of this mini-batch's examples. The same
@@ -149,7 +149,7 @@ def rms_normalise(gradients: Tensor) -> Tensor:
         ``[n, d]``; 0 where a coordinate is 0 for all.
 
     Example:
-        >>> rms_normalise(torch.tensor([[3.0, 0.0], [-4.0, 0.0], [5.0, 0.0], [0.0, 0.0]]))[:, 0]
+        >>> rms_normalize(torch.tensor([[3.0, 0.0], [-4.0, 0.0], [5.0, 0.0], [0.0, 0.0]]))[:, 0]
         tensor([ 0.8485, -1.1314,  1.4142,  0.0000])
     """
     root = gradients.square().mean(0).sqrt()

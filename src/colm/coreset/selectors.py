@@ -151,7 +151,7 @@ def middle_perplexity(candidates: Candidates, budget: int, _generator: torch.Gen
 
 
 def gradient_norm(candidates: Candidates, budget: int, _generator: torch.Generator) -> Tensor:
-    """Keep the gradients of largest Euclidean norm, before any normalisation for Adam.
+    """Keep the gradients of largest Euclidean norm, before any normalization for Adam.
 
     Paper: Katharopoulos and Fleuret 2018, "Not All Samples Are Created Equal", which samples by it.
     """

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 CRITERIA = ("gradient", "weight", "weight_gradient", "random")
+#: Those that go by the weight behind the features.
+WEIGHT_CRITERIA = ("weight", "weight_gradient")
 
 
 def sparsify(
@@ -32,7 +34,7 @@ def sparsify(
         criterion: what h coordinates must have the most of: ``gradient`` abs(mean_i u_i),
             ``weight`` abs(w), ``weight_gradient`` abs(w mean_i g_i); or ``random`` ones.
         weight: ``[d]`` w, the weight that the features are gradients of.
-        gradients: ``[n, d]`` g_i, the features before normalisation.
+        gradients: ``[n, d]`` g_i, the features before normalization.
         generator: for ``random``.
         tie_tolerance: scores that differ by no more than this share of the largest are tied, and
             the first dimensions are kept of those tied with the last one kept.

@@ -22,6 +22,8 @@ from colm.gradients.decoder import (
 from colm.gradients.fused import fused_rows
 
 PROJECTIONS = ("q", "k", "v", "o", "mlp")
+#: In place of these: all linear maps of two blocks, see `colm.gradients.block_gradients`.
+SPREAD = "spread"
 
 # Last part of a module's name, as found in 140 architectures of transformers.
 NAMES = {

@@ -19,11 +19,13 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 from trl.scripts.utils import DatasetConfig
 
 from colm.checks import shown
+from colm.coreset.registry import BASE_DEFAULTS
 from colm.runs.recipes import find_recipe, load_recipe
+from colm.training.options.by_selector import options_by_selector
 from colm.training.options.config import CoLMConfig
+from colm.training.options.former import refuse_former
 from colm.training.options.hardware import has_accelerator
 from colm.training.options.plain_options import check_adapter_options
-from colm.training.options.presets import DEFAULTS
 
 _DATACLASSES = (ScriptArguments, CoLMConfig, ModelConfig, DatasetMixtureConfig)
 
@@ -38,14 +40,14 @@ class SFTArguments(NamedTuple):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of each option, also of those that wait for a preset."""
+    """Shows the default of each option, also of those that the selector decides."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.dest not in DEFAULTS:
+        if action.dest not in BASE_DEFAULTS:
             return super()._get_help_string(action)
-        value = DEFAULTS[action.dest]
-        shown = " ".join(value) if isinstance(value, list) else value
-        return f"{action.help} (default: {shown}, or the preset's)"
+        value = options_by_selector(CoLMConfig.selector)[action.dest]
+        default = " ".join(value) if isinstance(value, list) else value
+        return f"{action.help} (default: by selector; {CoLMConfig.selector}: {default})"
 
 
 class _Parser(TrlParser):
@@ -137,6 +139,7 @@ def _read_options(recipe: Mapping[str, Any], parser: TrlParser) -> dict[str, Any
     hints = {name: hint for c in _DATACLASSES for name, hint in typing.get_type_hints(c).items()}
     options = {}
     for name, value in recipe.items():
+        refuse_former([str(name)])
         if name not in actions or name not in hints:
             raise ValueError(f"unknown option '{name}'{_suggestion(name, hints)}")
         options[name] = _read_value(name, value, actions[name], hints[name], parser)
@@ -209,6 +212,7 @@ def _refuse_argument(unknown: Sequence[str], parser: argparse.ArgumentParser) ->
     if option is None:
         raise ValueError(f"unexpected argument '{unknown[0]}'; see colm sft --help")
     option = option.partition("=")[0]
+    refuse_former([option.removeprefix("--").replace("-", "_")])
     known = {string for action in parser._actions for string in action.option_strings}
     raise ValueError(f"unknown option '{option}'{_suggestion(option, known)}")
 

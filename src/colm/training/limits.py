@@ -37,8 +37,7 @@ def check_arguments(args: SelectionArguments) -> None:
         ValueError: such an option.
     """
     selector = get_selector(args.selector)
-    kept_whole = args.small_sources not in ([SMALL_SOURCES_NONE], [SMALL_SOURCES_AUTO])
-    by_source = bool(selector.needs) or selector.keeps_small_sources or kept_whole
+    by_source = bool(selector.needs) or args.small_sources != [SMALL_SOURCES_NONE]
     if getattr(args, "packing", False) and by_source:
         raise ValueError(
             f"packing=True mixes examples and their sources, and selector={args.selector!r} "

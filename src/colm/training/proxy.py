@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoConfig
 
-from colm.training.options.presets import WEIGHT_CRITERIA
+from colm.coreset.sparsify import WEIGHT_CRITERIA
 from colm.training.pretrained import (
     LOADING_ERRORS,
     cannot_load,
@@ -29,10 +29,10 @@ def check_proxy(args: Any) -> None:
     if args.selection_model is None:
         return
     option = f"selection_model={str(args.selection_model)!r}"
-    if args.normalisation == "adam":
+    if args.normalization == "adam":
         raise ValueError(
-            f"{option} has no part in the optimiser's steps, which normalisation='adam' goes by: "
-            "set normalisation='rms' or 'none'."
+            f"{option} has no part in the optimiser's steps, which normalization='adam' goes by: "
+            "set normalization='rms' or 'none'."
         )
     if args.dimension_criterion in WEIGHT_CRITERIA:
         raise ValueError(

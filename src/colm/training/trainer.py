@@ -167,7 +167,7 @@ class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
             args.selector,
             distance=args.distance,
             allocation=args.allocation,
-            normalisation=args.normalisation,
+            normalization=args.normalization,
             kept_dimensions=args.kept_dimensions or hidden_size(self.model),
             dimension_criterion=args.dimension_criterion,
             reference_behaviour=args.reference_behaviour,

@@ -105,7 +105,6 @@ MAY_DIFFER: Mapping[str, tuple[str, ...]] = {
         "local_rank",
     ),
     "what comes of it is compared itself": (
-        "preset",
         "model_init_kwargs",
         "trust_remote_code",
         "chat_template_path",

@@ -1,9 +1,9 @@
 """``CoLMConfig``: TRL's ``SFTConfig`` plus the switches of CoLM.
 
 Every field has the name, the default and the meaning that ``docs/configuration.md`` puts beside the
-paper. Fields that a preset governs take their value from it or from ``presets.DEFAULTS`` where none
-is given; after construction every field holds a value. Symbols: n examples in the large mini-batch,
-r kept, d feature size, h kept dimensions.
+paper. What is not given of the fields that a selector decides is as its record says (see
+`colm.coreset.registry`); after construction every field holds a value. Symbols: n examples in the
+large mini-batch, r kept, d feature size, h kept dimensions.
 """
 
 from collections.abc import Iterable
@@ -15,25 +15,25 @@ from trl import SFTConfig
 
 from colm.checks import as_names
 from colm.coreset.candidates import EXAMPLE_WEIGHTS
-from colm.coreset.coreset_selector import NORMALISATIONS
+from colm.coreset.coreset_selector import NORMALIZATIONS
 from colm.coreset.mixture import ALLOCATIONS
 from colm.coreset.registry import available_selectors
 from colm.coreset.similarity import METRICS
 from colm.coreset.sparsify import CRITERIA
 from colm.gradients.block_gradients import DEPTH
-from colm.gradients.example_observer import LAYERS, VOCABULARIES
-from colm.gradients.projections import PROJECTIONS
+from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.value_gradients import ESTIMATORS, REDUCTIONS
+from colm.training.options.by_selector import options_by_selector
+from colm.training.options.former import refuse_former
 from colm.training.options.hardware import supports_bf16
 from colm.training.options.option_checks import SCOPES, check_options
 from colm.training.options.plain_options import check_plain_options
-from colm.training.options.presets import DEFAULTS, PRESETS, resolve
 from colm.training.options.subspace_arguments import SubspaceArguments
 from colm.training.step.draw import CANDIDATE_SAMPLINGS
 
 
 def _governed(meaning: str, choices: Iterable[str] = ()) -> Any:
-    """A field whose value, where none is given, is the preset's or else the default's."""
+    """A field whose value, where none is given, is what the selector's record says."""
     metadata: dict[str, Any] = {"help": meaning}
     if choices:
         metadata["choices"] = list(choices)
@@ -48,14 +48,6 @@ class SelectionArguments:
     trained on and what must fit in memory; ``candidate_ratio`` times as many are looked at.
     """
 
-    preset: str | None = field(
-        default=None,
-        metadata={
-            "help": "Options as a paper has them: colm (ICLR 2025), ssm (version 1), reference "
-            "(the authors' published code). Options given beside it go before it.",
-            "choices": list(PRESETS),
-        },
-    )
     candidate_ratio: float = field(
         default=2.0,
         metadata={
@@ -63,16 +55,20 @@ class SelectionArguments:
             "per_device_train_batch_size * candidate_ratio is rounded to a whole number."
         },
     )
-    selector: str = _governed(
-        "How the kept examples are chosen: balanced_sampling (at random, all with the same "
-        "probability, balanced by gradients: of candidates that are alike, a part), "
-        "importance_sampling (at random, those with large gradients more often and with a smaller "
-        "weight), "
-        "gradient_matching (examples and weights whose gradient is closest to that of all "
-        "candidates), colm (medoids of gradients, source by source, small sources whole), ssm (the "
-        "same with all sources alike), mean_matching (the kept mean gradient closest), random, "
-        "none (keep every candidate), or a "
-        f"name registered with colm.register_selector. All: {', '.join(available_selectors())}."
+    selector: str = field(
+        default="colm",
+        metadata={
+            "help": "The method: how the kept examples are chosen, and what the options are that "
+            "are not given. colm (the paper's: medoids of gradients, source by source, small "
+            "sources whole), ssm (its first version: no source whole, every one drawn equally "
+            "often), balanced_sampling (at random, all with the same probability, balanced by "
+            "gradients: of candidates that are alike, a part), importance_sampling (at random, "
+            "those with large gradients more often and with a smaller weight), gradient_matching "
+            "(examples and weights whose gradient is closest to that of all candidates), "
+            "mean_matching (the kept mean gradient closest, small sources whole), random, none "
+            "(keep every candidate), or a name registered with colm.register_selector. All: "
+            f"{', '.join(available_selectors())}."
+        },
     )
     gradient: str = _governed(
         "Feature of an example. exact: the gradient of its loss in the last V projection; "
@@ -80,30 +76,26 @@ class SelectionArguments:
         "finite differences along random directions.",
         ESTIMATORS,
     )
-    gradient_reduction: str = _governed(
-        "Loss of an example that features differentiate: mean over its label tokens (the "
-        "papers') or their sum (its share of a token-averaged training loss).",
-        REDUCTIONS,
-    )
-    gradient_layers: str = _governed(
-        "Where in the model features come from. last: the projections of the last layer; spread: "
-        "all linear maps of two blocks, the last and the one at gradient_depth.",
-        LAYERS,
+    gradient_reduction: str = field(
+        default="mean",
+        metadata={
+            "help": "Loss of an example that features differentiate: mean over its label tokens "
+            "(the papers') or their sum (its share of a token-averaged training loss).",
+            "choices": list(REDUCTIONS),
+        },
     )
     gradient_depth: float = field(
         default=DEPTH,
         metadata={
             "help": "Share of the decoder's layers, from the last, that the selection's backward "
-            "passes with gradient_layers spread: more matches better and takes longer."
+            "passes with projections spread: more matches better and takes longer."
         },
     )
-    selection_vocabulary: str = _governed(
-        "Tokens of the selection's softmax, with gradient_layers spread. full: all; batch: those "
-        "that the candidates contain, which is cheaper.",
-        VOCABULARIES,
-    )
-    num_directions: int = _governed(
-        "Random directions averaged by the directional and zeroth_order gradients."
+    num_directions: int = field(
+        default=1,
+        metadata={
+            "help": "Random directions averaged by the directional and zeroth_order gradients."
+        },
     )
     perturbation_scale: float = field(
         default=1e-3,
@@ -111,8 +103,9 @@ class SelectionArguments:
     )
     projections: list[str] = _governed(  # noqa: RUF009
         "Layers of the last decoder block whose gradients are the features: any of q, k, v, o "
-        "(attention) and mlp.",
-        PROJECTIONS,
+        "(attention) and mlp; or spread: all linear maps of two blocks, the last and the one at "
+        "gradient_depth, with a softmax over the tokens that the candidates contain.",
+        (*PROJECTIONS, SPREAD),
     )
     prompt_features: bool = field(
         default=False,
@@ -121,10 +114,10 @@ class SelectionArguments:
             "sources are unknown."
         },
     )
-    normalisation: str = _governed(
+    normalization: str = _governed(
         "adam: features are what Adam makes of each gradient; rms: gradients over their root mean "
         "square among the candidates; none: the gradients.",
-        NORMALISATIONS,
+        NORMALIZATIONS,
     )
     kept_dimensions: int | None = field(
         default=None,
@@ -146,11 +139,14 @@ class SelectionArguments:
     weighted: bool = _governed(
         "Weigh each kept example in the training loss by the candidates it stands for."
     )
-    example_weights: str = _governed(
-        "What an example counts for in the mean that balanced_sampling, importance_sampling and "
-        "gradient_matching go by: its label_tokens, as in losses that average over those, or "
-        "equal.",
-        EXAMPLE_WEIGHTS,
+    example_weights: str = field(
+        default="label_tokens",
+        metadata={
+            "help": "What an example counts for in the mean that balanced_sampling, "
+            "importance_sampling and gradient_matching go by: its label_tokens, as in losses that "
+            "average over those, or equal.",
+            "choices": list(EXAMPLE_WEIGHTS),
+        },
     )
     source_column: str | None = field(
         default=None,
@@ -168,7 +164,7 @@ class SelectionArguments:
     )
     small_sources: list[str] = _governed(  # noqa: RUF009
         "Sources whose candidates are always kept: auto (those with fewer examples than the "
-        "average source, for selectors that keep small sources), none, or names.",
+        "average source), none, or names.",
     )
     candidate_sampling: str = _governed(
         "How candidates are drawn: uniform (each example once an epoch), unimax (every source "
@@ -176,9 +172,12 @@ class SelectionArguments:
         "average), or inverse_source_size (with replacement, every source equally often).",
         CANDIDATE_SAMPLINGS,
     )
-    reference_behaviour: bool = _governed(
-        "Follow the papers' published code where it differs from them: random directions "
-        "drawn once a run, selections that follow the order of the batch."
+    reference_behaviour: bool = field(
+        default=False,
+        metadata={
+            "help": "Follow the papers' published code where it differs from them: random "
+            "directions drawn once a run, selections that follow the order of the batch."
+        },
     )
     selection_scope: str = field(
         default="local",
@@ -217,15 +216,24 @@ class SelectionArguments:
         },
     )
 
+    def __new__(cls, *_args: Any, **options: Any) -> "SelectionArguments":
+        """Name what took the place of an option that there was.
+
+        Raises:
+            ValueError: such an option is given.
+        """
+        refuse_former(options)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        """Settle what the preset governs and check each option.
+        """Settle what the selector decides and check each option.
 
         Raises:
             ValueError: one line that names the option, its value and the choices.
         """
-        given = {name: getattr(self, name) for name in ("candidate_ratio", *DEFAULTS)}
-        for name, value in resolve(self.preset, given).items():
-            setattr(self, name, value)
+        for option, value in options_by_selector(self.selector).items():
+            if getattr(self, option) is None:
+                setattr(self, option, value)
         self.small_sources = as_names("small_sources", self.small_sources)
         self.projections = as_names("projections", self.projections)
         check_options(self)

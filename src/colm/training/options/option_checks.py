@@ -8,16 +8,16 @@ from typing import Any
 
 from colm.checks import check_choice, check_number
 from colm.coreset.candidates import EXAMPLE_WEIGHTS
-from colm.coreset.coreset_selector import NORMALISATIONS
-from colm.coreset.mixture import ALLOCATIONS
+from colm.coreset.coreset_selector import NORMALIZATIONS
+from colm.coreset.mixture import ALLOCATIONS, SMALL_SOURCES_NONE
 from colm.coreset.registry import get_selector
 from colm.coreset.similarity import METRICS
-from colm.coreset.sparsify import CRITERIA
+from colm.coreset.sparsify import CRITERIA, WEIGHT_CRITERIA
 from colm.gradients.block_gradients import check_depth
-from colm.gradients.example_observer import LAYERS, VOCABULARIES, check_layers
-from colm.gradients.projections import PROJECTIONS
+from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.skipping import check_share
 from colm.gradients.value_gradients import ESTIMATORS, REDUCTIONS
+from colm.training.options.by_selector import options_by_selector
 from colm.training.proxy import check_proxy
 from colm.training.step.draw import CANDIDATE_SAMPLINGS
 
@@ -26,9 +26,7 @@ SCOPES = ("local", "global")
 _CHOICES = {
     "gradient": ESTIMATORS,
     "gradient_reduction": REDUCTIONS,
-    "gradient_layers": LAYERS,
-    "selection_vocabulary": VOCABULARIES,
-    "normalisation": NORMALISATIONS,
+    "normalization": NORMALIZATIONS,
     "example_weights": EXAMPLE_WEIGHTS,
     "dimension_criterion": CRITERIA,
     "distance": METRICS,
@@ -58,11 +56,7 @@ def check_options(args: Any) -> None:
     get_selector(args.selector)
     for option, choices in _CHOICES.items():
         check_choice(option, getattr(args, option), choices)
-    for name in args.projections or [""]:
-        check_choice("projections", name, PROJECTIONS)
-    if len(set(args.projections)) < len(args.projections):
-        raise ValueError(f"projections must differ from each other; got {args.projections!r}.")
-    check_layers(args.gradient_layers, args.selection_vocabulary, args.gradient)
+    _check_projections(args)
     check_number("gradient_depth", args.gradient_depth, above=0)
     check_depth(args.gradient_depth)
     check_number("candidate_ratio", args.candidate_ratio, least=1)
@@ -79,3 +73,48 @@ def check_options(args: Any) -> None:
             f"source_clusters={args.source_clusters} makes sources of its own, and "
             f"source_column={args.source_column!r} names others: set one of them."
         )
+    _check_small_sources(args)
+
+
+def _check_projections(args: Any) -> None:
+    """Refuse projections that are none, and what does not go with those of two blocks."""
+    for name in args.projections or [""]:
+        check_choice("projections", name, (*PROJECTIONS, SPREAD))
+    if len(set(args.projections)) < len(args.projections):
+        raise ValueError(f"projections must differ from each other; got {args.projections!r}.")
+    if SPREAD not in args.projections:
+        return
+    if len(args.projections) > 1:
+        raise ValueError(
+            f"projections={args.projections!r}: {SPREAD!r} is all of two blocks, and stands alone."
+        )
+    spread = f"projections={SPREAD!r}{_brought_by(args, 'projections')}"
+    if args.gradient != "exact":
+        raise ValueError(
+            f"{spread} needs gradient='exact'; got gradient={args.gradient!r}: set projections='v' "
+            "with it."
+        )
+    if args.dimension_criterion in WEIGHT_CRITERIA:
+        raise ValueError(
+            f"{spread} has no one weight that dimension_criterion={args.dimension_criterion!r} "
+            "could go by: set projections='v' with it."
+        )
+
+
+def _check_small_sources(args: Any) -> None:
+    """Refuse to keep small sources whole where draws are even over sources already."""
+    kept, drawn = args.small_sources, args.candidate_sampling
+    if args.candidate_ratio == 1 or kept == [SMALL_SOURCES_NONE] or drawn == "uniform":
+        return
+    raise ValueError(
+        f"small_sources={','.join(kept)}{_brought_by(args, 'small_sources')} and "
+        f"candidate_sampling={drawn}{_brought_by(args, 'candidate_sampling')} do not go together: "
+        "drawn as often as large ones, small sources would fill all that is kept. Set "
+        "candidate_sampling='uniform' or small_sources='none'."
+    )
+
+
+def _brought_by(args: Any, option: str) -> str:
+    """Says so where an option is what the selector brings."""
+    has_it = getattr(args, option) == options_by_selector(args.selector)[option]
+    return f" (of selector={args.selector!r})" if has_it else ""

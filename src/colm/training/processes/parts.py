@@ -19,18 +19,6 @@ from colm.coreset.mixture import allocate
 from colm.coreset.registry import Selector
 from colm.training.processes.exchange import Exchange
 
-#: The most candidates that a selector compares with each other; others take any number at once.
-#: What a part costs these two grows with the cube of its size, and faster.
-MOST_TOGETHER = {
-    "gradient_matching": 512,
-    "balanced_sampling": 512,
-    "importance_sampling": 512,
-    "mean_matching": 2048,
-    "colm": 4096,
-    "ssm": 4096,
-    "hidden_facility_location": 4096,
-}
-
 
 def in_parts(selector: Selector, exchange: Exchange) -> Selector:
     """Return a selector that divides many candidates among processes; of few it chooses as before.
@@ -39,7 +27,7 @@ def in_parts(selector: Selector, exchange: Exchange) -> Selector:
         selector: as registered.
         exchange: the processes, all of which will choose among the same candidates.
     """
-    most = MOST_TOGETHER.get(selector.name)
+    most = selector.most_together
     if most is None:
         return selector
 

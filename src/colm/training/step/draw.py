@@ -18,12 +18,10 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
 
 from colm.coreset.mixture import (
-    SMALL_SOURCES_AUTO,
     SMALL_SOURCES_NONE,
     inverse_size_weights,
     unimax_draws,
 )
-from colm.coreset.registry import get_selector
 from colm.data import SOURCE_COLUMN, source_counts, source_of, source_values
 from colm.randomness import keyed_generator
 from colm.training.example import Example
@@ -276,10 +274,7 @@ def _options_by_source(args: Any) -> list[str]:
     found = []
     if args.candidate_sampling != "uniform":
         found.append(f"candidate_sampling={args.candidate_sampling!r}")
-    named = args.small_sources not in ([SMALL_SOURCES_AUTO], [SMALL_SOURCES_NONE])
-    automatic = args.small_sources == [SMALL_SOURCES_AUTO]
-    keeps = named or (automatic and get_selector(args.selector).keeps_small_sources)
-    if args.candidate_ratio > 1 and keeps:
+    if args.candidate_ratio > 1 and args.small_sources != [SMALL_SOURCES_NONE]:
         found.append(f"small_sources={','.join(args.small_sources)}")
     return found
 

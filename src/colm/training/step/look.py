@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from colm.coreset.observed import OBSERVATIONS, Observed
+from colm.coreset.sparsify import WEIGHT_CRITERIA
 from colm.gradients.decoder import base_model
 from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.patching import evaluation_mode
+from colm.gradients.projections import SPREAD
 from colm.randomness import keyed_generator
 from colm.training.example import Example, label_token_count, token_count, whole_numbers
 from colm.training.options.config import SelectionArguments
-from colm.training.options.presets import WEIGHT_CRITERIA
 from colm.training.processes.candidate_table import CandidateTable
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.lockstep import Lockstep, make_filler
@@ -141,7 +142,7 @@ class CandidateObserver:
 
         The candidates of all processes share it, so that their gradients are of the same loss.
         """
-        if "gradients" not in self.needs or self.args.selection_vocabulary == "full":
+        if "gradients" not in self.needs or not self._is_spread:
             return None
         tokens: set[int] = set()
         for each in examples:
@@ -207,6 +208,11 @@ class CandidateObserver:
         return self._model_observer().draw_directions(keyed_generator(*key, "directions"))
 
     @property
+    def _is_spread(self) -> bool:
+        """Whether gradients come from all maps of two blocks; their softmax is then a small one."""
+        return self.args.projections == [SPREAD]
+
+    @property
     def _most_candidates(self) -> int:
         """Candidates of a step, as many on one process as on w with a w-th of its batch each."""
         args: Any = self.args
@@ -222,10 +228,10 @@ class CandidateObserver:
                 self.needs,
                 most_dimensions=max(1, MOST_NUMBERS // self._most_candidates),
                 estimator=self.args.gradient,
-                projections=self.args.projections,
-                layers=self.args.gradient_layers,
+                projections=("v",) if self._is_spread else self.args.projections,
+                layers="spread" if self._is_spread else "last",
                 depth=self.args.gradient_depth,
-                vocabulary=self.args.selection_vocabulary,
+                vocabulary="batch" if self._is_spread else "full",
                 num_directions=self.args.num_directions,
                 perturbation_scale=self.args.perturbation_scale,
                 reduction=self.args.gradient_reduction,

@@ -17,7 +17,6 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from colm.coreset.coreset_selector import SMALL_SOURCES_AUTO
-from colm.coreset.registry import get_selector
 from colm.training.options.config import SelectionArguments
 
 logger = logging.getLogger(__name__)
@@ -100,8 +99,7 @@ def report_unknown_sizes(
         source_column: that names the sources, if any does.
         sizes: of the sources, ``None`` where they are not known.
     """
-    keeps_small = get_selector(args.selector).keeps_small_sources
-    automatic = keeps_small and args.small_sources == [SMALL_SOURCES_AUTO]
+    automatic = args.small_sources == [SMALL_SOURCES_AUTO]
     if args.candidate_ratio > 1 and automatic and source_column is not None and sizes is None:
         logger.warning(
             "small_sources=auto: streamed data does not tell the sizes of its sources, so small "

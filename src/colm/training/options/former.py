@@ -1,0 +1,32 @@
+"""Options that there were, and what says the same now."""
+
+from collections.abc import Iterable, Mapping
+
+#: Former option -> what to say in its place.
+FORMER: Mapping[str, str] = {
+    "preset": (
+        "selector names a method and brings its options (colm, ssm); gradient=zeroth_order is the "
+        "papers' estimate, reference_behaviour=True their published code"
+    ),
+    "normalisation": "it is spelled normalization",
+    "gradient_layers": (
+        "projections=spread is what gradient_layers=spread was, and projections=v the last layer"
+    ),
+    "selection_vocabulary": (
+        "it follows from projections: with spread, the tokens that the candidates contain, else all"
+    ),
+}
+
+
+def refuse_former(names: Iterable[str]) -> None:
+    """Name what took the place of an option.
+
+    Args:
+        names: of options, without dashes before them.
+
+    Raises:
+        ValueError: one of them is a former one; one line that says what to set instead.
+    """
+    for name in names:
+        if name in FORMER:
+            raise ValueError(f"{name} is no option any more: {FORMER[name]}.")
