@@ -16,7 +16,6 @@ N=${N:-128}
 MICRO_BATCH=${MICRO_BATCH:-8}
 MAX_LENGTH=${MAX_LENGTH:-512}
 REPEATS=${REPEATS:-4}
-SKIPPED=${SKIPPED:-0.25 0.5}
 LIMIT_SECONDS=${LIMIT_SECONDS:-580}
 
 export PYTHONPATH="src:.${PYTHONPATH:+:$PYTHONPATH}"
@@ -48,7 +47,7 @@ for share in 2 4; do
     # shellcheck disable=SC2086
     measure 150 step --shape "$SHAPE" --selector gradient_matching --plain $weights \
       --n "$N" --r "$((N / share))" --micro-batch "$MICRO_BATCH" --max-length "$MAX_LENGTH" \
-      --repeats "$REPEATS" --skipped-layers $SKIPPED
+      --repeats "$REPEATS"
   done
 done
 for weights in "" --full; do

@@ -67,7 +67,7 @@ def parse() -> argparse.Namespace:
     add_options(parser)
     parser.set_defaults(n=32, r=[16], states=[20], batches=24)
     options = parser.parse_args()
-    return argparse.Namespace(**vars(options), timed_batches=0, cheaper=False, ablations=False)
+    return argparse.Namespace(**vars(options), timed_batches=0, ablations=False)
 
 
 class DriftBench(MatchBench):

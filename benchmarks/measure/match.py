@@ -20,7 +20,7 @@ through the training loss in micro-batches as drawn (``cost``, what `benchmarks 
 of the model in the look's own chunks of like length (``cost_sorted``), and of the same with logits
 at label positions alone (``cost_lean``).
 
-``--cheaper`` adds looks that do without some of the layers, with their cost; ``--ablations`` adds
+``--ablations`` adds
 other dimensions kept for CoLM's distances (SSM v1, Tables 3 and 4).
 
 ``python -m benchmarks match`` runs on the generated mixture; ``--data FILE`` on one's own.
@@ -100,12 +100,6 @@ ARMS = (
     Arm("gradient matching, 0.17 deep", SHALLOW, MATCHING),
     Arm("gradient matching", BLOCKS, MATCHING),
 )
-# With --cheaper: shares of the layers that looks do without.
-SKIPPED = {
-    f"{BLOCKS}, {name} of the layers skipped": share
-    for name, share in (("a fifth", 0.2), ("a third", 1 / 3), ("half", 0.5))
-}
-CHEAPER = tuple(Arm(look.replace(BLOCKS, "gradient matching"), look, MATCHING) for look in SKIPPED)
 # With --ablations: which dimensions CoLM's distances are over, and how many.
 EXACT = {"selector": "colm", "small": "none"}
 ABLATIONS = (
@@ -145,7 +139,6 @@ def parse() -> argparse.Namespace:
     add_options(parser)
     parser.add_argument("--timed-batches", type=int, default=2, help="of those, with looks timed")
     parser.add_argument("--timed-examples", type=int, default=16, help="of a timed batch")
-    parser.add_argument("--cheaper", action="store_true", help="looks without some layers, too")
     parser.add_argument("--ablations", action="store_true", help="other dimensions for CoLM, too")
     return parser.parse_args()
 
@@ -168,7 +161,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def all_arms(options: argparse.Namespace) -> tuple[Arm, ...]:
     """The selectors that this run scores."""
-    arms = ARMS + CHEAPER if options.cheaper else ARMS
+    arms = ARMS
     return arms + ABLATIONS if options.ablations else arms
 
 
@@ -192,8 +185,6 @@ class MatchBench:
             BLOCKS: ExampleObserver(self.model, **spread),
             SHALLOW: ExampleObserver(self.model, **spread | {"depth": 0.17}),
         }
-        for name, share in SKIPPED.items() if options.cheaper else ():
-            self.observers[name] = ExampleObserver(self.model, **spread, skipped_layers=share)
         self.selectors = {
             (arm.name, r, weights): self._selector(arm.options, weights)
             for arm in self.arms

@@ -208,7 +208,7 @@ def make_selection(
         output_dir=folder, selector=selector, use_cpu=True, report_to="none"
     )
     core = CoresetSelector(
-        selector, normalization=args.normalization, example_weights=args.example_weights
+        selector, normalization=args.normalization, example_weights="label_tokens"
     )
     nothing: Any = None
     access = ModelAccess(nothing, nothing, nothing, nothing, nothing)

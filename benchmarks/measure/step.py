@@ -7,8 +7,6 @@ For each pool of n candidates, one after the other on the same data and weights:
   drawn, then forward, backward and optimiser step of the r examples that colm kept, in colm's own
   micro-batches: what a selection that costs nothing but the forward would take;
 - ``plain_r`` and ``plain_n``, with ``--plain``: plain steps on the first r and on all n;
-- ``colm_skipping_SHARE``, with ``--skipped-layers SHARE ...``: as ``colm``, with looks that do
-  without as many of the layers.
 
 ``python -m benchmarks step`` runs on the generated mixture; ``--data FILE`` on one's own;
 ``--shape NAME`` on random weights of a real shape and random examples, with nothing downloaded.
@@ -76,9 +74,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--selector", default="colm")
     parser.add_argument("--plain", action="store_true", help="time plain steps on r and n, too")
     parser.add_argument("--full", action="store_true", help="fine-tune all weights, not LoRA")
-    parser.add_argument(
-        "--skipped-layers", type=float, nargs="+", default=[], help="shares to time looks without"
-    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -180,11 +175,6 @@ class StepBench:
         self.plain_too = options.plain
         self.model, self.optimizer = prepare(trainer)
         self.selection = trainer._selection
-        column = self.selection.source_column
-        sizes = source_counts(trainer.train_dataset)
-        self.skipping = {
-            share: trainer._build_selection(column, sizes) for share in options.skipped_layers
-        }
         self.loader = iter(trainer.get_train_dataloader())
         self.chosen: list[dict[str, Any]] = []
 
@@ -197,7 +187,6 @@ class StepBench:
         kinds: dict[str, Callable[[Draw], None]] = {"ideal": self.ideal}
         if self.plain_too:
             kinds |= {"plain_r": self.plain_r, "plain_n": self.plain_n}
-        kinds |= {f"colm_skipping_{share}": self.colm_skipping(share) for share in self.skipping}
         before = timed(self.colm, draw)
         row = {f"{name}_seconds": timed(step, draw) for name, step in kinds.items()}
         after = timed(self.colm, draw)
@@ -218,20 +207,6 @@ class StepBench:
         )
         self.chosen = [dict(batch) for batch in batches]
         self.train(batches, items)
-
-    def colm_skipping(self, share: float) -> Callable[[Draw], None]:
-        """A step as training does it with ``skipped_layers``."""
-
-        def step(draw: Draw) -> None:
-            self.trainer.args.skipped_layers = share
-            self.trainer._selection = self.skipping[share]
-            try:
-                self.colm(draw)
-            finally:
-                self.trainer.args.skipped_layers = 0.0
-                self.trainer._selection = self.selection
-
-        return step
 
     def ideal(self, draw: Draw) -> None:
         """Forward of n without gradients, then a step on what colm kept."""

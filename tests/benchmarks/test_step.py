@@ -27,9 +27,7 @@ def run(monkeypatch, tmp_path, options):
 
 
 @pytest.mark.filterwarnings("ignore:.*candidates of small sources do not fit")
-@pytest.mark.parametrize(
-    "options", ["--selector gradient_matching --plain --skipped-layers 0.125 0.25", "--full"]
-)
+@pytest.mark.parametrize("options", ["--selector gradient_matching --plain", "--full"])
 def test_a_tiny_shape_is_timed(monkeypatch, tmp_path, options):
     result = run(monkeypatch, tmp_path, f"{TINY} {options}")
     assert len(result["repeats"]) == 2
@@ -37,7 +35,6 @@ def test_a_tiny_shape_is_timed(monkeypatch, tmp_path, options):
     kinds = ["colm"]
     others = ["ideal"]
     if "--plain" in options:
-        kinds += ["colm_skipping_0.125", "colm_skipping_0.25"]
         others += ["plain_r", "plain_n"]
     wanted = {f"{kind}_over_{other}" for kind in kinds for other in others}
     assert {name for name in summary if "_over_" in name} == wanted | {
@@ -110,7 +107,6 @@ def test_the_script_runs_lora_and_full_at_both_ratios(monkeypatch, tmp_path):
         options = step.parse()
         assert options.shape == "phi-2"
         assert options.plain
-        assert options.skipped_layers == [0.25, 0.5]
         found.add((options.n, options.r, options.full))
     assert found == {(128, 64, False), (128, 64, True), (128, 32, False), (128, 32, True)}
 

@@ -157,7 +157,7 @@ def test_evaluate_refuses_code(
         *[
             (command, option, kind)
             for command in ("sft", "select")
-            for option in ("model_name_or_path", "selection_model")
+            for option in ("model_name_or_path",)
             for kind in ("tokenizer", "model")
         ],
         ("sft", "chat_template_path", "tokenizer"),

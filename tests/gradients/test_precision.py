@@ -164,7 +164,7 @@ def test_float32_copies_of_tied_weights_are_tied():
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
 
 
-def test_skipped_layers_are_not_copied(monkeypatch):
+def test_layers_that_do_not_run_again_are_not_copied(monkeypatch):
     model = build("llama", num_hidden_layers=4).to(torch.bfloat16)
     seen = []
 

@@ -167,7 +167,6 @@ def test_a_former_option_is_named_with_what_says_it_now(config, former, tmp_path
             {"selector": "random", "small_sources": "a", "candidate_sampling": "unimax"},
             ["small_sources", "candidate_sampling"],
         ),
-        ({"example_weights": "tokens"}, ["example_weights", "equal, label_tokens"]),
     ],
 )
 def test_what_cannot_go_together_is_refused(config, given, named):

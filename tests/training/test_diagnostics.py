@@ -359,7 +359,7 @@ def dense_adam_scale(trainer):
     [
         {"selector": "colm"},
         {"selector": "colm", "weighted": True, "small_sources": "none"},
-        {"selector": "mean_matching", "example_weights": "equal"},
+        {"selector": "mean_matching"},
         {"selector": "gradient_matching", "gradient_accumulation_steps": 1},
         {"selector": "balanced_sampling", "candidate_sampling": "uniform"},
         {"selector": "importance_sampling", "candidate_sampling": "uniform"},
@@ -367,7 +367,7 @@ def dense_adam_scale(trainer):
     ids=[
         "colm",
         "weighted",
-        "equal",
+        "mean_matching",
         "gradient_matching",
         "balanced_sampling",
         "importance_sampling",
@@ -400,9 +400,7 @@ def test_the_trainer_logs_the_true_match(make_trainer, options, adapter):
         weight_of = {tuple(e["input_ids"]): e.get(WEIGHT_KEY, 1.0) for e in kept}
         weights = [weight_of.get(tuple(e["input_ids"])) for e in examples]
         assert sum(weight is not None for weight in weights) == len(kept)
-        counts = [1.0] * len(examples)
-        if "example_weights" not in options:
-            counts = [float(label_token_count(example)) for example in examples]
+        counts = [float(label_token_count(example)) for example in examples]
         score, error, norm = dense_match(gradients, weights, counts)
         assert entry["colm/match_error"] == pytest.approx(score, rel=1e-6)
         assert entry["colm/gradient_error"] == pytest.approx(error, rel=1e-6)
@@ -411,7 +409,7 @@ def test_the_trainer_logs_the_true_match(make_trainer, options, adapter):
         if step:
             scaled = dense_match(gradients, weights, counts, scale)[0]
             assert entry["colm/match_error_adam"] == pytest.approx(scaled, rel=1e-6)
-        if not adapter and "example_weights" not in options:  # no dropout: the step's own gradient
+        if not adapter:  # no dropout: the step's own gradient
             shares = torch.tensor([c * (w or 0) for c, w in zip(counts, weights, strict=True)])
             trained = (shares.double() @ gradients / shares.sum()).norm()
             assert entry["grad_norm"] == pytest.approx(float(trained), rel=1e-3)

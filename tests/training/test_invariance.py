@@ -37,7 +37,7 @@ FEATURES = [
     {"gradient": "zeroth_order", "num_directions": 2},
     {"gradient": "exact", "normalization": "none", "distance": "cosine"},
     {"gradient": "exact", "projections": ["q", "o"], "kept_dimensions": 40},
-    {"gradient": "exact", "gradient_reduction": "sum", "dimension_criterion": "weight_gradient"},
+    {"gradient": "exact", "dimension_criterion": "weight_gradient"},
     {"gradient": "exact", "prompt_features": True},
     {"gradient": "exact", "weighted": True, "allocation": "none"},
 ]

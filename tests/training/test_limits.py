@@ -21,7 +21,6 @@ from tests.training.conftest import make_records
             "balanced_sampling",
         ),
         ({"gradient": "second_order"}, "gradient must be one of exact, directional, zeroth_order"),
-        ({"gradient_reduction": "max"}, "gradient_reduction must be one of mean, sum"),
         ({"normalization": "sgd"}, "normalization must be one of adam, rms, none"),
         ({"dimension_criterion": "x"}, "dimension_criterion must be one of gradient, weight"),
         ({"distance": "l3"}, "distance must be one of l1, l2, cosine"),

@@ -100,9 +100,13 @@ def test_a_small_source_is_kept_whole_whatever_its_kind(make_trainer, kind, form
 def test_the_same_is_drawn_and_kept_whatever_a_source_is_called(
     make_trainer, record_selections, kind, sampling
 ):
-    def kept(convert, feature=None, **more):
+    def kept(convert, feature=None, *, small_sources):
+        # Kept whole only where draws are uniform.
         trainer = make_trainer(
-            with_sources(convert, feature), candidate_sampling=sampling, selector="colm", **more
+            with_sources(convert, feature),
+            candidate_sampling=sampling,
+            selector="colm",
+            small_sources=small_sources if sampling == "uniform" else "none",
         )
         steps = record_selections(trainer)
         trainer.train()

@@ -6,7 +6,6 @@ t tokens a row, d feature size, e hidden size.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,10 +15,8 @@ from colm.coreset.observed import OBSERVATIONS, Observed
 from colm.gradients.adapters import check_adapter, check_inputs, labels_seen
 from colm.gradients.batch import is_packed, label_positions, one_example_a_row, without_labels
 from colm.gradients.block_gradients import DEPTH, BlockGradients
-from colm.gradients.decoder import find_layers
 from colm.gradients.label_loss import DecoderRun, example_losses
 from colm.gradients.patching import evaluation_mode
-from colm.gradients.skipping import LayerSkipping, check_share
 from colm.gradients.value_gradients import ExampleGradients, ValueGradients, check_options
 
 LAYERS = ("last", "spread")
@@ -43,12 +40,9 @@ class ExampleObserver:
         num_directions: k, for ``directional`` and ``zeroth_order``.
         perturbation_scale: eps of ``zeroth_order``.
         reduction: loss of an example: ``mean`` over its label tokens, or their ``sum``.
-        skipped_layers: share of the decoder's layers, middle ones, that looks do without: cheaper,
-            and no longer quite what the model computes; see `LayerSkipping`.
 
     Raises:
-        ValueError: an unknown choice, a model whose layers or projections cannot be found, or one
-            that cannot do without as many layers.
+        ValueError: an unknown choice, or a model whose layers or projections cannot be found.
     """
 
     def __init__(
@@ -64,14 +58,12 @@ class ExampleObserver:
         num_directions: int = 1,
         perturbation_scale: float = 1e-3,
         reduction: str = "mean",
-        skipped_layers: float = 0.0,
     ) -> None:
         unknown = [need for need in needs if need not in OBSERVATIONS]
         if unknown:
             raise ValueError(f"needs must be among {', '.join(OBSERVATIONS)}; got {unknown[0]!r}.")
         check_options(estimator, projections, reduction)
         check_layers(layers, vocabulary, estimator)
-        check_share(skipped_layers)
         check_adapter(model)
         self.model = model
         self.needs = tuple(needs)
@@ -89,17 +81,6 @@ class ExampleObserver:
                 perturbation_scale=perturbation_scale,
                 reduction=reduction,
             )
-        self._skipping = self._skip(skipped_layers)
-
-    def _skip(self, share: float) -> LayerSkipping | None:
-        """Leave out layers before the first whose gradients are observed, or before the last."""
-        if share == 0:
-            return None
-        if self.gradients is None:
-            before = len(find_layers(self.model)) - 1
-        else:
-            before = min(projection.first_layer for projection in self.gradients.projections)
-        return LayerSkipping(self.model, share, before)
 
     def draw_directions(self, generator: torch.Generator) -> list[Tensor] | None:
         """Draw z for all batches of a step; ``None``, and nothing drawn, where none is needed."""
@@ -140,12 +121,11 @@ class ExampleObserver:
         """
         check_inputs(self.model, batch, packed=is_packed(batch))
         batch = one_example_a_row(batch)
-        with self._skipping() if self._skipping else nullcontext():
-            if self.gradients is None:
-                features, (losses, hidden) = None, self._losses(batch)
-            else:
-                result = self._gradients_of(batch, directions, vocabulary)
-                features, losses, hidden = result.features, result.losses, result.hidden
+        if self.gradients is None:
+            features, (losses, hidden) = None, self._losses(batch)
+        else:
+            result = self._gradients_of(batch, directions, vocabulary)
+            features, losses, hidden = result.features, result.losses, result.hidden
         return Observed(
             gradients=features,
             losses=losses,

@@ -15,7 +15,6 @@ from colm.coreset.registry import get_selector
 from colm.gradients.adapters import check_adapter
 from colm.gradients.decoder import base_model, class_name
 from colm.training.options.config import SelectionArguments
-from colm.training.proxy import check_tokenizer
 from colm.training.step.draw import column_names
 from colm.training.step.model_access import text_config
 from colm.training.step.pool_size import length_of
@@ -86,7 +85,6 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
     if args.candidate_ratio > 1:
         check_parallelism(trainer.accelerator, args)
         check_examples(dataset)
-        check_tokenizer(args, trainer.processing_class)
         if args.weighted:
             check_weighting(trainer)
     if looks(args):
@@ -99,7 +97,7 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
 
 def looks(args: SelectionArguments) -> bool:
     """Whether examples are looked at with the model in training, for whatever reason."""
-    selects = bool(get_selector(args.selector).needs) and args.selection_model is None
+    selects = bool(get_selector(args.selector).needs)
     return args.source_clusters is not None or (
         args.candidate_ratio > 1 and (selects or args.match_every > 0)
     )

@@ -172,7 +172,7 @@ class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
             dimension_criterion=args.dimension_criterion,
             reference_behaviour=args.reference_behaviour,
             prompt_features=args.prompt_features,
-            example_weights=args.example_weights,
+            example_weights="label_tokens",
             small_sources=args.small_sources,
             source_sizes=sizes,
             # Selecting together, all must draw the same; on its own, each draws its own.

@@ -14,7 +14,6 @@ from transformers import TrainingArguments
 from trl import SFTConfig
 
 from colm.checks import as_names
-from colm.coreset.candidates import EXAMPLE_WEIGHTS
 from colm.coreset.coreset_selector import NORMALIZATIONS
 from colm.coreset.mixture import ALLOCATIONS
 from colm.coreset.registry import available_selectors
@@ -22,7 +21,7 @@ from colm.coreset.similarity import METRICS
 from colm.coreset.sparsify import CRITERIA
 from colm.gradients.block_gradients import DEPTH
 from colm.gradients.projections import PROJECTIONS, SPREAD
-from colm.gradients.value_gradients import ESTIMATORS, REDUCTIONS
+from colm.gradients.value_gradients import ESTIMATORS
 from colm.training.options.by_selector import options_by_selector
 from colm.training.options.former import refuse_former
 from colm.training.options.hardware import supports_bf16
@@ -75,14 +74,6 @@ class SelectionArguments:
         "directional: that gradient along random directions; zeroth_order: SPSA, the paper's "
         "finite differences along random directions.",
         ESTIMATORS,
-    )
-    gradient_reduction: str = field(
-        default="mean",
-        metadata={
-            "help": "Loss of an example that features differentiate: mean over its label tokens "
-            "(the papers') or their sum (its share of a token-averaged training loss).",
-            "choices": list(REDUCTIONS),
-        },
     )
     gradient_depth: float = field(
         default=DEPTH,
@@ -139,15 +130,6 @@ class SelectionArguments:
     weighted: bool = _governed(
         "Weigh each kept example in the training loss by the candidates it stands for."
     )
-    example_weights: str = field(
-        default="label_tokens",
-        metadata={
-            "help": "What an example counts for in the mean that balanced_sampling, "
-            "importance_sampling and gradient_matching go by: its label_tokens, as in losses that "
-            "average over those, or equal.",
-            "choices": list(EXAMPLE_WEIGHTS),
-        },
-    )
     source_column: str | None = field(
         default=None,
         metadata={
@@ -192,20 +174,6 @@ class SelectionArguments:
         metadata={
             "help": "Most tokens, padding included, in one forward pass of the selection. Default: "
             "as many as take no more memory than a micro-batch of training, at most 8192."
-        },
-    )
-    skipped_layers: float = field(
-        default=0.0,
-        metadata={
-            "help": "Share of the decoder's layers, middle ones, that looks at candidates do "
-            "without: cheaper, and only close to what the model computes. Training has them all."
-        },
-    )
-    selection_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "A model, smaller and of the same tokenizer, to look at candidates with in "
-            "place of the one in training: a folder or a name on the hub. It stays as it is."
         },
     )
     match_every: int = field(

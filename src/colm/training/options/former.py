@@ -8,6 +8,14 @@ FORMER: Mapping[str, str] = {
         "selector names a method and brings its options (colm, ssm); gradient=zeroth_order is the "
         "papers' estimate, reference_behaviour=True their published code"
     ),
+    "gradient_reduction": "features are of an example's mean loss, as the papers'",
+    "example_weights": (
+        "an example counts for its label tokens, as in the loss; CoresetSelector takes another"
+    ),
+    "skipped_layers": (
+        "looks that skip layers cost more than shallower ones that match better: gradient_depth"
+    ),
+    "selection_model": "candidates are looked at with the model in training",
     "normalisation": "it is spelled normalization",
     "gradient_layers": (
         "projections=spread is what gradient_layers=spread was, and projections=v the last layer"

@@ -7,7 +7,6 @@ Checked when a configuration is made, before there is a model or data; what thes
 from typing import Any
 
 from colm.checks import check_choice, check_number
-from colm.coreset.candidates import EXAMPLE_WEIGHTS
 from colm.coreset.coreset_selector import NORMALIZATIONS
 from colm.coreset.mixture import ALLOCATIONS, SMALL_SOURCES_NONE
 from colm.coreset.registry import get_selector
@@ -15,19 +14,15 @@ from colm.coreset.similarity import METRICS
 from colm.coreset.sparsify import CRITERIA, WEIGHT_CRITERIA
 from colm.gradients.block_gradients import check_depth
 from colm.gradients.projections import PROJECTIONS, SPREAD
-from colm.gradients.skipping import check_share
-from colm.gradients.value_gradients import ESTIMATORS, REDUCTIONS
+from colm.gradients.value_gradients import ESTIMATORS
 from colm.training.options.by_selector import options_by_selector
-from colm.training.proxy import check_proxy
 from colm.training.step.draw import CANDIDATE_SAMPLINGS
 
 SCOPES = ("local", "global")
 
 _CHOICES = {
     "gradient": ESTIMATORS,
-    "gradient_reduction": REDUCTIONS,
     "normalization": NORMALIZATIONS,
-    "example_weights": EXAMPLE_WEIGHTS,
     "dimension_criterion": CRITERIA,
     "distance": METRICS,
     "allocation": ALLOCATIONS,
@@ -61,9 +56,6 @@ def check_options(args: Any) -> None:
     check_depth(args.gradient_depth)
     check_number("candidate_ratio", args.candidate_ratio, least=1)
     check_number("perturbation_scale", args.perturbation_scale, above=0)
-    check_number("skipped_layers", args.skipped_layers, least=0)
-    check_share(args.skipped_layers)
-    check_proxy(args)
     for option, least in _LEAST_WHOLE_NUMBER.items():
         value = getattr(args, option)
         if value is not None or option not in _MAY_BE_NONE:

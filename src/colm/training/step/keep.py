@@ -133,21 +133,15 @@ class ExampleSelection:
         if self._to_match is None:
             return
         started = time.perf_counter()
-        reduction = "mean" if self._counts_tokens else self.args.gradient_reduction
-        match = match_gradients(self._to_match, self.access, reduction, self.exchange.total)
+        match = match_gradients(self._to_match, self.access, "mean", self.exchange.total)
         for name, value in match.metrics().items():
             self.metrics.measure(name, value)
         self.metrics.measure("match_seconds", time.perf_counter() - started)
         self._to_match = None
 
-    @property
-    def _counts_tokens(self) -> bool:
-        """Whether examples count for their label tokens, as in losses that average over those."""
-        return self.args.example_weights == "label_tokens"
-
     def _count(self, table: CandidateTable, row: int) -> float:
         """What a candidate counts for in the gradient of all."""
-        return max(1.0, float(table.label_tokens[row])) if self._counts_tokens else 1.0
+        return max(1.0, float(table.label_tokens[row]))
 
     def _labelled(self, table: CandidateTable) -> Tensor:
         """Rows with label tokens, or all where there are none; those without are counted."""

@@ -23,7 +23,6 @@ from colm.training.options.config import SelectionArguments
 from colm.training.processes.candidate_table import CandidateTable
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.lockstep import Lockstep, make_filler
-from colm.training.proxy import model_to_look_with
 from colm.training.step.arrange import length_sorted_chunks
 from colm.training.step.model_access import ModelAccess
 from colm.training.step.thinning import MOST_NUMBERS, ThinnedObserver
@@ -70,19 +69,13 @@ class CandidateObserver:
         Returns:
             Whether features are gradients of other weights than before.
         """
-        model = self._model()
+        model = self.access.model()
         if self._observer is None or (
             self._observer.model is model and self._parts_of_model == parts_of(model)
         ):
             return False
         before, self._observer = _weights_observed(self._observer), None
         return before != _weights_observed(self._model_observer())
-
-    def _model(self) -> nn.Module:
-        """The model that is looked with: that in training, or its proxy once there is one."""
-        if self.args.selection_model is not None and self._observer is not None:
-            return self._observer.model
-        return self.access.model()
 
     def weight(self) -> Tensor | None:
         """Return the weight that the features are gradients of, ``[d]``, where it is asked for."""
@@ -224,7 +217,7 @@ class CandidateObserver:
         """What looks at examples of this trainer's model; V is looked for at the first use."""
         if self._observer is None:
             self._observer = ThinnedObserver(
-                model_to_look_with(self.args, self.access),
+                self.access.model(),
                 self.needs,
                 most_dimensions=max(1, MOST_NUMBERS // self._most_candidates),
                 estimator=self.args.gradient,
@@ -234,8 +227,6 @@ class CandidateObserver:
                 vocabulary="batch" if self._is_spread else "full",
                 num_directions=self.args.num_directions,
                 perturbation_scale=self.args.perturbation_scale,
-                reduction=self.args.gradient_reduction,
-                skipped_layers=self.args.skipped_layers,
             )
             self._parts_of_model = parts_of(self._observer.model)
         return self._observer
