@@ -178,10 +178,7 @@ def test_a_run_draws_the_same_of_each_step_by_step(make_trainer, epochs):
 
 
 UNSAMPLED = [
-    (lambda data: data.to_iterable_dataset(), {}),
     (lambda data: data.remove_columns("source"), {}),
-    (lambda data: data, {"train_sampling_strategy": "sequential"}),
-    (lambda data: data, {"train_sampling_strategy": "group_by_length"}),
     (lambda data: data, {"packing": True, "packing_strategy": "wrapped", "max_length": 32}),
 ]
 
@@ -189,9 +186,9 @@ UNSAMPLED = [
 @pytest.mark.parametrize(
     ("change", "options"),
     UNSAMPLED,
-    ids=["streamed", "no sources", "sequential", "by length", "packed"],
+    ids=["no sources", "packed"],
 )
-def test_what_cannot_be_drawn_by_source_is_drawn_as_ever(make_trainer, dataset, change, options):
+def test_where_there_is_one_source_all_are_drawn_as_ever(make_trainer, dataset, change, options):
     runs = []
     for sampling in ("unimax", "uniform"):
         trainer = make_trainer(
@@ -205,6 +202,33 @@ def test_what_cannot_be_drawn_by_source_is_drawn_as_ever(make_trainer, dataset, 
         trainer.train()
     assert len(runs[0]) == 2
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "named"),
+    [
+        (lambda data: data.to_iterable_dataset(), {}, "streamed"),
+        (lambda data: data, {"train_sampling_strategy": "sequential"}, "train_sampling_strategy"),
+        (lambda data: data, {"train_sampling_strategy": "group_by_length"}, "group_by_length"),
+    ],
+    ids=["streamed", "sequential", "by length"],
+)
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"selector": "balanced_sampling"},
+        {"candidate_ratio": 1, "candidate_sampling": "unimax"},
+    ],
+    ids=["brought", "given"],
+)
+def test_what_cannot_be_drawn_by_source_is_refused(
+    make_trainer, dataset, change, options, named, selection
+):
+    with pytest.raises(ValueError, match=r"candidate_sampling='unimax'") as caught:
+        make_trainer(change(dataset), **selection, **options)
+    assert named in str(caught.value)
+    assert ("selector='balanced_sampling'" in str(caught.value)) == ("selector" in selection)
+    assert "\n" not in str(caught.value)
 
 
 def test_otherwise_they_differ(make_trainer, dataset):

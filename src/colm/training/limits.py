@@ -14,6 +14,7 @@ from colm.coreset.coreset_selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 from colm.coreset.registry import get_selector
 from colm.gradients.adapters import check_adapter
 from colm.gradients.decoder import base_model, class_name
+from colm.training.options.by_selector import brought_by
 from colm.training.options.config import SelectionArguments
 from colm.training.step.draw import column_names
 from colm.training.step.model_access import text_config
@@ -193,22 +194,23 @@ def check_examples(dataset: Any) -> None:
 
 
 def check_sampling(args: SelectionArguments, dataset: Any, source_column: str | None) -> None:
-    """Refuse to draw by inverse source size where there are none, or where no example is drawn.
+    """Refuse to draw by source where that cannot be.
 
-    UniMax draws yield instead, see `colm.training.step.draw.draws_by_source`.
+    UniMax draws are uniform ones where all examples are of one source, and need not know of any.
 
     Raises:
         ValueError: such a data set, or a strategy that draws in another way.
     """
-    if args.candidate_sampling != "inverse_source_size":
+    if args.candidate_sampling == "uniform":
         return
-    option = f"candidate_sampling={args.candidate_sampling!r}"
+    brought = brought_by(args, "candidate_sampling")
+    option = f"candidate_sampling={args.candidate_sampling!r}{brought}"
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
             f"{option} draws examples by their number, which streamed data does not allow: load "
             "the data whole, or set candidate_sampling='uniform'."
         )
-    if source_column is None:
+    if source_column is None and args.candidate_sampling == "inverse_source_size":
         raise ValueError(
             f"{option} needs the source of each example: set source_column, or source_clusters "
             f"where sources are unknown; the columns are {', '.join(column_names(dataset))}."
@@ -217,7 +219,7 @@ def check_sampling(args: SelectionArguments, dataset: Any, source_column: str | 
     if strategy != "random":
         raise ValueError(
             f"{option} and train_sampling_strategy={strategy!r} cannot both say which examples are "
-            "drawn: set one of them back."
+            "drawn: set candidate_sampling='uniform' or train_sampling_strategy='random'."
         )
 
 

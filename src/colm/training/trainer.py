@@ -52,7 +52,6 @@ from colm.training.processes.exchange import Exchange
 from colm.training.renewal import BuiltFor, take_replaced_model
 from colm.training.step.arrange import averages_over_step, is_padding_free, split_kept
 from colm.training.step.draw import (
-    draws_by_source,
     goes_by_source,
     make_sampler,
     report_lack_of_sources,
@@ -294,7 +293,7 @@ class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Return the sampler of candidates."""
         column = self._selection.source_column
-        if column is None or not draws_by_source(self.args, self.train_dataset):
+        if column is None or self.args.candidate_sampling == "uniform":
             return super()._get_train_sampler(train_dataset)
         # What is passed in lacks the columns that the model does not take.
         return make_sampler(self.train_dataset, column, self.args, self._candidates_in_all)

@@ -29,3 +29,14 @@ def options_by_selector(selector: str) -> dict[str, Any]:
         option: as_names(option, value) if option in _NAMES else value
         for option, value in get_selector(selector).defaults.items()
     }
+
+
+def brought_by(args: Any, option: str) -> str:
+    """Return what an error says of an option that is as the selector brings it, else nothing.
+
+    Args:
+        args: a configuration, settled.
+        option: that a selector decides.
+    """
+    has_it = getattr(args, option) == options_by_selector(args.selector)[option]
+    return f" (of selector={args.selector!r})" if has_it else ""

@@ -15,7 +15,7 @@ from colm.coreset.sparsify import CRITERIA, WEIGHT_CRITERIA
 from colm.gradients.block_gradients import check_depth
 from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.value_gradients import ESTIMATORS
-from colm.training.options.by_selector import options_by_selector
+from colm.training.options.by_selector import brought_by
 from colm.training.step.draw import CANDIDATE_SAMPLINGS
 
 SCOPES = ("local", "global")
@@ -80,7 +80,7 @@ def _check_projections(args: Any) -> None:
         raise ValueError(
             f"projections={args.projections!r}: {SPREAD!r} is all of two blocks, and stands alone."
         )
-    spread = f"projections={SPREAD!r}{_brought_by(args, 'projections')}"
+    spread = f"projections={SPREAD!r}{brought_by(args, 'projections')}"
     if args.gradient != "exact":
         raise ValueError(
             f"{spread} needs gradient='exact'; got gradient={args.gradient!r}: set projections='v' "
@@ -99,14 +99,8 @@ def _check_small_sources(args: Any) -> None:
     if args.candidate_ratio == 1 or kept == [SMALL_SOURCES_NONE] or drawn == "uniform":
         return
     raise ValueError(
-        f"small_sources={','.join(kept)}{_brought_by(args, 'small_sources')} and "
-        f"candidate_sampling={drawn}{_brought_by(args, 'candidate_sampling')} do not go together: "
+        f"small_sources={','.join(kept)}{brought_by(args, 'small_sources')} and "
+        f"candidate_sampling={drawn}{brought_by(args, 'candidate_sampling')} do not go together: "
         "drawn as often as large ones, small sources would fill all that is kept. Set "
         "candidate_sampling='uniform' or small_sources='none'."
     )
-
-
-def _brought_by(args: Any, option: str) -> str:
-    """Says so where an option is what the selector brings."""
-    has_it = getattr(args, option) == options_by_selector(args.selector)[option]
-    return f" (of selector={args.selector!r})" if has_it else ""

@@ -159,22 +159,6 @@ def _rounded(shares: dict[str, float]) -> dict[str, int]:
     return whole
 
 
-def draws_by_source(args: Any, dataset: Any) -> bool:
-    """Whether examples of known sources are drawn by them.
-
-    UniMax draws, which nobody need have asked for, yield where they cannot be made; that others can
-    is checked before (`colm.training.limits.check_sampling`).
-
-    Args:
-        args: the options.
-        dataset: to be drawn from.
-    """
-    if args.candidate_sampling != "unimax":
-        return bool(args.candidate_sampling != "uniform")
-    random = getattr(args, "train_sampling_strategy", "random") == "random"
-    return random and hasattr(dataset, "__len__")
-
-
 def make_sampler(dataset: Any, source_column: str, args: Any, draws: int) -> SourceSampler:
     """Return the sampler that draws by source, as ``args.candidate_sampling`` says.
 
