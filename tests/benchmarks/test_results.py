@@ -358,6 +358,7 @@ def test_accuracy_where_it_was_measured(folder):
     assert "accuracy on questions has not been measured" not in page
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes_and_no_old_plot_stays(folder, monkeypatch, capsys):
     written = []
     for name in ("one", "other"):

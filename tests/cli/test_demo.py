@@ -44,6 +44,7 @@ def write_records(path: Path, sources: tuple[str, ...] = ("sums", "words"), coun
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_tables_and_a_report(quick: list[str], capsys) -> None:
     assert main(quick) == 0
     out = capsys.readouterr().out
@@ -78,6 +79,7 @@ def test_a_run_ends_with_tables_and_a_report(quick: list[str], capsys) -> None:
     assert Path("runs/demo/adapter/adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_next_run_takes_the_next_folder(quick: list[str], capsys) -> None:
     Path("runs/demo").mkdir(parents=True)
     Path("runs/demo/report.html").write_text("the first")
@@ -87,6 +89,7 @@ def test_the_next_run_takes_the_next_folder(quick: list[str], capsys) -> None:
     assert Path("runs/demo-2/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_ones_own_data_is_not_scored_and_that_is_said(quick: list[str], capsys) -> None:
     data = write_records(Path("mine.jsonl"))
     assert main([*quick, "--data", data, "--steps", "1", "--output-dir", "out"]) == 0
@@ -99,6 +102,7 @@ def test_ones_own_data_is_not_scored_and_that_is_said(quick: list[str], capsys) 
     assert comparison.before.answers is None
 
 
+@pytest.mark.slow
 def test_several_files_are_several_sources(quick: list[str]) -> None:
     files = [write_records(Path(name), ("?",), 9) for name in ("one.jsonl", "two.jsonl")]
     for name in files:
@@ -110,6 +114,7 @@ def test_several_files_are_several_sources(quick: list[str]) -> None:
     assert Comparison.load("runs/demo/report.json").source_sizes == {"one": 8, "two": 8}
 
 
+@pytest.mark.slow
 def test_a_model_without_a_chat_template_will_do(tiny_base_model_folder: Path) -> None:
     argv = ["demo", "--model", str(tiny_base_model_folder), "--steps", "1", "--held-out", "1"]
     assert main(argv) == 0

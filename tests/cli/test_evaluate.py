@@ -89,6 +89,7 @@ def evaluate(model, files, output, *more, data=("sums", "weather")):
     return main(["evaluate", str(model), *given_data, *options, *more])
 
 
+@pytest.mark.slow
 @NEEDS_A_SANDBOX
 def test_one_json_has_every_answer(taught, files, tmp_path, capsys):
     output = tmp_path / "new" / "result.json"
@@ -117,6 +118,7 @@ def test_one_json_has_every_answer(taught, files, tmp_path, capsys):
     assert str(files) not in output.read_text()
 
 
+@pytest.mark.slow
 @NEEDS_A_SANDBOX
 def test_cut_after_any_line_it_goes_on(taught, files, tmp_path, capsys):
     output = tmp_path / "result.json"
@@ -159,6 +161,7 @@ def test_an_interrupt_loses_nothing(taught, files, tmp_path, capsys, monkeypatch
     assert json.loads(output.read_text())["sets"]["sums"]["accuracy"] == 0.75
 
 
+@pytest.mark.slow
 def test_another_model_or_question_is_refused(taught, tiny_model_folder, files, tmp_path, capsys):
     output = tmp_path / "result.json"
     direct = ("--method", "direct", "--max-new-tokens", "2")
@@ -225,6 +228,7 @@ def ask(model, files, *more, data="sums", code=0):
     return sorted(path for path in model.glob("evaluations/*.json"))
 
 
+@pytest.mark.slow
 def test_results_lie_in_the_folder_of_the_run(run_folder, files, tmp_path, capsys):
     (first,) = ask(run_folder, files)
     whole = first.read_bytes()
@@ -242,6 +246,7 @@ def test_results_lie_in_the_folder_of_the_run(run_folder, files, tmp_path, capsy
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_more_training_has_results_of_its_own_and_a_report_shows_them(run_folder, files, capsys):
     from safetensors.torch import load_file, save_file
 
@@ -275,6 +280,7 @@ def test_more_training_has_results_of_its_own_and_a_report_shows_them(run_folder
     assert "held-out loss, macro" in shown
 
 
+@pytest.mark.slow
 def test_checkpoints_are_evaluated_into_the_run_and_other_models_elsewhere(
     run_folder, taught, files, tmp_path
 ):
@@ -326,6 +332,7 @@ def adapter(tiny_model_folder, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_an_adapter_is_put_on_its_base(adapter, tiny_model_folder, files, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -48,6 +48,7 @@ SAVING = ("--save_strategy=steps", "--save_steps=1")
 
 
 # Less than the adapters take; more than they do, and less than the tokenizer's file.
+@pytest.mark.slow
 @pytest.mark.parametrize("most_bytes", [100, 4000])
 @pytest.mark.parametrize("saving", [SAVING, ()])
 def test_the_disk_is_full_when_the_model_is_saved(sft, tmp_path, monkeypatch, most_bytes, saving):

@@ -62,6 +62,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config_class", [CoLMConfig, CoLMTrainingArguments])
 @settings(fuzz, max_examples=150)
 @given(options=st.dictionaries(st.sampled_from(OPTIONS), values, min_size=1, max_size=3))

@@ -30,6 +30,7 @@ def recipe(skeleton_folder, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_plan_needs_a_configuration_alone(recipe, tmp_path, capsys):
     assert main(["plan", "--config", str(recipe), *QUICK]) == 0
     shown = capsys.readouterr().out
@@ -41,6 +42,7 @@ def test_a_plan_needs_a_configuration_alone(recipe, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_options_go_before_the_recipe_and_json_has_bytes(recipe, capsys):
     assert main(["plan", "--json", "--config", str(recipe), *QUICK, "--candidate_ratio=4"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -49,6 +51,7 @@ def test_options_go_before_the_recipe_and_json_has_bytes(recipe, capsys):
     assert plan["tokens"] == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "heading", "selector", "examples"),
     [
@@ -74,6 +77,7 @@ def test_the_run_is_called_by_what_it_selects_with(
     assert any("selects nothing" in note for note in plan["notes"]) == (selector is None)
 
 
+@pytest.mark.slow
 def test_tokens_stand_in_for_the_longest_example(recipe, capsys):
     found = []
     for tokens in (8, 16):
@@ -82,6 +86,7 @@ def test_tokens_stand_in_for_the_longest_example(recipe, capsys):
     assert found[0] < 0.6 * found[1]
 
 
+@pytest.mark.slow
 def test_an_unknown_optimiser_is_named(recipe, capsys):
     assert main(["plan", "--config", str(recipe), *QUICK, "--optim=grokadamw"]) == 0
     assert "unknown (grokadamw)" in capsys.readouterr().out

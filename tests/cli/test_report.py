@@ -61,6 +61,7 @@ def report(*arguments: object) -> str:
     return Path("page.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_of_its_own(runs: Path, capsys) -> None:
     capsys.readouterr()
     assert main(["report", str(runs / "default")]) == 0
@@ -90,6 +91,7 @@ def test_a_run_of_its_own(runs: Path, capsys) -> None:
     assert str(runs) not in page
 
 
+@pytest.mark.slow
 def test_runs_side_by_side(runs: Path) -> None:
     page = report(runs / "default", runs / "random", runs / "plain", "--names", "A", "B", "C")
     assert "of 3 runs" in page
@@ -115,6 +117,7 @@ def test_a_run_cut_short(runs: Path, tmp_path: Path) -> None:
     assert "after step 2 of 4" in page
 
 
+@pytest.mark.slow
 def test_only_reports_are_written_over(runs: Path, capsys) -> None:
     run = str(runs / "plain")
     assert main(["report", run]) == 0

@@ -71,6 +71,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
     return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -109,6 +110,7 @@ def test_the_first_step_is_that_of_the_run(options, more, capsys) -> None:
     assert total in " ".join(shown.split())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:3 candidates of small sources do not fit a budget of 2")
 @pytest.mark.parametrize(
     ("sampling", "small"),
@@ -135,6 +137,7 @@ def test_without_looking_every_step_is_that_of_the_run(options, sampling: str, s
     assert not any("weights" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_from_a_checkpoint_it_goes_on_as_the_run_does(options, tmp_path: Path) -> None:
     saving = ["--output_dir=out", "--save_strategy=steps", "--save_steps=2", "--learning_rate=0.1"]
     run = [*options, "--max_steps=4", "--selector=colm"]
@@ -153,6 +156,7 @@ def test_from_a_checkpoint_it_goes_on_as_the_run_does(options, tmp_path: Path) -
         make_dry_run(parse_arguments([*options, "--resume_from_checkpoint=true"]), 1)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_has_nothing_to_select(options) -> None:
     run = [*options, "--max_steps=1", "--save_strategy=steps", "--save_steps=1", "--output_dir=out"]
     assert main(["sft", *run]) == 0
@@ -160,6 +164,7 @@ def test_a_run_that_has_ended_has_nothing_to_select(options) -> None:
         make_dry_run(parse_arguments([*run, "--resume_from_checkpoint=true"]), 1)
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_and_nothing_written(
     options, tmp_path: Path, tiny_model_folder: Path, capfd
 ) -> None:

@@ -100,6 +100,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout", ["prompt", "conversation", "instruction", "question", "messages", "sharegpt", "text"]
 )
@@ -125,6 +126,7 @@ def test_a_tokenizer_without_chat_template_will_do(
     assert code == 0, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_every_kind_of_file_is_trained_on(sft, tmp_path, suffix: str) -> None:
     path = write(tmp_path / f"table{suffix}", records("question"))
@@ -133,6 +135,7 @@ def test_every_kind_of_file_is_trained_on(sft, tmp_path, suffix: str) -> None:
     assert "22 examples of 3 sources" in err
 
 
+@pytest.mark.slow
 def test_the_kind_of_file_does_not_change_the_model(sft, tmp_path) -> None:
     weights = []
     for suffix in (".jsonl", ".csv", ".parquet"):
@@ -143,6 +146,7 @@ def test_the_kind_of_file_does_not_change_the_model(sft, tmp_path) -> None:
         assert all(torch.equal(weights[0][name], other[name]) for name in other)
 
 
+@pytest.mark.slow
 def test_a_recipe_of_several_sources(sft, tmp_path) -> None:
     for source in SOURCES:
         rows = [row for row in records("question") if row.pop("source") == source]
@@ -201,6 +205,7 @@ def test_examples_without_label_tokens_are_skipped_and_counted(sft, tmp_path) ->
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_uninterrupted(sft, tmp_path) -> None:
     saving = ["--max_steps=4", "--save_strategy=steps", "--save_steps=2", "--use_peft"]
     code, err = sft(*saving, f"--output_dir={tmp_path / 'whole'}")
@@ -234,6 +239,7 @@ def test_files_can_be_named_on_the_command_line(sft, tmp_path) -> None:
     assert "8 examples of 2 sources: one 4, two 4" in err
 
 
+@pytest.mark.slow
 def test_evaluation_holds_out_of_every_source(sft, tmp_path) -> None:
     code, err = sft("--eval_strategy=steps", "--eval_steps=1")
     assert code == 0, err
@@ -395,6 +401,7 @@ def test_calls_of_tools_need_a_chat_template_too(sft, tmp_path, tiny_base_model_
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_columns_that_are_not_used_are_named_once(sft, tmp_path) -> None:
     rows = [{**row, "level": 3, "url": None} for row in records("question")]
     for name in ("a", "b"):
@@ -421,6 +428,7 @@ def test_a_folder_with_another_run_is_left_alone(sft, tmp_path) -> None:
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_the_installed_command_tells_bad_input_in_one_line(
     tmp_path, data, tiny_model_folder
 ) -> None:

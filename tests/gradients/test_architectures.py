@@ -29,6 +29,7 @@ def test_there_are_enough_families():
     assert len(set(FAMILIES)) == len(FAMILIES) >= 140
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_projections_are_found_and_equal_looped_autograd(family):
     if family not in CONFIG_MAPPING:

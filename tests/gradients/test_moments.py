@@ -158,6 +158,7 @@ def test_a_state_of_another_size_is_refused() -> None:
         AdamMoments(3).load_state_dict(AdamMoments(4).state_dict())
 
 
+@pytest.mark.slow
 def test_moments_come_without_the_model_libraries() -> None:
     code = (
         "import sys, colm.coreset.moments, colm.coreset.medoids;"

@@ -51,6 +51,7 @@ def estimated():
     return slopes, flat, ValueGradients(model)(batch).features
 
 
+@pytest.mark.slow
 def test_the_mean_over_directions_is_unbiased(estimated):
     assert not rejects(*estimated)
 

@@ -202,6 +202,7 @@ def test_the_commands_in_a_header_are_right(recipe: Path, monkeypatch) -> None:
     assert any(own in command for command in commands)
 
 
+@pytest.mark.slow
 @each_model
 def test_a_model_is_trained_as_its_recipe_says(sft, recipe: Path) -> None:
     code, err, run = sft("--config", recipe, *QUICK)
@@ -221,6 +222,7 @@ def test_a_model_is_trained_as_its_recipe_says(sft, recipe: Path) -> None:
     assert f"of {5 if data == 'mathinstruct' else 8} sources" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_is_trained(sft, arm: str) -> None:
     recipes = over("phi-2-mathinstruct.yaml", f"arms/{arm}.yaml")
@@ -234,6 +236,7 @@ def test_an_arm_is_trained(sft, arm: str) -> None:
         assert (step["colm/candidates"], step["colm/kept"]) == (8, 4)
 
 
+@pytest.mark.slow
 def test_a_task_alone_has_clusters_for_sources(sft) -> None:
     recipes = over("phi-2-superglue.yaml", "variants/cb.yaml", "variants/clusters.yaml")
     code, err, run = sft(*recipes, *QUICK, "--source_clusters=2")
@@ -252,6 +255,7 @@ def test_a_variant_is_one_task(task: str) -> None:
     assert entry.name == task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_recipe_can_be_planned(model: str, hub: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(hub)

@@ -197,6 +197,7 @@ def test_aliases_as_people_use_them_are_read(recipe) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

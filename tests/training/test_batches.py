@@ -42,6 +42,7 @@ SELECTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SELECTIONS)
 def test_padding_free_learns_what_padded_does(make_trainer, dataset, record_selections, options):
     runs = [
@@ -65,6 +66,7 @@ def test_a_padding_free_step_holds_no_padding(make_trainer, dataset):
     assert abs(rows[0][1] - rows[1][1]) <= longest
 
 
+@pytest.mark.slow
 def test_flattened_batches_of_the_trainer_of_transformers(make_trainer, record_selections):
     runs = []
     for collator in (PLAIN["trainer_options"]["data_collator"], DataCollatorWithFlattening()):
@@ -79,6 +81,7 @@ def test_flattened_batches_of_the_trainer_of_transformers(make_trainer, record_s
     assert_same_run(*runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SELECTIONS)
 def test_a_split_by_tokens_pads_less_and_learns_the_same(
     make_trainer, dataset, record_selections, monkeypatch, options
@@ -110,6 +113,7 @@ def test_losses_that_are_no_mean_over_the_step_keep_equal_numbers(make_trainer, 
         assert [len(batch["input_ids"]) for batch in batches] == [4, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selector", ["balanced_sampling", "gradient_matching", "colm", "top_loss"])
 @pytest.mark.parametrize("adapter", [False, True])
 def test_a_look_never_pays_for_gradient_checkpointing(make_trainer, dataset, selector, adapter):

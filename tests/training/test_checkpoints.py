@@ -71,6 +71,7 @@ def assert_resumed_equals(folder, name, whole, rank=0):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KILLED)
 def test_a_killed_run_resumes_as_if_nobody_had_killed_it(killed, name):
     codes = json.loads((killed / "report.json").read_text())["codes"]
@@ -307,6 +308,7 @@ def test_two_processes_name_the_same_checkpoint(one_of_two, tmp_path):
         trainer._check_checkpoint(tmp_path / "checkpoint-2")
 
 
+@pytest.mark.slow
 def test_without_selection_another_trainers_checkpoint_will_do(make_trainer, dataset, tmp_path):
     options = SELECTING | {"candidate_ratio": 1}
     make_trainer(dataset, **options).train()

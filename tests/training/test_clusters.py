@@ -122,6 +122,7 @@ def test_hidden_states_are_those_of_each_example_alone(make_trainer, kinds, monk
     torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_kinds_of_text_become_two_sources_and_the_smaller_is_kept(make_trainer, kinds):
     trainer = make_trainer(kinds, source_clusters=2, selector="colm", max_steps=9)
     trainer.train()
@@ -142,6 +143,7 @@ def test_clusters_go_before_a_source_column_that_nobody_named(make_trainer, kind
     assert logged <= {"colm/candidates/cluster 0", "colm/candidates/cluster 1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampling", "steps"), [("inverse_source_size", 20), ("unimax", 4)])
 def test_clusters_can_be_drawn_equally_often(make_trainer, kinds, sampling, steps):
     trainer = make_trainer(
@@ -159,6 +161,7 @@ def test_clusters_can_be_drawn_equally_often(make_trainer, kinds, sampling, step
     assert 0.35 < share < 0.65
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_clusters_of_its_checkpoint(make_trainer, tmp_path, monkeypatch):
     options = {
         "source_clusters": 3,

@@ -39,6 +39,7 @@ def setting(tiny_model_folder: Path, dataset: Dataset, tmp_path: Path) -> Settin
     )
 
 
+@pytest.mark.slow
 def test_arms_share_start_and_candidates_but_not_what_they_keep(setting: Setting) -> None:
     lines: dict[str, list[str]] = {"CoLM": [], "random": []}
     result = compare(
@@ -77,6 +78,7 @@ def test_arms_share_start_and_candidates_but_not_what_they_keep(setting: Setting
         assert "kept 4 of 8: small sources " in arm_lines[0]
 
 
+@pytest.mark.slow
 def test_the_same_arm_twice_gives_the_same_model(setting: Setting) -> None:
     one, other = compare([ARMS[0], ARMS[0]], setting).arms
     state, twin = one.metrics["state"], other.metrics["state"]

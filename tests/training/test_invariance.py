@@ -110,6 +110,7 @@ def weights_of(selections):
     return [weight for step in selections for _, weight in sorted(step)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_selections_depend_on_the_candidates_alone(keep, case, seed):

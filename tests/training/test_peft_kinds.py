@@ -20,6 +20,7 @@ TRAINED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.parametrize("selector", ["colm", "gradient_matching"])
 @pytest.mark.parametrize("kind", TRAINED)

@@ -54,6 +54,7 @@ def steps_of(trainer):
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selector", ["balanced_sampling", "colm", "random"])
 @pytest.mark.parametrize("accumulated", [1, 2, 3])
 def test_a_ratio_beyond_the_data_trains_on_as_much_as_asked(
@@ -93,6 +94,7 @@ def test_and_one_that_does_not(make_trainer, data):
         assert entry["colm/kept"] == min(4, entry["colm/candidates"])
 
 
+@pytest.mark.slow
 def test_the_end_of_an_epoch_is_as_before(make_trainer, caplog):
     trainer = make_trainer(Dataset.from_list(make_records()), max_steps=-1, num_train_epochs=1)
     trainer.train()

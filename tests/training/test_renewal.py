@@ -84,6 +84,7 @@ def test_trainings_of_models_made_for_each_are_alike(tiny_model_folder, tmp_path
     assert kept[0] is None or torch.equal(*kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer_class", [CoLMTrainer, CoLMSFTTrainer])
 @pytest.mark.parametrize("trained_before", [False, True])
 def test_a_replaced_model_is_the_one_trained_and_looked_at(
@@ -130,6 +131,7 @@ def test_replaced_data_brings_its_own_sources(make_trainer, dataset):
     assert trainer._selection.selector._small_sources.names() == {"RARE"}
 
 
+@pytest.mark.slow
 def test_replaced_data_may_have_no_sources_or_lack_those_asked_for(make_trainer, dataset):
     trainer = make_trainer(dataset, max_steps=1)
     trainer.train_dataset = tokenised(trainer, make_records(1)).remove_columns("origin")
@@ -141,6 +143,7 @@ def test_replaced_data_may_have_no_sources_or_lack_those_asked_for(make_trainer,
         trainer.train()
 
 
+@pytest.mark.slow
 def test_clusters_are_found_anew_in_replaced_data(make_trainer, dataset):
     trainer = make_trainer(dataset, source_clusters=2, max_steps=1)
     trainer.train()
@@ -154,6 +157,7 @@ def test_clusters_are_found_anew_in_replaced_data(make_trainer, dataset):
     assert trainer._selection.source_column == "colm_cluster"
 
 
+@pytest.mark.slow
 def test_changed_options_are_those_of_the_next_training(make_trainer, dataset):
     trainer = make_trainer(dataset, selector="random", max_steps=1)
     trainer.train()
@@ -168,6 +172,7 @@ def test_changed_options_are_those_of_the_next_training(make_trainer, dataset):
         trainer.train()
 
 
+@pytest.mark.slow
 def test_training_on_goes_on_with_what_selection_has_learned(make_trainer, dataset):
     trainer = make_trainer(dataset, selector="colm")
     trainer.train()
@@ -198,6 +203,7 @@ def test_another_adapter_is_looked_at_from_the_next_step_on(make_trainer, datase
     assert widths == [2, 2, 4, 4]
 
 
+@pytest.mark.slow
 def test_freezing_what_is_not_looked_at_forgets_no_moments(make_trainer, dataset):
     trainer = make_trainer(dataset, selector="colm", max_steps=2)
     trainer.train()
@@ -218,6 +224,7 @@ def test_subspaces_are_refused_where_models_are_made_for_each_training(
         )
 
 
+@pytest.mark.slow
 def test_what_a_training_has_not_logged_is_not_the_next_ones(make_trainer, dataset):
     trainer = make_trainer(dataset, selector="random", max_steps=3, logging_steps=2)
     for _ in range(2):

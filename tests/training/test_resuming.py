@@ -117,6 +117,7 @@ def resume(make_trainer):
     return go_on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [2, 1])
 def test_the_same_run_goes_on_whatever_may_differ(finished, resume, ratio, caplog):
     assert set(ALLOWED) <= {name for names in MAY_DIFFER.values() for name in names}
@@ -141,6 +142,7 @@ def test_other_data_are_refused(finished, resume, name, ratio):
     assert "checkpoint-2" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER_OPTIONS)
 def test_other_options_are_refused_by_name(finished, resume, name):
     options = {"candidate_ratio": 1, name: OTHER_OPTIONS[name]}
@@ -171,6 +173,7 @@ def test_other_adapters_and_kinds_of_training_are_refused(finished, resume, opti
     assert named in resume(finished(), **options)
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_ones_own_is_part_of_the_run(finished, make_trainer):
     trainer = make_trainer(Dataset.from_list(RECORDS), **LONGER)
     own = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
@@ -208,6 +211,7 @@ def test_another_base_model(finished, tiny_model_folder, tmp_path, adapters, cha
     assert "other weights" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_model_that_was_trained_here_goes_on(make_trainer, dataset, tmp_path, caplog):
     trainer = make_trainer(dataset, **SAVING)
     trainer.train()
@@ -218,6 +222,7 @@ def test_a_model_that_was_trained_here_goes_on(make_trainer, dataset, tmp_path, 
     assert caplog.messages == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [2, 1])
 def test_a_checkpoint_that_does_not_say_what_it_belongs_to_is_one_warning(
     make_trainer, dataset, tmp_path, caplog, ratio
@@ -264,6 +269,7 @@ def streamed(records):
     return Dataset.from_list(records).to_iterable_dataset()
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_as_the_same_stream(finished, make_trainer, tmp_path, resume):
     make_trainer(streamed(RECORDS), **SAVING).train()
     checkpoint = str(tmp_path / "run" / "checkpoint-2")
@@ -299,6 +305,7 @@ class Endless(torch.utils.data.IterableDataset):
         return self.left
 
 
+@pytest.mark.slow
 def test_data_sets_of_pytorch(make_trainer, tmp_path):
     rows = [[5 + i % 90, 6, 7 + i % 11, 8] for i in range(600)]
     kind = {"trainer_class": CoLMTrainer, "config_class": CoLMTrainingArguments}
@@ -351,6 +358,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_digest_is_of_what_is_in_the_rows_and_not_of_how_they_lie(tmp_path):
     data = Dataset.from_list(ROWS)
     wanted = describe_data(data, set())

@@ -105,6 +105,7 @@ OPTIONS = {"candidate_sampling": "inverse_source_size", "selector": "random"}
 by_source = pytest.mark.parametrize("sampling", ["inverse_source_size", "unimax"])
 
 
+@pytest.mark.slow
 def test_the_trainer_draws_small_sources_as_often_as_large_ones(make_trainer, dataset):
     trainer = make_trainer(dataset, **OPTIONS, max_steps=60)
     trainer.train()
@@ -123,6 +124,7 @@ def test_selection_off_leaves_the_sampling_on(make_trainer, dataset):
     trainer.train()
 
 
+@pytest.mark.slow
 @by_source
 @pytest.mark.parametrize("stop", [3, 6, 8])
 def test_a_resumed_run_draws_on_as_if_it_had_not_stopped(make_trainer, tmp_path, stop, sampling):

@@ -81,6 +81,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", [None, "numpy", "torch"])
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor")  # TRL's collator
@@ -94,6 +95,7 @@ def test_a_small_source_is_kept_whole_whatever_its_kind(make_trainer, kind, form
     assert kept[rare] == drawn[rare] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["integers", "class labels", "booleans"])
 @pytest.mark.parametrize("sampling", ["uniform", "unimax", "inverse_source_size"])
 @pytest.mark.filterwarnings("ignore:.*do not fit a budget")
@@ -119,6 +121,7 @@ def test_the_same_is_drawn_and_kept_whatever_a_source_is_called(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("named", "rare"),
     [(1, "1"), ([1], "1"), (["1"], "1"), ([np.int64(1)], "1"), (True, "True"), (["True"], "True")],

@@ -90,6 +90,7 @@ NEEDS_AN_ACCELERATOR = {
 SELECTIONS = {"default": {}, "balanced sampling": {"selector": "balanced_sampling"}}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:lora with eva initialization")
 @pytest.mark.filterwarnings("ignore:This implementation of AdamW is deprecated")
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -142,6 +143,7 @@ def quantise(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`use_liger_kernel=True` is deprecated")
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
 @pytest.mark.parametrize("name", NEEDS_AN_ACCELERATOR)

@@ -158,6 +158,7 @@ def test_passes_follow_each_other_shuffled_anew(make_trainer, kind):
     assert first != second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "stop"), [("datasets", 3), ("datasets", 6), ("datasets", 9), ("torch", 9)]
 )
@@ -233,6 +234,7 @@ def draw_with_and_without_shards(folder, run_folder):
     return [draw(folder, run_folder, shards) for shards in (1, 2)]
 
 
+@pytest.mark.slow
 def test_processes_share_a_stream(streaming, tiny_model_folder, tmp_path):
     """Without shards each takes its part of what all read; with shards each reads its own."""
     pools = itertools.islice(streaming.get_train_dataloader(), 11)

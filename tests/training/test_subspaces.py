@@ -26,6 +26,7 @@ def assert_same(one, other):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_a_plain_model_goes_in_and_comes_out(make_trainer, dataset, tmp_path, selection):
     trainer = make_trainer(dataset, **RSO, **SELECTIONS[selection])
@@ -50,6 +51,7 @@ def test_one_outer_step_moves_a_weight_along_its_directions_alone(make_trainer, 
             assert torch.linalg.matrix_rank(change, rtol=1e-3) <= 4, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_a_stopped_run_resumes_as_if_it_had_not_stopped(make_trainer, dataset, tmp_path, selection):
     """Within inner loops and at their end; the whole run saves nothing."""
@@ -64,6 +66,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_stopped(make_trainer, dataset, t
         assert_same(weights(resumed), weights(whole))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_has_the_model_as_it_was_then(make_trainer, dataset, tmp_path):
     options = RSO | {"lr_scheduler_type": "constant", "candidate_sampling": "uniform"}
     make_trainer(dataset, **options, save_strategy="steps", save_steps=2).train()
@@ -73,6 +76,7 @@ def test_a_checkpoint_has_the_model_as_it_was_then(make_trainer, dataset, tmp_pa
     assert_same(saved.state_dict(), weights(short))
 
 
+@pytest.mark.slow
 def test_after_a_merge_a_checkpoint_holds_no_weight_twice(make_trainer, dataset, tmp_path):
     trainer = make_trainer(dataset, **RSO, save_strategy="steps", save_steps=1)
     trainer.train()
@@ -83,6 +87,7 @@ def test_after_a_merge_a_checkpoint_holds_no_weight_twice(make_trainer, dataset,
     assert sizes[3] == sizes[6] < 1000 < sizes[1]
 
 
+@pytest.mark.slow
 def test_the_best_model_is_loaded_at_the_end(make_trainer, dataset, tmp_path):
     """An absurd learning rate makes later checkpoints worse."""
     trainer = make_trainer(
@@ -103,6 +108,7 @@ def test_the_best_model_is_loaded_at_the_end(make_trainer, dataset, tmp_path):
     assert_same(weights(trainer), best.state_dict())
 
 
+@pytest.mark.slow
 def test_features_are_those_of_b_and_its_moments_go_with_p(make_trainer, dataset):
     trainer = make_trainer(dataset, **RSO)
     steps, keep = [], trainer._selection.keep
@@ -121,6 +127,7 @@ def test_features_are_those_of_b_and_its_moments_go_with_p(make_trainer, dataset
     assert steps == [1, 2, 3, 1, 2, 3, 1]
 
 
+@pytest.mark.slow
 def test_training_can_go_on_in_new_subspaces(make_trainer, dataset):
     trainer = make_trainer(dataset, **RSO)
     trainer.train()
@@ -132,6 +139,7 @@ def test_training_can_go_on_in_new_subspaces(make_trainer, dataset):
     )
 
 
+@pytest.mark.slow
 def test_transformers_own_trainer_has_subspaces_too(make_trainer, dataset):
     sft = make_trainer(dataset)
     trainer = make_trainer(
@@ -166,6 +174,7 @@ def test_what_cannot_be_is_refused_in_one_line(make_trainer, dataset, options, m
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_adapters_and_foreign_checkpoints_are_refused(make_trainer, dataset, tmp_path):
     lora = {"peft_config": LoraConfig(target_modules=["v_proj"])}
     with pytest.raises(ValueError, match="has adapters, which are a subspace already"):
