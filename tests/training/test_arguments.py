@@ -1,14 +1,17 @@
 """Options and recipes: a recipe means what the command line means, and mistakes are one line."""
 
+import dataclasses
 import os
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.runs.arguments import make_parser, parse_arguments
+from colm.runs.arguments import help_groups, make_parser, parse_arguments
 from colm.runs.recipes import find_recipe, shipped_recipes
+from colm.training.options.config import SelectionArguments
 
 
 @pytest.fixture
@@ -270,6 +273,26 @@ def test_help_lists_every_option(capsys) -> None:
     assert not stop.value.code
     shown = capsys.readouterr().out
     assert all(o in shown for o in ("--config", "--candidate_ratio", "--lora_r", "--max_length"))
+
+
+def test_help_begins_with_the_options_of_colm_in_groups() -> None:
+    parser = make_parser()
+    shown = parser.format_help()
+    places = []
+    for title, names in help_groups().items():
+        places += [shown.index(f"\n{title}:\n")]
+        places += [shown.index(f"\n  --{n} ", places[-1]) for n in names if n != "help"]
+    assert places == sorted(places)
+    assert shown.index("\n  --learning_rate ") > places[-1]
+    of_selection = {each.name for each in dataclasses.fields(SelectionArguments)}
+    grouped = [name for names in help_groups().values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    assert of_selection <= set(grouped)
+    # Each option stands there once, and is spelled with underscores; dashes are taken as well.
+    for action in parser._actions:
+        if action.dest != "help":
+            assert len(re.findall(rf"^  {action.option_strings[0]}\b", shown, re.M)) == 1
+    assert parse_arguments(["--candidate-ratio=4"]).training.candidate_ratio == 4
 
 
 def test_later_recipes_go_before_earlier_ones_and_the_command_line_before_all(tmp_path) -> None:

@@ -22,10 +22,11 @@ from colm.checks import shown
 from colm.coreset.registry import BASE_DEFAULTS
 from colm.runs.recipes import find_recipe, load_recipe
 from colm.training.options.by_selector import options_by_selector
-from colm.training.options.config import CoLMConfig
+from colm.training.options.config import OFTEN_SET, CoLMConfig, SelectionArguments
 from colm.training.options.former import refuse_former
 from colm.training.options.hardware import has_accelerator
 from colm.training.options.plain_options import check_adapter_options
+from colm.training.options.subspace_arguments import SubspaceArguments
 
 _DATACLASSES = (ScriptArguments, CoLMConfig, ModelConfig, DatasetMixtureConfig)
 
@@ -49,12 +50,51 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         default = " ".join(value) if isinstance(value, list) else value
         return f"{action.help} (default: by selector; {CoLMConfig.selector}: {default})"
 
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """An option as this project spells it; TRL's parser takes dashes, too."""
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        shown = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{action.option_strings[0]} {shown}"
+
 
 class _Parser(TrlParser):
-    """TRL's parser, raising instead of leaving the process."""
+    """TRL's parser: raises instead of leaving the process, and shows colm's options first."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+    def format_help(self) -> str:
+        """Help in groups: what people set of selection, the rest, subspaces, then TRL's options."""
+        formatter = self._get_formatter()
+        formatter.add_usage("%(prog)s [--config FILE]... [--OPTION VALUE]...", (), ())
+        formatter.add_text(self.description)
+        left = list(self._actions)
+        for title, names in help_groups().items():
+            order = {name: place for place, name in enumerate(names)}
+            group = sorted((a for a in left if a.dest in order), key=lambda a: order[a.dest])
+            left = [action for action in left if action not in group]
+            formatter.start_section(title)
+            formatter.add_arguments(group)
+            formatter.end_section()
+        formatter.start_section("options of TRL, transformers and PEFT")
+        formatter.add_arguments(left)
+        formatter.end_section()
+        shown: str = formatter.format_help()
+        return shown
+
+
+def help_groups() -> dict[str, tuple[str, ...]]:
+    """Return the names of colm's own options, by the title that they stand under in help."""
+    of_selection = [each.name for each in fields(SelectionArguments)]
+    of_subspaces = tuple(each.name for each in fields(SubspaceArguments))
+    rest = tuple(name for name in of_selection if name not in OFTEN_SET)
+    return {
+        "run": ("help", "config", "model_name_or_path", "dataset_name", "output_dir"),
+        "selection: what people set": OFTEN_SET,
+        "selection: the rest": rest,
+        "random subspaces": of_subspaces,
+    }
 
 
 def parse_arguments(arguments: Sequence[str]) -> SFTArguments:

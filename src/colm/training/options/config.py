@@ -30,6 +30,21 @@ from colm.training.options.plain_options import check_plain_options
 from colm.training.options.subspace_arguments import SubspaceArguments
 from colm.training.step.draw import CANDIDATE_SAMPLINGS
 
+#: What people set of the options of selection, in the order that help shows; the rest is for who
+#: compares methods.
+OFTEN_SET = (
+    "candidate_ratio",
+    "selector",
+    "source_column",
+    "small_sources",
+    "candidate_sampling",
+    "gradient",
+    "weighted",
+    "source_clusters",
+    "selection_scope",
+    "distance",
+)
+
 
 def _governed(meaning: str, choices: Iterable[str] = ()) -> Any:
     """A field whose value, where none is given, is what the selector's record says."""
