@@ -12,6 +12,7 @@ from colm import CoLMConfig, CoLMTrainingArguments, CoresetSelector, register_se
 from colm.coreset import registry
 from colm.coreset.registry import BASE_DEFAULTS, available_selectors, get_selector
 from colm.runs.arguments import parse_arguments
+from colm.runs.model_card import describe_training
 from colm.training.checkpoints.selector_state import (
     RESUME_SETTINGS,
     load_state,
@@ -98,6 +99,16 @@ def test_a_selector_outside_of_trainers_has_the_same(selector):
     made._small_sources.see(["web"] * 9 + ["rare"])
     keeps = brought["small_sources"] == "auto"
     assert made._small_sources.names() == ({"rare"} if keeps else set())
+
+
+@pytest.mark.parametrize("selector", BY_SELECTOR)
+def test_the_command_line_and_the_model_card_say_the_same(selector):
+    args = parse_arguments([f"--selector={selector}", "--use_cpu", "--bf16=false"]).training
+    assert governed(args) == BY_SELECTOR[selector]
+    card = describe_training(args, None)
+    if not get_selector(selector).keeps_all:
+        for option, value in BY_SELECTOR[selector].items():
+            assert f"| `{option}` | `{value}` |" in card
 
 
 def test_a_coreset_selector_is_colm():
