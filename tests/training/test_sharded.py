@@ -50,7 +50,7 @@ RUNS = {
     "losses": ({"selector": "top_loss", "selection_tokens": 40}, False),
     "no look": ({"selector": "longest"}, True),
 }
-ZERO_RUNS = [(2, "default"), (3, "default with adapters"), (3, "finite differences")]
+ZERO_RUNS = [(2, "balanced"), (3, "balanced with adapters"), (3, "finite differences")]
 # Few enough for several calls of the head in each chunk, another number on each process.
 LOGITS_PER_CHUNK = 2000
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}
