@@ -16,8 +16,6 @@ from typing import Any
 
 #: What comparing two formulas may take; reading LaTeX needs far less.
 MOST_BYTES = 2 * 2**30
-#: Longest comparison where nobody is left to end it.
-MOST_SECONDS = 60
 #: How far values may lie apart where decimals are written, relative to them, and where none are.
 NOISE, EXACT = 1e-6, 1e-50
 DIGITS = 60

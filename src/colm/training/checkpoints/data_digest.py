@@ -1,9 +1,9 @@
 """What the training data of a run are, in a few numbers that a later run can be held against.
 
 A digest is of what is in the rows and of their order, not of how they lie in memory or in a cache:
-the same file read twice, by any number of processes, has the same one. It reads about a gigabyte a
-second, of the columns that training reads and no others; of more than ``MOST_ROWS`` rows it reads
-that many, in blocks that are spread evenly. Symbols: N examples in the data set.
+the same file read twice, by any number of processes, has the same one. The columns that training
+reads are read once, and no others; of more than ``MOST_ROWS`` rows as many are, in blocks that are
+spread evenly. Symbols: N examples in the data set.
 """
 
 import hashlib
