@@ -12,7 +12,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from colm import CoresetSelector, ValueGradients
+from colm import CoresetSelector
+from colm.gradients.value_gradients import ValueGradients
 
 PROBLEMS = Path(__file__).parent / "data" / "problems.jsonl"
 

@@ -20,11 +20,11 @@ from colm import (
     Observed,
     balanced_sampling,
     facility_location,
-    facility_location_from_features,
     gradient_matching,
     importance_sampling,
     mean_matching,
 )
+from colm.coreset.facility_location import facility_location_from_features
 from colm.coreset.registry import _SELECTORS, available_selectors
 
 fuzz = settings(
@@ -41,7 +41,7 @@ seeds = st.integers(0, 10**6)
 
 # Records of what others check; two that need a model have their own tests below.
 RECORDS = {"Candidates", "Choice", "FacilityLocation", "GradientMatching", "MeanMatching"}
-RECORDS |= {"BalancedSample", "ImportanceSample", "Observed", "Selection"}
+RECORDS |= {"BalancedSampling", "ImportanceSampling", "Observed", "Selection"}
 DRAWN = [balanced_sampling, importance_sampling]
 TRAINING = {"CoLMConfig", "CoLMTrainingArguments", "CoLMSFTTrainer", "CoLMTrainer"}
 

@@ -57,7 +57,7 @@ def installed(wheel, tmp_path_factory):
 def test_the_wheel_holds_the_package_its_recipes_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     recipes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
-    assert {"colm/py.typed", "colm/reports/page.css"} <= set(names)
+    assert {"colm/py.typed", "colm/__init__.pyi", "colm/reports/page.css"} <= set(names)
     assert {f"colm/{recipe}" for recipe in recipes} <= set(names)
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"colm"}
 

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import machine, write_result
-from colm import facility_location, facility_location_from_features
+from colm.coreset.facility_location import facility_location, facility_location_from_features
 from colm.coreset.similarity import METRICS, similarity
 from colm.coreset.similarity import sizes as sizes_of
 

@@ -33,10 +33,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.record import machine, write_result
-from colm import CoLMConfig, CoLMSFTTrainer, ValueGradients
+from colm import CoLMConfig, CoLMSFTTrainer
 from colm.data import format_dataset, read_file
 from colm.data.generated import generate_mixture
 from colm.gradients import zeroth_order
+from colm.gradients.value_gradients import ValueGradients
 from colm.training.pretrained import demo_model_folder
 from colm.training.step.arrange import length_sorted_chunks
 

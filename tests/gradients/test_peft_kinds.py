@@ -11,12 +11,13 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch.nn import functional
 
 from colm.coreset.observed import OBSERVATIONS
-from colm.gradients import ExampleObserver, ValueGradients
 from colm.gradients.batch import IGNORED_LABEL
 from colm.gradients.block_gradients import BlockGradients
+from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.patching import forward_hook, replaced_forward
 from colm.gradients.per_example import example_gradients, trained_parameters
 from colm.gradients.projections import find_projections
+from colm.gradients.value_gradients import ValueGradients
 from tests.gradients.architectures import build
 from tests.gradients.oracle import assert_close, padded, padding_free
 from tests.gradients.snapshot import Snapshot

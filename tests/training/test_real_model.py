@@ -8,8 +8,9 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch.nn import functional
 
-from colm import CoLMConfig, CoLMSFTTrainer, ValueGradients
+from colm import CoLMConfig, CoLMSFTTrainer
 from colm.data.generated import generate_mixture
+from colm.gradients.value_gradients import ValueGradients
 from colm.training import pretrained
 from colm.training.pretrained import demo_model_folder, load_model, load_tokenizer
 

@@ -20,7 +20,7 @@ from colm.coreset.gram_schmidt_walk import around_mean, distance_from_mean, walk
 NOISE = 0.1
 
 
-class BalancedSample(NamedTuple):
+class BalancedSampling(NamedTuple):
     """What balanced sampling drew.
 
     Attributes:
@@ -40,7 +40,7 @@ def balanced_sampling(
     generator: torch.Generator,
     target: Tensor | None = None,
     noise: float = NOISE,
-) -> BalancedSample:
+) -> BalancedSampling:
     """Draw examples, each with probability r / n, whose mean is close to the mean of all.
 
     Computed in float64. Costs O(n^2 d) for the Gram matrix and O(n^3) for the walk.
@@ -71,4 +71,4 @@ def balanced_sampling(
     chances = torch.full((len(shares),), budget / len(shares), dtype=torch.float64)
     kept = walk(gram * scales * scales[:, None], chances, noise, generator)
     weights = shares[kept] / shares[kept].sum()
-    return BalancedSample(kept.to(features.device), distance_from_mean(gram, kept, weights))
+    return BalancedSampling(kept.to(features.device), distance_from_mean(gram, kept, weights))

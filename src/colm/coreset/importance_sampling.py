@@ -26,7 +26,7 @@ from colm.coreset.gram_schmidt_walk import around_mean, distance_from_mean, walk
 FLOOR = 0.3
 
 
-class ImportanceSample(NamedTuple):
+class ImportanceSampling(NamedTuple):
     """What importance sampling drew.
 
     Attributes:
@@ -49,7 +49,7 @@ def importance_sampling(
     generator: torch.Generator,
     target: Tensor | None = None,
     noise: float = NOISE,
-) -> ImportanceSample:
+) -> ImportanceSampling:
     """Draw examples, those with large gradients more often, and weigh them by one over how often.
 
     Computed in float64. Costs O(n^2 d) for the Gram matrix and O(n^3) for the walk.
@@ -89,7 +89,7 @@ def importance_sampling(
     means = shares[kept] * weights
     means = means / means.sum()
     device, error = features.device, distance_from_mean(gram, kept, means)
-    return ImportanceSample(kept.to(device), weights.float().to(device), error)
+    return ImportanceSampling(kept.to(device), weights.float().to(device), error)
 
 
 def inclusion_probabilities(norms: Tensor, budget: int) -> Tensor:

@@ -1,0 +1,37 @@
+from .coreset.balanced_sampling import balanced_sampling
+from .coreset.candidates import Candidates, Choice
+from .coreset.coreset_selector import CoresetSelector
+from .coreset.facility_location import facility_location
+from .coreset.gradient_matching import gradient_matching
+from .coreset.importance_sampling import importance_sampling
+from .coreset.mean_matching import mean_matching
+from .coreset.observed import Observed
+from .coreset.registry import available_selectors, register_selector
+from .gradients.value_gradients import last_value_gradients
+from .memory.subspaces.optimizer import SubspaceOptimizer
+from .memory.subspaces.subspaces import Subspaces
+from .training.options.config import CoLMConfig, CoLMTrainingArguments
+from .training.trainer import CoLMSFTTrainer, CoLMTrainer
+
+__version__: str
+
+__all__ = [
+    "Candidates",
+    "Choice",
+    "CoLMConfig",
+    "CoLMSFTTrainer",
+    "CoLMTrainer",
+    "CoLMTrainingArguments",
+    "CoresetSelector",
+    "Observed",
+    "SubspaceOptimizer",
+    "Subspaces",
+    "available_selectors",
+    "balanced_sampling",
+    "facility_location",
+    "gradient_matching",
+    "importance_sampling",
+    "last_value_gradients",
+    "mean_matching",
+    "register_selector",
+]
