@@ -71,7 +71,7 @@ def test_there_must_be_a_checkpoint(tmp_path: Path, resume) -> None:
     assert "resume_from_checkpoint" not in str(caught.value)
 
 
-@pytest.mark.parametrize("left", [(), ("adapter_model.safetensors",), ("colm_run.json", *LATE)])
+@pytest.mark.parametrize("left", [(), ("adapter_model.safetensors",), ("colm_identity.json", *LATE), ("colm_run.json",)])
 def test_a_run_killed_in_its_first_checkpoint_begins_anew(tmp_path: Path, left) -> None:
     path = checkpoint(tmp_path, 2, whole=False)
     for name in left:
@@ -93,18 +93,20 @@ def test_a_run_killed_in_its_first_checkpoint_begins_anew(tmp_path: Path, left) 
 def test_a_new_checkpoint_deletes_nothing_that_is_not_its_runs(tmp_path: Path, caplog) -> None:
     theirs = checkpoint(tmp_path / "theirs", 6)
     run = tmp_path / "run"
-    linked, foreign, killed = (run / f"checkpoint-{step}" for step in (2, 4, 6))
+    linked, foreign, killed, earlier = (run / f"checkpoint-{step}" for step in (2, 4, 6, 8))
     foreign.mkdir(parents=True)
     (foreign / "weights").write_text("somebody's")
     linked.symlink_to(theirs)
     killed.mkdir()
-    (killed / "colm_run.json").write_text("{}")
-    for path in (linked, foreign, killed):
+    earlier.mkdir()
+    (killed / "colm_identity.json").write_text("{}")
+    (earlier / "colm_run.json").write_text("{}")
+    for path in (linked, foreign, killed, earlier):
         make_way(path)
         assert not path.is_symlink()
         assert list(path.iterdir()) == []
     assert problem_with(theirs) is None
-    (aside,) = set(run.iterdir()) - {linked, foreign, killed}
+    (aside,) = set(run.iterdir()) - {linked, foreign, killed, earlier}
     assert (aside / "weights").read_text() == "somebody's"
     assert aside.name in caplog.text
 

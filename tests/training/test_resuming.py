@@ -244,7 +244,7 @@ def test_a_checkpoint_that_does_not_say_what_it_belongs_to_is_one_warning(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": "colm run 1", "options": 3}', "[" * 9999]
+    "text", ["", "[]", "{}", '{"format": "colm identity 1", "options": 3}', "[" * 9999]
 )
 def test_what_cannot_be_read_is_named(make_trainer, dataset, tmp_path, text):
     make_trainer(dataset, **SAVING).train()
@@ -253,6 +253,28 @@ def test_what_cannot_be_read_is_named(make_trainer, dataset, tmp_path, text):
     manifest.write_manifest(checkpoint)
     with pytest.raises(ValueError, match=rf"{manifest.IDENTITY_FILE} that cannot be read"):
         make_trainer(dataset, **LONGER).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(("changes", "problem"), [({}, None), ({"seed": 5}, "seed is 5")])
+def test_what_earlier_versions_wrote_is_held_against_the_run(
+    make_trainer, dataset, tmp_path, changes, problem, caplog
+):
+    make_trainer(dataset, **SAVING).train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    identity = json.loads((checkpoint / manifest.IDENTITY_FILE).read_text())
+    (checkpoint / manifest.IDENTITY_FILE).unlink()
+    former = json.dumps(identity | {"format": "colm run 1"})
+    (checkpoint / "colm_run.json").write_text(former)
+    manifest.write_manifest(checkpoint)
+    trainer = make_trainer(dataset, **LONGER, **changes)
+    if problem is None:
+        with caplog.at_level(logging.WARNING, "colm"):
+            trainer.train(resume_from_checkpoint=True)
+        assert trainer.state.global_step == LONGER["max_steps"]
+        assert caplog.messages == []
+    else:
+        with pytest.raises(ValueError, match=problem):
+            trainer.train(resume_from_checkpoint=True)
 
 
 def test_nothing_secret_is_written_down(make_trainer, dataset, tmp_path):

@@ -15,7 +15,7 @@ from trl import SFTTrainer
 from colm.durable import write_whole
 from colm.json_text import parse_json
 from colm.training.checkpoints.data_digest import describe_data
-from colm.training.checkpoints.manifest import IDENTITY_FILE
+from colm.training.checkpoints.manifest import FORMER_IDENTITY_FILE, IDENTITY_FILE
 from colm.training.checkpoints.model_digest import (
     describe_adapters,
     describe_model,
@@ -25,8 +25,8 @@ from colm.training.checkpoints.model_digest import (
 from colm.training.checkpoints.run_options import comparable_options, describe_options
 from colm.training.clusters import CLUSTER_COLUMN
 
-FILE_NAME = IDENTITY_FILE
-_FORMAT = "colm run 1"
+_FORMAT = "colm identity 1"
+_FORMER_FORMAT = "colm run 1"
 _OF_MODEL = ("adapters", "model")
 
 Identity = dict[str, Any]
@@ -75,7 +75,7 @@ def save_identity(checkpoint: Path, identity: Identity) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    write_whole(checkpoint / FILE_NAME, json.dumps(identity, indent=1).encode())
+    write_whole(checkpoint / IDENTITY_FILE, json.dumps(identity, indent=1).encode())
 
 
 def load_identity(checkpoint: Path) -> Identity | None:
@@ -84,19 +84,20 @@ def load_identity(checkpoint: Path) -> Identity | None:
     Raises:
         ValueError: it cannot be read.
     """
-    try:
-        text = (checkpoint / FILE_NAME).read_text(encoding="utf-8")
-    except FileNotFoundError:
+    path = checkpoint / IDENTITY_FILE
+    if not path.is_file():
+        path = checkpoint / FORMER_IDENTITY_FILE
+    if not path.is_file():
         return None
     try:
-        identity = parse_json(text)
-        if identity["format"] != _FORMAT:
+        identity = parse_json(path.read_text(encoding="utf-8"))
+        if identity["format"] not in (_FORMAT, _FORMER_FORMAT):
             raise ValueError
         for part in ("trainer", "options", "adapters", "model", "data"):
             dict(identity[part].items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"resume_from_checkpoint: {checkpoint} has a {FILE_NAME} that cannot be read"
+            f"resume_from_checkpoint: {checkpoint} has a {path.name} that cannot be read"
         ) from error
     return dict(identity)
 

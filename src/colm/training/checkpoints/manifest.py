@@ -23,7 +23,9 @@ from colm.json_text import read_json
 FILE_NAME = "colm_manifest.json"
 TRAINER_STATE = "trainer_state.json"
 #: Written first, it tells whose a folder is.
-IDENTITY_FILE = "colm_run.json"
+IDENTITY_FILE = "colm_identity.json"
+#: What checkpoints of earlier versions call it.
+FORMER_IDENTITY_FILE = "colm_run.json"
 
 #: Larger files are compared by size alone: to read them all again would hold up the run.
 MOST_DIGEST_BYTES = 2**20
@@ -75,7 +77,12 @@ def is_cut_short(checkpoint: Path) -> bool:
     """
     if (checkpoint / FILE_NAME).is_file():
         return False
-    return (checkpoint / IDENTITY_FILE).is_file() or not (checkpoint / TRAINER_STATE).is_file()
+    return has_identity(checkpoint) or not (checkpoint / TRAINER_STATE).is_file()
+
+
+def has_identity(checkpoint: Path) -> bool:
+    """Whether a folder has the file that this library writes first into a checkpoint."""
+    return any((checkpoint / name).is_file() for name in (IDENTITY_FILE, FORMER_IDENTITY_FILE))
 
 
 def make_way(checkpoint: Path) -> None:
@@ -88,7 +95,7 @@ def make_way(checkpoint: Path) -> None:
         checkpoint.unlink()
     if (checkpoint / FILE_NAME).is_file():
         remove_manifest(checkpoint)
-    elif (checkpoint / IDENTITY_FILE).is_file():
+    elif has_identity(checkpoint):
         shutil.rmtree(checkpoint)
     elif checkpoint.is_dir() and any(checkpoint.iterdir()):
         aside = _unused(checkpoint)
