@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-#: Files of ``page`` that write pages of the documentation; the others are parts of these.
-PAGES = ("results", "measured_pages")
+#: Files of ``page`` that write pages; the others are parts of these.
+PAGES = ("results", "measured_pages", "run_report")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -174,6 +174,10 @@ def test_two_modules_of_one_name_are_a_command_and_what_it_does() -> None:
     assert not {stem for stem, found in twice.items() if not found <= {"cli", "runs", "planning"}}
 
 
+def test_what_is_shipped_knows_nothing_of_benchmarks() -> None:
+    assert not [name_of(path) for path in MODULES if "benchmark" in path.read_text().lower()]
+
+
 def test_no_module_has_a_vague_name() -> None:
     assert not [name_of(path) for path in MODULES if path.stem in VAGUE_NAMES]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from colm.reports import Comparison, headline, read_runs, summary_table, write_page
-from colm.reports.summaries import settings_table
 from colm.reports.wording import remarks
 
 CARD = """\
@@ -71,36 +70,6 @@ def save_state(folder: Path, steps: int, planned: int, entries: list[dict] | Non
     }
     (folder / "trainer_state.json").write_text(json.dumps(state))
     return folder
-
-
-def quality_result(path: Path, seed: int = 0, **changes) -> Path:
-    """A file as ``benchmarks/measure/quality.py`` writes it, measured at steps 0, 2 and 4."""
-    entries = log(4)
-    entries[1]["colm/training_seconds"] = entries[3]["colm/training_seconds"] = 30.0
-    repeats = [
-        {"steps": float(step), "macro": loss, "micro": loss - 0.1, "small": loss + 0.1}
-        | {"loss/sums": loss - 0.1, "loss/dates": loss + 0.1}
-        for step, loss in ((0, 3.0), (2, 2.0), (4, 1.5 + seed / 10))
-    ]
-    result = {
-        "benchmark": "quality",
-        "versions": {"torch": "2.13.0"},
-        "machine": {"processor": "some x 2", "threads": 2},
-        "settings": {
-            "data": None,
-            "n": 8,
-            "r": 4,
-            "arm": "CoLM",
-            "seed": seed,
-            "options": {"preset": "colm"},
-            "sources": {"sums": 900, "dates": 100},
-            "small_sources": ["dates"],
-            "log": entries,
-        },
-        "repeats": repeats,
-    } | changes
-    path.write_text(json.dumps(result))
-    return path
 
 
 def test_a_whole_run_is_read_with_its_card(tmp_path) -> None:
@@ -170,49 +139,18 @@ def test_accuracies_are_read_where_they_clearly_are(tmp_path) -> None:
     assert rows["accuracy, sums"] == "25.0 %"
 
 
-def test_a_quality_result_has_scores_and_measurements(tmp_path) -> None:
-    comparison = read_runs([quality_result(tmp_path / "colm-seed0.json")])
-    (arm,) = comparison.arms
-    assert arm.name == "CoLM, seed 0"
-    assert comparison.before.macro == 3.0
-    assert arm.scores.loss_by_source == pytest.approx({"sums": 1.4, "dates": 1.6})
-    assert arm.evaluations() == {"eval_macro_loss": ([0, 2, 4], [3.0, 2.0, 1.5])}
-    assert comparison.small_sources == ["dates"]
-    assert arm.seconds_at([4]) == [8.0]
-    assert any("median" in note for note in comparison.notes)
-    assert comparison.settings["preset"] == "colm"
-    assert "log" not in comparison.settings
-
-
-@pytest.mark.parametrize(
-    "changes", [{"settings": {}}, {"repeats": []}, {"repeats": [{"steps": 0}]}, {"settings": 3}]
-)
-def test_half_a_quality_result_is_refused(tmp_path, changes: dict) -> None:
-    path = quality_result(tmp_path / "half.json", **changes)
-    with pytest.raises(ValueError, match=r"half\.json: not a whole result"):
-        read_runs([path])
-
-
 def test_runs_of_all_kinds_stand_side_by_side(tmp_path, comparison) -> None:
     mine = save_state(tmp_path / "mine", 4, 4)
     demo = tmp_path / "demo"
     demo.mkdir()
     comparison.save(demo / "report.json")
-    quality = [quality_result(tmp_path / f"{seed}.json", seed) for seed in (0, 1)]
-    joined = read_runs([mine, demo, *quality])
-    names = [arm.name for arm in joined.arms]
-    assert names == ["mine", "CoLM", "random", "CoLM, seed 0", "CoLM, seed 1"]
+    joined = read_runs([mine, demo])
+    assert [arm.name for arm in joined.arms] == ["mine", "CoLM", "random"]
     assert joined.before is None
-    assert "seed" in {row[0] for row in settings_table(joined).rows}
     assert any("runs of their own" in note for note in joined.notes)
-    assert headline(joined) == "5 runs, with no loss on held-out examples to compare them by"
+    assert headline(joined) == "3 runs, with no loss on held-out examples to compare them by"
     page = write_page(tmp_path / "all.html", joined).read_text("utf-8")
-    assert page.count("<h3>Sources kept over time") == 5
-    two = read_runs(quality)
-    assert two.before.macro == 3.0
-    assert headline(two) == (
-        "CoLM, seed 0 ends 6.2% lower in held-out loss than CoLM, seed 1 after 4 steps"
-    )
+    assert page.count("<h3>Sources kept over time") == 3
 
 
 def test_names_are_given_or_told_apart(tmp_path, comparison) -> None:

@@ -71,7 +71,9 @@ def test_there_must_be_a_checkpoint(tmp_path: Path, resume) -> None:
     assert "resume_from_checkpoint" not in str(caught.value)
 
 
-@pytest.mark.parametrize("left", [(), ("adapter_model.safetensors",), ("colm_identity.json", *LATE), ("colm_run.json",)])
+@pytest.mark.parametrize(
+    "left", [(), ("adapter_model.safetensors",), ("colm_identity.json", *LATE), ("colm_run.json",)]
+)
 def test_a_run_killed_in_its_first_checkpoint_begins_anew(tmp_path: Path, left) -> None:
     path = checkpoint(tmp_path, 2, whole=False)
     for name in left:

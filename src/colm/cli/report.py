@@ -23,8 +23,7 @@ def add_parser(subparsers: Any) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="output folder of colm sft or colm demo, or a result file of colm demo or "
-        "benchmarks/quality.py",
+        help="output folder of colm sft or colm demo, or a result file of colm demo",
     )
     parser.add_argument(
         "--output",

@@ -1,7 +1,7 @@
 """The whole gradient of single examples, one after the other: what the features stand in for.
 
 No trick is played here: a forward and a backward of each example by itself, in every parameter that
-is trained. That is as dear as training on all of them, so it is for diagnostics and benchmarks.
+is trained. That is as dear as training on all of them, so it is for diagnostics alone.
 Symbols: n examples, P trained parameters.
 """
 

@@ -1,6 +1,6 @@
 """Counting what a piece of work keeps for its backward, what is alive at a time, and what it does.
 
-Works on real tensors, as `benchmarks memory` measures, and on those without values, as a plan is
+Works on real tensors and on those without values, as a plan is
 made; the two differ in nothing here.
 """
 

@@ -3,7 +3,7 @@
 from colm.reports.arm import Arm, Scores
 from colm.reports.comparison import Comparison
 from colm.reports.page import is_report, write_page, write_report
-from colm.reports.runs import read_runs
+from colm.reports.runs import join_comparisons, read_runs
 from colm.reports.summaries import loss_table, source_table, summary_table
 from colm.reports.tables import Table
 from colm.reports.wording import headline
@@ -15,6 +15,7 @@ __all__ = [
     "Table",
     "headline",
     "is_report",
+    "join_comparisons",
     "loss_table",
     "read_runs",
     "source_table",

@@ -67,6 +67,9 @@ class Comparison:
         """
         try:
             data = read_json(Path(path))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a file of JSON ({error})") from error
+        try:
             return cls(
                 **data
                 | {

@@ -5,10 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from colm.json_text import read_json
 from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
-from colm.reports.quality_result import is_quality_result, read_quality_result
 from colm.reports.run_folder import STATE, is_run_folder, read_run_folder
 from colm.reports.run_names import clean, distinct
 
@@ -20,7 +18,7 @@ def read_runs(paths: Sequence[str | Path], names: Sequence[str] | None = None) -
 
     Args:
         paths: Folders that ``colm sft`` or ``colm demo`` wrote to, and result files of
-            ``colm demo`` and ``benchmarks/quality.py``.
+            ``colm demo``.
         names: One for each path; the names of folders and results by default.
 
     Returns:
@@ -39,7 +37,7 @@ def read_runs(paths: Sequence[str | Path], names: Sequence[str] | None = None) -
     parts = [
         _read(path, name, folder) for path, name, folder in zip(places, given, folders, strict=True)
     ]
-    return parts[0] if len(parts) == 1 and len(parts[0].arms) > 1 else _join(parts)
+    return parts[0] if len(parts) == 1 and len(parts[0].arms) > 1 else join_comparisons(parts)
 
 
 def _read(path: Path, name: str | None, folder_name: str) -> Comparison:
@@ -58,17 +56,9 @@ def _read(path: Path, name: str | None, folder_name: str) -> Comparison:
     if path.name == STATE:
         return read_run_folder(path.parent, name or folder_name)
     try:
-        data = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a file of JSON ({error})") from error
+        return _renamed(Comparison.load(path), name)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    if is_quality_result(data):
-        try:
-            return read_quality_result(data, name)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    return _renamed(Comparison.load(path), name)
 
 
 def _renamed(comparison: Comparison, name: str | None) -> Comparison:
@@ -94,8 +84,15 @@ def _folder_names(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def _join(parts: Sequence[Comparison]) -> Comparison:
-    """All arms in one comparison; settings that all share apart from those that differ."""
+def join_comparisons(parts: Sequence[Comparison]) -> Comparison:
+    """Return all arms in one comparison; settings that all share apart from those that differ.
+
+    Args:
+        parts: At least one.
+
+    Returns:
+        Arms in the order given, no two of one name.
+    """
     own = [
         [replace(arm, settings={**part.settings, **arm.settings}) for arm in part.arms]
         for part in parts

@@ -1,12 +1,15 @@
-"""Reading what ``benchmarks/quality.py`` wrote of a run, with its measurements on the way."""
+"""Draw the page of ``colm report`` for runs of the benchmark ``quality``."""
 
+import argparse
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from colm.reports.arm import Arm, Scores, as_number, clean_log
-from colm.reports.comparison import Comparison
+from colm.json_text import read_json
+from colm.reports import Arm, Comparison, Scores, join_comparisons, read_runs, write_page
+from colm.reports.arm import as_number, clean_log
 
 #: Under which a measurement stands in the log of the arm.
 MACRO_LOSS = "eval_macro_loss"
@@ -15,24 +18,42 @@ _LOSS_OF = "loss/"
 _NO_SETTINGS = {"arm", "log", "options", "sources", "small_sources", "steps", "measure_every"}
 
 
-def is_quality_result(data: Any) -> bool:
-    """Return whether a file's content is such a result.
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="result files of the benchmark quality, and whatever colm report takes",
+    )
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="the page")
+    options = parser.parse_args()
+    comparison = join_comparisons([read_run(path) for path in options.runs])
+    print(f"wrote {write_page(options.output, comparison)}")
 
-    Args:
-        data: As read from JSON.
 
-    Returns:
-        Whether it says so itself.
+def read_run(path: Path) -> Comparison:
+    """Return what a result of ``quality`` holds, or what ``colm report`` finds at a path.
+
+    Raises:
+        ValueError: it holds no run, or half a result.
     """
-    return isinstance(data, dict) and data.get("benchmark") == "quality"
+    data = read_json(path) if path.is_file() else None
+    if not isinstance(data, dict) or data.get("benchmark") != "quality":
+        return read_runs([path])
+    try:
+        return read_quality_result(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def read_quality_result(data: Mapping[str, Any], name: str | None) -> Comparison:
-    """Return a result as a comparison of one arm.
+def read_quality_result(data: Mapping[str, Any]) -> Comparison:
+    """Return a result as a comparison of one arm, called by its arm and its seed.
 
     Args:
         data: As read from JSON.
-        name: Of the arm; by default the one it was run under, and its seed.
 
     Returns:
         Losses after the last step as scores, those before the first as the untouched model's, all
@@ -52,7 +73,7 @@ def read_quality_result(data: Mapping[str, Any], name: str | None) -> Comparison
         ]
         trained = clean_log(settings["log"])
         arm = Arm(
-            name=name or f"{settings['arm']}, seed {settings['seed']}",
+            name=f"{settings['arm']}, seed {settings['seed']}",
             scores=_scores(repeats[-1]),
             log_history=clean_log([*_without_measuring(trained, measured), *measured]),
             settings=named | {"machine": _machine(data.get("machine"))},
@@ -67,7 +88,7 @@ def read_quality_result(data: Mapping[str, Any], name: str | None) -> Comparison
             notes=_notes(trained),
         )
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"not a whole result of benchmarks/quality.py ({error!r})") from error
+        raise ValueError(f"not a whole result of the benchmark quality ({error!r})") from error
 
 
 def _scores(repeat: Mapping[str, Any]) -> Scores:
@@ -105,7 +126,7 @@ def _notes(log: list[dict[str, float]]) -> list[str]:
     if not any(_SECONDS in entry for entry in log):
         return []
     return [
-        "The time of a step after which benchmarks/quality.py measured is taken as the median of "
+        "The time of a step after which the benchmark quality measured is taken as the median of "
         "the others', for measuring counts into what was logged."
     ]
 
