@@ -1,7 +1,8 @@
-"""Coresets in a plain PyTorch loop: no trainer, no configuration, four calls.
+"""Coresets in a plain PyTorch loop: no trainer, no configuration, five calls.
 
-At each step: draw n candidates, look at each with ``last_value_gradients``, let ``CoresetSelector``
-keep r of them, and train on those. Run it as ``python examples/plain_loop.py --model FOLDER``.
+At each step: draw n candidates, let ``CoresetSelector`` split off those that it keeps without a
+look, look at the others with ``ValueGradients``, let it choose r in all, and train on those. Run it
+as ``python examples/plain_loop.py --model FOLDER``.
 """
 
 import argparse
@@ -33,11 +34,11 @@ def main(arguments: list[str] | None = None) -> list[float]:
     for step in range(options.steps):
         candidates = [records[i] for i in torch.randint(len(records), (options.n,)).tolist()]
         batch = collate(candidates, tokenizer)
-        selection = selector.select(
-            lambda rows, batch=batch: gradients({k: v[rows] for k, v in batch.items()}).features,
-            options.r,
-            sources=[candidate["source"] for candidate in candidates],
-        )
+        sources = [candidate["source"] for candidate in candidates]
+        contested = selector.split(options.r, sources=sources)
+        looked_at = {key: values[contested.rows] for key, values in batch.items()}
+        features = gradients(looked_at).features if len(contested.rows) else None
+        selection = selector.choose(contested, features)
         kept = selection.indices
         loss = model(**{key: values[kept] for key, values in batch.items()}).loss
         loss.backward()

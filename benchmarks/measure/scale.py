@@ -52,6 +52,7 @@ from colm.training.processes.candidate_table import content_key, tabulate
 from colm.training.processes.dealing import deal
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.packets import packed
+from colm.training.processes.parts import in_parts
 from colm.training.step.keep import ExampleSelection
 from colm.training.step.look import CandidateObserver
 from colm.training.step.model_access import ModelAccess
@@ -208,7 +209,9 @@ def make_selection(
         output_dir=folder, selector=selector, use_cpu=True, report_to="none"
     )
     core = CoresetSelector(
-        selector, normalization=args.normalization, example_weights="label_tokens"
+        in_parts(get_selector(selector), exchange),
+        normalization=args.normalization,
+        example_weights="label_tokens",
     )
     nothing: Any = None
     access = ModelAccess(nothing, nothing, nothing, nothing, nothing)

@@ -93,23 +93,18 @@ def test_too_many_of_small_sources_go_through_the_selection_with_one_warning():
     assert selector.state_dict()["moments.step"] == 0
 
 
-def test_features_are_asked_for_once_and_only_where_there_is_a_choice():
+def test_what_is_left_to_choose_among_are_the_large_sources():
     features, sources = candidates()
-    asked = []
-
-    def compute(rows):
-        asked.append(rows.tolist())
-        return features[rows]
-
-    selection = CoresetSelector("colm", source_sizes=SIZES).select(compute, 12, sources=sources)
+    selector = CoresetSelector("colm", source_sizes=SIZES)
+    contested = selector.split(12, sources=sources)
     large = [row for row, name in enumerate(sources) if name != "tiny"]
-    assert asked == [large]
+    assert contested.rows.tolist() == large
+    selection = selector.choose(contested, features[large])
     known = CoresetSelector("colm", source_sizes=SIZES).select(features, 12, sources=sources)
     assert selection.indices.tolist() == known.indices.tolist()
     # Nothing to choose: the budget is that of the small sources, or of all candidates.
     for budget in (4, 24, 99):
-        CoresetSelector("colm", source_sizes=SIZES).select(compute, budget, sources=sources)
-    assert len(asked) == 1
+        assert len(selector.split(budget, sources=sources).rows) == 0
 
 
 @pytest.mark.parametrize("criterion", ["gradient", "weight", "weight_gradient", "random"])
@@ -194,7 +189,7 @@ def test_with_keys_even_what_is_kept_whole_comes_in_their_order():
     assert selection.indices[:4].tolist() == sorted(small)
 
 
-def test_what_was_observed_may_come_in_parts_or_from_a_function():
+def test_what_was_observed_may_come_in_parts():
     features, sources = candidates()
     losses = features.square().sum(1)
     losses[5] = math.inf
@@ -206,12 +201,44 @@ def test_what_was_observed_may_come_in_parts_or_from_a_function():
     with pytest.warns(UserWarning, match="1 candidates have NaN or infinite gradients"):
         seen = select(Observed(gradients=features, losses=losses))
     assert seen.non_finite.tolist() == [5]
-    with pytest.warns(UserWarning, match="1 candidates"):
-        asked = select(lambda rows: Observed(gradients=features[rows], losses=losses[rows]))
-    assert asked.indices.tolist() == seen.indices.tolist()
     # What a selector does not need is no reason to leave a candidate out where nothing is needed.
     assert select(Observed(losses=losses), "random").non_finite.tolist() == []
-    assert select(features).indices.tolist() == select(lambda rows: features[rows]).indices.tolist()
+
+
+@pytest.mark.parametrize("keys", [None, list(range(24))[::-1]])
+@pytest.mark.parametrize("name", ["colm", "random", "selective_backprop"])
+def test_splitting_and_choosing_is_selecting(name, keys):
+    features, sources = candidates()
+    seen = observed(features)
+    options = {"small_sources": ["tiny"], "normalization": "adam"}
+    in_two, in_one = CoresetSelector(name, **options), CoresetSelector(name, **options)
+    for _ in range(2):
+        contested = in_two.split(12, sources=sources, keys=keys)
+        rows = contested.rows
+        assert sorted([*contested.whole.tolist(), *rows.tolist()]) == list(range(24))
+        assert {sources[row] for row in contested.whole.tolist()} == {"tiny"}
+        assert contested.budget == 12 - len(contested.whole) > 0
+        chosen = in_two.choose(contested, Observed(seen.gradients[rows], seen.losses[rows]))
+        selection = in_one.select(seen, 12, sources=sources, keys=keys)
+        for part, whole in zip(vars(chosen).values(), vars(selection).values(), strict=True):
+            assert torch.equal(torch.as_tensor(part), torch.as_tensor(whole)) or whole != whole
+    states = in_two.state_dict(), in_one.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "budget", "kept"), [("colm", 24, 24), ("colm", 4, 4), ("none", 3, 24)]
+)
+def test_where_nothing_is_to_be_chosen_nothing_need_be_seen(name, budget, kept):
+    _, sources = candidates()
+    selector = CoresetSelector(name, small_sources=["tiny"])
+    contested = selector.split(budget, sources=sources)
+    assert len(contested.rows) == contested.budget == 0
+    selection = selector.choose(contested, None)
+    assert len(selection.indices) == kept
+    assert selection.kept_whole == (4 if budget == 4 else 0)
+    assert "moments.step" not in selector.state_dict()
 
 
 def test_moments_and_matching_error_are_of_gradients_that_were_needed():
@@ -316,7 +343,7 @@ def test_unknown_options_are_named(arguments, message):
         ((None, 2, None), "Pass sources"),
         ((None, 1, ["a", "b"]), "'colm' needs gradients"),
         ((None, 1, []), "no candidates"),
-        ((lambda rows: torch.zeros(3, 2), 1, ["a"] * 4), "3 were observed of 4 candidates"),
+        ((lambda rows: torch.zeros(3, 2), 1, ["a"] * 4), "call split"),
         ((Observed(torch.zeros(3, 2), torch.zeros(2)), 1, None), "3 of gradients, 2 of losses"),
     ],
 )
@@ -324,6 +351,13 @@ def test_bad_calls_are_refused(call, message):
     features, budget, sources = call
     with pytest.raises(ValueError, match=message):
         CoresetSelector("colm").select(features, budget, sources=sources)
+
+
+def test_what_was_seen_is_of_the_rows_to_choose_among():
+    selector = CoresetSelector("colm", small_sources="none")
+    contested = selector.split(1, sources=["a"] * 4)
+    with pytest.raises(ValueError, match="3 were observed of 4 candidates"):
+        selector.choose(contested, torch.zeros(3, 2))
 
 
 def test_unknown_needs_are_refused():

@@ -1,9 +1,10 @@
 """``CoresetSelector``: a whole selection step, from candidates to the examples to train on.
 
 The order is that of the papers: small sources are kept whole; of the others, features (normalised
-for Adam) go to the selector; Adam's moments then follow what was selected. It knows no model: what
-is to be seen of the candidates comes as tensors, or from a function that is called for the rows in
-question only. Symbols: n candidates, r kept (the budget), d feature size.
+for Adam) go to the selector; Adam's moments then follow what was selected. It knows no model. Who
+has one calls `split`, looks at what is left to choose among, and no more, and calls `choose` with
+what was seen; who has features of all candidates calls `select`. Symbols: n candidates, r kept (the
+budget), k rows to choose among, d feature size.
 """
 
 import math
@@ -15,7 +16,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from colm.checks import check_choice, check_flags, check_whole
+from colm.checks import (
+    check_choice,
+    check_flags,
+    check_tensor,
+    check_vector,
+    check_whole,
+    shown,
+)
 from colm.coreset.candidates import (
     TIE_TOLERANCES,
     Candidates,
@@ -28,23 +36,22 @@ from colm.coreset.mixture import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE, SmallSo
 from colm.coreset.moments import AdamMoments, rms_normalize
 from colm.coreset.observed import (
     OBSERVATIONS,
-    Observation,
     Observed,
     as_observed,
-    check_details,
     number_of_rows,
-    source_names,
     take_rows,
 )
-from colm.coreset.registry import get_selector
-from colm.coreset.selection import Selection, keep_whole, matching_error
+from colm.coreset.registry import Selector, get_selector
+from colm.coreset.selection import Contested, Selection, matching_error
 from colm.randomness import keyed_generator
+from colm.source_names import as_source_names
 
 __all__ = [
     "NORMALIZATIONS",
     "ONE_SOURCE",
     "SMALL_SOURCES_AUTO",
     "SMALL_SOURCES_NONE",
+    "Contested",
     "CoresetSelector",
     "Selection",
 ]
@@ -63,7 +70,7 @@ class CoresetSelector:
     that are tied, up to what rounding moves, the first in that order is picked.
 
     Args:
-        selector: a name of `colm.available_selectors`.
+        selector: a name of `colm.available_selectors`, or the record of a selector.
         distance: ``l1``, ``l2`` or ``cosine``. This and the next four are the selector's own where
             they are ``None``; see `register_selector`.
         allocation: how large sources share the budget: ``proportional``, ``balanced``, ``none``.
@@ -94,7 +101,7 @@ class CoresetSelector:
 
     def __init__(
         self,
-        selector: str = "colm",
+        selector: str | Selector = "colm",
         *,
         distance: str | None = None,
         allocation: str | None = None,
@@ -140,9 +147,107 @@ class CoresetSelector:
         with_prompt = self.options.prompt_features and "gradients" in needs
         return (*needs, "prompt") if with_prompt and "prompt" not in needs else needs
 
+    def split(
+        self,
+        budget: int,
+        *,
+        sources: Sequence[str],
+        keys: Sequence[str] | Sequence[int] | Tensor | None = None,
+        label_tokens: Tensor | None = None,
+        step: int | None = None,
+    ) -> Contested:
+        """Settle which of n candidates need no comparison, before anything is seen of them.
+
+        Args:
+            budget: r, at least 1; all candidates are kept where there are no more.
+            sources: name of each candidate's source.
+            keys: what each candidate is known by, strings or numbers, such as its row in the data
+                set. With them, not even a selector that looks at nothing depends on the order of
+                the candidates.
+            label_tokens: ``[n]`` int64, for selectors that go by length.
+            step: keys the randomness; counted from 0 where ``None``.
+
+        Returns:
+            What is kept whole, and the rows to choose among.
+
+        Raises:
+            ValueError: a budget below 1, no candidates, or sizes that do not fit.
+        """
+        budget = check_whole("budget", budget, least=1)
+        names = _names_of(sources)
+        if label_tokens is not None:
+            check_vector("label_tokens", label_tokens, len(names))
+        order = torch.arange(len(names))
+        if keys is not None and not self.reference_behaviour:
+            order = order_by_key(keys, names)
+        self._small_sources.see(names)
+        self.step = self.step if step is None else check_whole("step", step, least=0)
+        generator = keyed_generator(self.seed, self.step, "select")
+        self.step += 1
+        whole, rows, from_small = self._split(names, order, budget)
+        return Contested(
+            whole=whole,
+            kept_whole=len(whole) if len(whole) < len(names) else 0,
+            rows=rows,
+            budget=budget - len(whole) if len(rows) else 0,
+            sources=source_codes(names)[rows],
+            label_tokens=None if label_tokens is None else label_tokens.cpu()[rows],
+            generator=generator,
+            are_small=from_small,
+            have_keys=keys is not None,
+        )
+
+    def choose(
+        self,
+        contested: Contested,
+        observed: Tensor | Observed | None,
+        *,
+        weight: Tensor | None = None,
+    ) -> Selection:
+        """Choose among the rows of a split; Adam's moments follow what was chosen.
+
+        Args:
+            contested: from `split`; it is used up, as its generator is.
+            observed: what `needs` names of ``contested.rows``, in that order; a bare ``[k, d]``
+                tensor is the gradient of each. ``None`` where nothing is needed, or no rows are.
+            weight: ``[d]`` weight behind the features, for criteria that need it.
+
+        Returns:
+            The selection, of all candidates that were split.
+
+        Raises:
+            ValueError: sizes that do not fit, or something needed is missing.
+        """
+        if weight is not None:
+            check_tensor("weight", weight, "a weight")
+        whole, rows = contested.whole, contested.rows
+        if len(rows) == 0:
+            weights = torch.ones(len(whole))
+            return Selection(whole, weights, contested.kept_whole, torch.arange(0), math.nan)
+        everyone = Candidates(
+            contested.sources,
+            self.options,
+            label_tokens=contested.label_tokens,
+            weight=weight,
+            **vars(self._checked(observed, len(rows))),
+        )
+        places = torch.arange(len(rows))
+        if not contested.have_keys and not self.reference_behaviour:
+            places = order_by_content(everyone)
+        finite = self._finite(everyone)
+        places = places[finite[places]]
+        choice, error = self._choose(everyone.take(places), contested)
+        return Selection(
+            indices=torch.cat([whole, rows[places[choice.rows.cpu()]]]),
+            weights=torch.cat([torch.ones(len(whole)), choice.counts.cpu()]),
+            kept_whole=contested.kept_whole,
+            non_finite=rows[~finite],
+            matching_error=error,
+        )
+
     def select(
         self,
-        observed: Observation,
+        observed: Tensor | Observed | None,
         budget: int,
         *,
         sources: Sequence[str] | None = None,
@@ -151,65 +256,38 @@ class CoresetSelector:
         keys: Sequence[str] | Sequence[int] | Tensor | None = None,
         step: int | None = None,
     ) -> Selection:
-        """Choose ``budget`` of n candidates.
+        """Choose ``budget`` of n candidates of which all is seen: `split` and `choose` in one.
 
         Args:
             observed: what `needs` names, one row a candidate; a bare ``[n, d]`` tensor is the
-                gradient of each. Or a function from the rows in question (``[k]`` int64) to what is
-                observed of them; it is called at most once, and not at all where the selector needs
-                nothing or nothing is left to choose.
-            budget: r, at least 1; all candidates are kept where there are no more.
-            sources: name of each candidate's source; all one source where ``None``.
-            label_tokens: ``[n]`` int64, for selectors that go by length.
-            weight: ``[d]`` weight behind the features, for criteria that need it.
-            keys: what each candidate is known by, strings or numbers, such as its row in the data
-                set. With them, not even a selector that looks at nothing depends on the order of
-                the candidates.
-            step: keys the randomness; counted from 0 where ``None``.
+                gradient of each. It may be ``None`` where the selector needs nothing.
+            budget: see `split`, as of the next three.
+            sources: all are of one source where ``None``.
+            label_tokens: likewise.
+            weight: see `choose`.
+            keys: see `split`.
+            step: see `split`.
 
         Returns:
             The selection.
 
         Raises:
-            ValueError: a budget below 1, no candidates, sizes that do not fit, or something needed
-                is missing.
+            ValueError: a budget below 1, no candidates, sizes that do not fit, something needed is
+                missing, or a function as ``observed``.
         """
-        budget = check_whole("budget", budget, least=1)
-        names = source_names(observed, sources, default=ONE_SOURCE)
-        check_details(len(names), label_tokens, weight)
-        order = torch.arange(len(names))
-        if keys is not None and not self.reference_behaviour:
-            order = order_by_key(keys, names)
-        self._small_sources.see(names)
-        self.step = self.step if step is None else check_whole("step", step, least=0)
-        generator = keyed_generator(self.seed, self.step, "select")
-        self.step += 1
-        if self.selector.keeps_all or budget >= len(names):
-            return keep_whole(order, because_small=False)
-        whole, contested, from_small = self._split(names, order, budget)
-        if budget == len(whole):
-            return keep_whole(whole, because_small=True)
-        everyone = Candidates(
-            source_codes(names)[contested],
-            self.options,
-            label_tokens=None if label_tokens is None else label_tokens.cpu()[contested],
-            weight=weight,
-            **vars(self._observe(observed, contested)),
+        seen = as_observed(observed)
+        n = number_of_rows(seen)
+        if sources is None:
+            if n is None:
+                raise ValueError("Pass sources, one name a candidate, or features as a tensor.")
+            sources = [ONE_SOURCE] * n
+        names = _names_of(sources)
+        if n not in (None, len(names)):
+            raise ValueError(f"{len(names)} sources were passed for {n} rows of features.")
+        contested = self.split(
+            budget, sources=names, keys=keys, label_tokens=label_tokens, step=step
         )
-        places = torch.arange(len(contested))
-        if keys is None and not self.reference_behaviour:
-            places = order_by_content(everyone)
-        finite = self._finite(everyone)
-        places = places[finite[places]]
-        candidates, left = everyone.take(places), budget - len(whole)
-        choice, error = self._choose(candidates, left, generator, keep_moments=from_small)
-        return Selection(
-            indices=torch.cat([whole, contested[places[choice.rows.cpu()]]]),
-            weights=torch.cat([torch.ones(len(whole)), choice.counts.cpu()]),
-            kept_whole=len(whole),
-            non_finite=contested[~finite],
-            matching_error=error,
-        )
+        return self.choose(contested, take_rows(seen, contested.rows), weight=weight)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that the next selection depends on, as tensors."""
@@ -235,30 +313,32 @@ class CoresetSelector:
         self._moments = None
 
     def _split(self, names: list[str], order: Tensor, budget: int) -> tuple[Tensor, Tensor, bool]:
-        """Rows kept whole, rows to choose from, and whether the latter are of small sources."""
+        """Rows kept whole, rows to choose among, and whether the latter are of small sources."""
+        nothing = order[:0]
+        if self.selector.keeps_all or budget >= len(names):
+            return order, nothing, False
         small = self._small_sources.names()
         is_small = torch.tensor([names[row] in small for row in order.tolist()])
         whole, others = order[is_small], order[~is_small]
-        if len(whole) <= budget:
+        if len(whole) == budget:
+            return whole, nothing, False
+        if len(whole) < budget:
             return whole, others, False
         self._warn_once(
             "small sources",
             f"{len(whole)} candidates of small sources do not fit a budget of {budget}: they go "
             "through the selection themselves. Fewer sources in small_sources would leave room.",
         )
-        return whole[:0], whole, True
+        return nothing, whole, True
 
-    def _observe(self, observed: Observation, rows: Tensor) -> Observed:
-        """What is seen of ``rows``, in that order; a function is only called for what is needed."""
-        if callable(observed):
-            seen = as_observed(observed(rows)) if self.needs else Observed()
-        else:
-            seen = take_rows(as_observed(observed), rows)
+    def _checked(self, observed: Tensor | Observed | None, rows: int) -> Observed:
+        """What was seen of the rows to choose among, where all that is needed was."""
+        seen = as_observed(observed)
         for need in self.needs:
             if getattr(seen, need) is None:
                 raise ValueError(f"selector {self.selector.name!r} needs {need} of candidates.")
-        if number_of_rows(seen) not in (None, len(rows)):
-            raise ValueError(f"{number_of_rows(seen)} were observed of {len(rows)} candidates.")
+        if number_of_rows(seen) not in (None, rows):
+            raise ValueError(f"{number_of_rows(seen)} were observed of {rows} candidates.")
         return seen
 
     def _finite(self, candidates: Candidates) -> Tensor:
@@ -272,10 +352,9 @@ class CoresetSelector:
             )
         return finite
 
-    def _choose(
-        self, candidates: Candidates, budget: int, generator: torch.Generator, *, keep_moments: bool
-    ) -> tuple[Choice, float]:
+    def _choose(self, candidates: Candidates, contested: Contested) -> tuple[Choice, float]:
         """Normalise, choose, and let the moments follow what was chosen."""
+        budget, generator = contested.budget, contested.generator
         candidates = candidates.without(set(OBSERVATIONS) - set(self.needs))
         gradients = candidates.gradients
         if gradients is None or len(candidates) == 0:
@@ -285,7 +364,7 @@ class CoresetSelector:
         if self.normalization == "rms":
             features = rms_normalize(gradients)
         choice = self._call(replace(candidates, features=features), budget, generator)
-        if moments is not None and not keep_moments:
+        if moments is not None and not contested.are_small:
             moments.update(gradients[choice.rows.to(gradients.device)])
         weights = choice.weights if self.selector.defaults["weighted"] else None
         return choice, matching_error(features, choice.rows, weights, candidates.target)
@@ -307,3 +386,12 @@ class CoresetSelector:
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(message, stacklevel=2)
+
+
+def _names_of(sources: Sequence[str]) -> list[str]:
+    """The names of sources, one a candidate."""
+    if isinstance(sources, str) or not isinstance(sources, Sequence):
+        raise ValueError(f"sources must be a list, one name a candidate; got {shown(sources)}.")
+    if len(sources) == 0:
+        raise ValueError("There are no candidates to choose from.")
+    return as_source_names(sources)

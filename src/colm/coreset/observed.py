@@ -3,13 +3,11 @@
 Symbols: n examples, d feature size, e hidden size.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from colm.checks import check_matrix, check_tensor, check_vector, shown
-from colm.source_names import as_source_names
+from colm.checks import check_matrix, check_tensor, check_vector
 
 OBSERVATIONS = ("gradients", "losses", "hidden", "prompt")
 
@@ -31,15 +29,17 @@ class Observed:
     prompt: Tensor | None = None
 
 
-Observation = Tensor | Observed | Callable[[Tensor], Tensor | Observed] | None
-
-
 def as_observed(values: Tensor | Observed | None) -> Observed:
     """Return ``values`` as they are; a bare tensor as gradients, ``None`` as nothing observed.
 
     Raises:
         ValueError: they are none of these, or a part is not ``[n, d]``, or losses not ``[n]``.
     """
+    if callable(values):
+        raise ValueError(
+            "observed must be tensors, one row a candidate; got a function: to look only at what "
+            "must be chosen among, call split, observe the rows it returns, and call choose."
+        )
     observed = values if isinstance(values, Observed) else Observed(gradients=values)
     for name, part in _parts(observed).items():
         option = f"observed {name}"
@@ -49,18 +49,6 @@ def as_observed(values: Tensor | Observed | None) -> Observed:
         else:
             check_matrix(option, part)
     return observed
-
-
-def check_details(n: int, label_tokens: Tensor | None, weight: Tensor | None) -> None:
-    """Refuse what is told of n candidates where it cannot be that.
-
-    Raises:
-        ValueError: such a thing.
-    """
-    if label_tokens is not None:
-        check_vector("label_tokens", label_tokens, n)
-    if weight is not None:
-        check_tensor("weight", weight, "a weight")
 
 
 def number_of_rows(observed: Observed) -> int | None:
@@ -81,29 +69,6 @@ def take_rows(observed: Observed, rows: Tensor) -> Observed:
     return Observed(
         **{name: values[rows.to(values.device)] for name, values in _parts(observed).items()}
     )
-
-
-def source_names(
-    observed: Observation, sources: Sequence[str] | None, *, default: str
-) -> list[str]:
-    """Return the name of each candidate's source, ``default`` where none are named.
-
-    Raises:
-        ValueError: there are no candidates, sources and rows differ in number, or a source has no
-            name.
-    """
-    n = None if callable(observed) else number_of_rows(as_observed(observed))
-    if sources is not None and (isinstance(sources, str) or not isinstance(sources, Sequence)):
-        raise ValueError(f"sources must be a list, one name a candidate; got {shown(sources)}.")
-    if sources is None:
-        if n is None:
-            raise ValueError("Pass sources, one name a candidate, or features as a tensor.")
-        return [default] * n
-    if n is not None and len(sources) != n:
-        raise ValueError(f"{len(sources)} sources were passed for {n} rows of features.")
-    if len(sources) == 0:
-        raise ValueError("There are no candidates to choose from.")
-    return as_source_names(sources)
 
 
 def _parts(observed: Observed) -> dict[str, Tensor]:

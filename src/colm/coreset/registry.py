@@ -152,12 +152,14 @@ def available_selectors() -> tuple[str, ...]:
     return tuple(_SELECTORS)
 
 
-def get_selector(name: str) -> Selector:
-    """Return the selector of that name.
+def get_selector(name: str | Selector) -> Selector:
+    """Return the selector of that name, or one that is given as it is.
 
     Raises:
         ValueError: there is none; the message lists those there are.
     """
+    if isinstance(name, Selector):
+        return name
     if not isinstance(name, str) or name not in _SELECTORS:
         raise ValueError(f"selector must be one of {', '.join(_SELECTORS)}; got {shown(name)}.")
     return _SELECTORS[name]

@@ -1,10 +1,38 @@
-"""What one selection step keeps, and how well that stands for all in feature space."""
+"""What one selection step has to choose, what it keeps, and how well that stands for all."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, float32, promote_types
+
+
+@dataclass(frozen=True)
+class Contested:
+    """What is left to choose once it is settled which candidates need no comparison.
+
+    Attributes:
+        whole: ``[w]`` int64 rows that are kept as they are.
+        kept_whole: how many of these because their source is small: all or none.
+        rows: ``[k]`` int64 rows to choose among, in the order of their keys where they have some;
+            none where nothing is left to choose, and then nothing need be seen of any.
+        budget: how many of ``rows`` to keep, at least 1 where there are any.
+        sources: ``[k]`` int64 code of the source of each of ``rows``.
+        label_tokens: ``[k]`` int64, where known.
+        generator: of whatever is random in the choice.
+        are_small: whether ``rows`` are those of small sources, which did not fit the budget.
+        have_keys: whether ``rows`` stand in the order of their keys.
+    """
+
+    whole: Tensor
+    kept_whole: int
+    rows: Tensor
+    budget: int
+    sources: Tensor
+    label_tokens: Tensor | None
+    generator: torch.Generator
+    are_small: bool
+    have_keys: bool
 
 
 @dataclass(frozen=True)
@@ -30,12 +58,6 @@ class Selection:
     kept_whole: int
     non_finite: Tensor
     matching_error: float
-
-
-def keep_whole(rows: Tensor, *, because_small: bool) -> Selection:
-    """Return a selection of all of ``rows``, which were not compared with any other."""
-    number = len(rows) if because_small else 0
-    return Selection(rows, torch.ones(len(rows)), number, torch.arange(0), math.nan)
 
 
 def matching_error(

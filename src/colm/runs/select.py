@@ -68,7 +68,6 @@ class RecordingSelection(ExampleSelection):
     """
 
     def __init__(self, usual: ExampleSelection, decode: Callable[[Any], str]) -> None:
-        # Its selector divides many candidates already; divided once more, parts stay as they are.
         super().__init__(
             usual.args,
             usual.access,

@@ -20,6 +20,7 @@ from transformers import Trainer
 from trl import SFTTrainer
 
 from colm.coreset.coreset_selector import CoresetSelector
+from colm.coreset.registry import get_selector
 from colm.training.checkpoints.resuming import ResumingMixin
 from colm.training.clusters import (
     CLUSTER_COLUMN,
@@ -49,6 +50,7 @@ from colm.training.options.option_checks import check_options
 from colm.training.outcome import OutcomeMixin
 from colm.training.papers import as_trl_cites, name_of_method, papers_of
 from colm.training.processes.exchange import Exchange
+from colm.training.processes.parts import in_parts
 from colm.training.renewal import BuiltFor, take_replaced_model
 from colm.training.step.arrange import averages_over_step, is_padding_free, split_kept
 from colm.training.step.draw import (
@@ -162,8 +164,9 @@ class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
         """Put selector, model and collator together."""
         args = self.args
         together = args.selection_scope == "global"
+        exchange = self._group if together else Exchange()
         selector = CoresetSelector(
-            args.selector,
+            in_parts(get_selector(args.selector), exchange),
             distance=args.distance,
             allocation=args.allocation,
             normalization=args.normalization,
@@ -186,7 +189,6 @@ class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
             optimizer=lambda: self.optimizer,
             sharing=self._group if shards_weights(self.accelerator) else Exchange(),
         )
-        exchange = self._group if together else Exchange()
         return ExampleSelection(args, access, selector, source_column, args.seed, exchange)
 
     def _enter_subspaces(self) -> None:

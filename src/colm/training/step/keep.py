@@ -23,7 +23,6 @@ from colm.training.processes.candidate_table import CandidateTable, tabulate
 from colm.training.processes.dealing import deal
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.packets import packed
-from colm.training.processes.parts import in_parts
 from colm.training.step.look import CandidateObserver
 from colm.training.step.match import Compared, match_gradients
 from colm.training.step.model_access import ModelAccess
@@ -59,7 +58,6 @@ class ExampleSelection:
         self.selector = selector
         self.source_column = source_column
         self.exchange = exchange or Exchange()
-        selector.selector = in_parts(selector.selector, self.exchange)
         self.metrics = SelectionMetrics()
         self._observe = CandidateObserver(args, access, selector.needs, seed, self.exchange)
         self._to_match: list[Compared] | None = None
@@ -163,15 +161,17 @@ class ExampleSelection:
         """Select among ``rows`` of the table; every process gets the same."""
         if self._observe.renew():
             self.selector.forget_moments()
-        selection = self.selector.select(
-            lambda contested: self._observe(bare, table, rows[contested], step),
+        contested = self.selector.split(
             int(self.exchange.total(torch.tensor(budget))),
             sources=[table.sources[row] for row in rows.tolist()],
             label_tokens=table.label_tokens[rows],
-            weight=self._observe.weight(),
             keys=table.keys[rows].tolist(),
             step=step,
         )
+        seen = None
+        if self.selector.needs and len(contested.rows):
+            seen = self._observe(bare, table, rows[contested.rows], step)
+        selection = self.selector.choose(contested, seen, weight=self._observe.weight())
         self._observe.accompany(bare, step)
         # All had the same to go by, but unlike accelerators may break a tie in unlike ways.
         return replace(
