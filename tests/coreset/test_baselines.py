@@ -161,6 +161,30 @@ def test_small_random_keeps_small_sources_and_draws_the_rest():
     assert all(abs(counts[row] - 300) < 5 * math.sqrt(900 / 3 * 2 / 3) for row in range(6))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_ssm_is_its_algorithm_1(seed):
+    """Each pick adds the most there is to add, by estimates that each keep their own largest h.
+
+    Sources play no part: all 14 are one pool. Of equal gains any will do.
+    """
+    slopes, direction = draw_numbers(seed, 14, 1) - 1, draw_numbers(seed + 10, 1, 9) - 1
+    estimates = (slopes * direction).double()
+    kept = estimates.abs().argsort(dim=1, descending=True)[:, :4]
+    sparse = torch.zeros_like(estimates).scatter(1, kept, estimates.gather(1, kept))
+    alike = 100 - (sparse[:, None] - sparse[None]).abs().sum(2)
+
+    def covered(rows):
+        return float(alike[rows].amax(0).sum()) if rows else 0.0
+
+    sources = ["large"] * 10 + ["small"] * 3 + ["tiny"]
+    chosen = keep(
+        "ssm", 6, 14, observed=estimates.float(), sources=sources, seed=seed, kept_dimensions=4
+    )
+    for place, row in enumerate(chosen):
+        most = max(covered([*chosen[:place], other]) for other in range(14))
+        assert covered([*chosen[:place], row]) == pytest.approx(most, abs=1e-4)
+
+
 @pytest.mark.parametrize("allocation", ["proportional", "balanced", "none"])
 def test_ssm_is_the_medoids_of_all_sources_small_ones_too(allocation):
     gradients = draw_numbers(1, 20, 6)

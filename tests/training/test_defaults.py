@@ -39,7 +39,12 @@ BASE = COLM | {"small_sources": ["none"]}
 SPREAD = BASE | {"projections": ["spread"], "normalization": "rms"}
 BY_SELECTOR = dict.fromkeys(available_selectors(), BASE) | {
     "colm": COLM,
-    "ssm": BASE | {"normalization": "none", "candidate_sampling": "inverse_source_size"},
+    "ssm": BASE
+    | {
+        "normalization": "none",
+        "allocation": "none",
+        "candidate_sampling": "inverse_source_size",
+    },
     "mean_matching": COLM,
     "small_random": COLM,
     "gradient_matching": SPREAD | {"weighted": True},

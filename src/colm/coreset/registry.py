@@ -173,7 +173,11 @@ register_selector("colm", most_together=4096, defaults=_KEEPS_SMALL)(methods.med
 register_selector(
     "ssm",
     most_together=4096,
-    defaults={"normalization": "none", "candidate_sampling": "inverse_source_size"},
+    defaults={
+        "normalization": "none",
+        "allocation": "none",
+        "candidate_sampling": "inverse_source_size",
+    },
 )(methods.medoids_of_sources)
 register_selector("mean_matching", most_together=2048, defaults=_KEEPS_SMALL)(methods.matched_mean)
 # What a part costs these three grows with the cube of its size, and faster.

@@ -19,11 +19,12 @@ from colm.coreset.sparsify import largest
 
 
 def medoids_of_sources(candidates: Candidates, budget: int, generator: torch.Generator) -> Choice:
-    """Keep the medoids of the sparsified features, source by source, with their cluster sizes.
+    """Keep the medoids of the sparsified features, with their cluster sizes.
 
-    With ``prompt_features`` the prompt's hidden state is part of the features.  Paper: CoLM v3,
-    section 4, where small sources are kept whole and features are normalised for Adam; SSM v1,
-    Alg. 1, without either.
+    Source by source, or among all candidates together (``allocation="none"``). With
+    ``prompt_features`` the prompt's hidden state is part of the features.  Paper: CoLM v3,
+    section 4, source by source, small sources kept whole, features normalised for Adam; SSM v1,
+    Alg. 1, all together and without the rest.
     """
     assert candidates.features is not None
     options = candidates.options

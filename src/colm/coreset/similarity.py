@@ -111,7 +111,7 @@ def similarity(features: Tensor, metric: str = "l1") -> Tensor:
     """Return C minus the distance: 0 for the two examples that are farthest apart.
 
     C belongs to the rows passed: where sources are selected from one by one, each has its own.
-    Costs O(n^2 d).  Paper: SSM v1, Eq. 6.
+    Any larger C leads to the same medoids. Costs O(n^2 d).  Paper: SSM v1, Eq. 6; l1: Alg. 1.
 
     Args:
         features: ``[n, d]``, one row an example.

@@ -26,7 +26,9 @@ def sparsify(
 ) -> Tensor:
     """Return the dimensions to keep for the examples of one source.
 
-    Costs O(nd).  Paper: SSM v1; Tables 3 and 4 compare the criteria and values of h.
+    Costs O(nd).  Paper: SSM v1; Table 3 compares the criteria but ``random``, Table 4 values of h.
+    Deviates: one set for all n, by their mean; SSM's Alg. 1 takes the largest of each example,
+    which are the same for all where the features are multiples of one direction, as there.
 
     Args:
         normalised: ``[n, d]`` features u_i, n >= 1.

@@ -46,8 +46,10 @@ class ValueGradients:
     """Gradients of each example's loss in projections of the last layer: V, the features of CoLM.
 
     The model is left as it was: mode, hooks, ``requires_grad``, random state, also after an
-    exception. An example without label tokens has a zero row.  Paper: SSM v1, Eq. 7-8 and Alg. 1
-    (``zeroth_order``); ``exact`` and ``directional`` are what it estimates, free of its noise.
+    exception. An example without label tokens has a zero row.  Paper: SSM v1, Eq. 8 and Alg. 1
+    (``zeroth_order``); ``directional`` is its limit for a step of 0, the right of Eq. 7, and
+    ``exact`` what both estimate.  Deviates: the loss of an example is the mean over its label
+    tokens; SSM's Eq. 1 writes their sum (``reduction="sum"``).
 
     Args:
         model: a causal language model of ``transformers``, or PEFT's wrapper of one.
@@ -259,6 +261,6 @@ def last_value_gradients(
 
 
 def _along(slopes: Tensor, directions: list[Tensor]) -> Tensor:
-    """Mean over directions of p_i z (Eq. 8): slopes ``[k, n]``, directions ``[k, o, i]`` each."""
+    """Mean over directions of p_i z (SSM, Eq. 8): slopes ``[k, n]``, directions ``[k, o, i]``."""
     flat = torch.cat([direction.flatten(1) for direction in directions], dim=1)
     return slopes.T @ flat.to(slopes) / len(slopes)

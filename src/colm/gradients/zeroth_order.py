@@ -1,7 +1,10 @@
 """SPSA: gradients from differences of losses along random directions, no backward at all.
 
-    p_i = (L_i(V + eps z) - L_i(V - eps z)) / 2 eps                         (SSM v1, Eq. 7)
-    g_i = p_i z, z standard normal, the mean of several such estimates      (SSM v1, Eq. 8)
+    p_i = (L_i(V + eps z) - L_i(V - eps z)) / 2 eps
+    g_i = p_i z, z standard normal, or the mean of several such estimates
+
+The estimate is that of SSM v1: Eq. 7 moves all parameters, Eq. 8 the last V alone; the mean of
+several is what the paper calls n-SPSA, and it takes one.
 
 V (here: any projections) is never written to: its output is moved by eps x z^T, which is the same,
 works on quantised weights and leaves nothing to restore. Differences of losses are noise in half
@@ -44,7 +47,7 @@ def loss_slopes(
     scale: float,
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the finite differences p_i (Eq. 7) of each example along each direction.
+    """Return the finite differences p_i (SSM v1, Eq. 8) of each example along each direction.
 
     Costs one forward, then two replays of the last layer and the head for each direction, and for
     their duration a float32 copy of what they run of half-precision weights.

@@ -74,14 +74,14 @@ class SelectionArguments:
         metadata={
             "help": "The method: how the kept examples are chosen, and what the options are that "
             "are not given. colm (the paper's: medoids of gradients, source by source, small "
-            "sources whole), ssm (its first version: no source whole, every one drawn equally "
-            "often), balanced_sampling (at random, all with the same probability, balanced by "
-            "gradients: of candidates that are alike, a part), importance_sampling (at random, "
-            "those with large gradients more often and with a smaller weight), gradient_matching "
-            "(examples and weights whose gradient is closest to that of all candidates), "
-            "mean_matching (the kept mean gradient closest, small sources whole), random, none "
-            "(keep every candidate), or a name registered with colm.register_selector. All: "
-            f"{', '.join(available_selectors())}."
+            "sources whole), ssm (its first version: medoids of all candidates together, "
+            "every source drawn equally often), balanced_sampling (at random, all with the same "
+            "probability, balanced by gradients: of candidates that are alike, a part), "
+            "importance_sampling (at random, those with large gradients more often and with a "
+            "smaller weight), gradient_matching (examples and weights whose gradient is closest to "
+            "that of all candidates), mean_matching (the kept mean gradient closest, small sources "
+            "whole), random, none (keep every candidate), or a name registered with "
+            f"colm.register_selector. All: {', '.join(available_selectors())}."
         },
     )
     gradient: str = _governed(

@@ -8,7 +8,7 @@ FORMER: Mapping[str, str] = {
         "selector names a method and brings its options (colm, ssm); gradient=zeroth_order is the "
         "papers' estimate, reference_behaviour=True their published code"
     ),
-    "gradient_reduction": "features are of an example's mean loss, as the papers'",
+    "gradient_reduction": "features are of an example's mean loss",
     "example_weights": (
         "an example counts for its label tokens, as in the loss; CoresetSelector takes another"
     ),

@@ -2,9 +2,10 @@
 
 The sources are those that a column names; what stands there may be text, numbers or class labels,
 and from here on a source is a name. SSM draws an example with a probability inversely proportional
-to the size of its source, with replacement. UniMax draws are as even over sources, but bound how
-often an example comes again, and go through a source's examples in turn. An epoch is as many draws
-as there are examples either way. Symbols: N examples in the data set, Q its sources.
+to the size of its source; here with replacement, which the paper leaves open. UniMax draws are as
+even over sources, but bound how often an example comes again, and go through a source's examples in
+turn. An epoch is as many draws as there are examples either way. Symbols: N examples in the data
+set, Q its sources.
 """
 
 import logging
