@@ -117,7 +117,7 @@ def test_depth_is_a_share_of_the_layers(layers, depth, expected):
 
 @pytest.mark.parametrize("depth", [0, -0.1, 1.01, float("nan")])
 def test_a_depth_that_is_no_share_is_refused(depth):
-    with pytest.raises(ValueError, match="gradient_depth must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match="depth must be above 0 and at most 1"):
         BlockGradients(build("llama"), depth=depth)
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
 from colm import CoLMConfig
-from colm.gradients import label_loss
+from colm.gradients import block_gradients, label_loss
 from colm.training.limits import check_parallelism, shards_weights
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.lockstep import Lockstep, make_filler
@@ -36,15 +37,15 @@ pytestmark = pytest.mark.slow
 RUNS = {
     "default": ({}, False),
     "default with adapters": ({"selection_tokens": 60}, True),
-    "balanced": ({"selector": "balanced_sampling", "gradient_depth": 1.0}, False),
+    "balanced": ({"selector": "balanced_sampling", "depth": 1.0}, False),
     "balanced with adapters": (
-        {"selector": "balanced_sampling", "selection_tokens": 60, "gradient_depth": 1.0},
+        {"selector": "balanced_sampling", "selection_tokens": 60, "depth": 1.0},
         True,
     ),
     "medoids": ({"selector": "colm", "dimension_criterion": "weight", "kept_dimensions": 8}, True),
     "finite differences": ({"selector": "colm", "gradient": "zeroth_order"}, False),
     "mean matching": (
-        {"selector": "mean_matching", "projections": "spread", "gradient_depth": 1.0},
+        {"selector": "mean_matching", "projections": "spread", "depth": 1.0},
         False,
     ),
     "losses": ({"selector": "top_loss", "selection_tokens": 40}, False),
@@ -57,8 +58,13 @@ FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}
 CHECKPOINTED = {"fsdp": True, "fsdp_config": {"version": 2, "activation_checkpointing": True}}
 
 
-def train(model_folder, folder, batch, adapters, *, stop=None, resume=None, **options):
-    """A trainer after its run, and what it kept step by step."""
+def train(model_folder, folder, batch, adapters, *, depth=block_gradients.DEPTH, **options):
+    """A trainer after its run, which looked so deep, and what it kept step by step."""
+    with patch.object(block_gradients, "DEPTH", depth):
+        return train_as_deep(model_folder, folder, batch, adapters, **options)
+
+
+def train_as_deep(model_folder, folder, batch, adapters, *, stop=None, resume=None, **options):
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = build_trainer(
         model_folder,

@@ -22,7 +22,7 @@ from colm.gradients.decoder import find_layers, linear_maps
 from colm.gradients.exact import TokenGradients, token_gradients, took_no_part
 from colm.gradients.value_gradients import ExampleGradients
 
-# Share of all layers, from the last: docs/selectors.md says what it gains and costs.
+#: Share of all layers, from the last, that a look passes; docs/selectors.md says what it gains.
 DEPTH = 0.17
 INPUTS_KEPT = 16
 MOST_FEATURES = 2**18
@@ -119,7 +119,7 @@ def check_depth(depth: float) -> None:
         ValueError: it is not above 0 and at most 1.
     """
     if not 0 < depth <= 1:
-        raise ValueError(f"gradient_depth must be above 0 and at most 1; got {depth!r}.")
+        raise ValueError(f"depth must be above 0 and at most 1; got {depth!r}.")
 
 
 class _Sketch(NamedTuple):

@@ -19,7 +19,6 @@ from colm.coreset.mixture import ALLOCATIONS
 from colm.coreset.registry import available_selectors
 from colm.coreset.similarity import METRICS
 from colm.coreset.sparsify import CRITERIA
-from colm.gradients.block_gradients import DEPTH
 from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.value_gradients import ESTIMATORS
 from colm.training.options.by_selector import options_by_selector
@@ -86,31 +85,14 @@ class SelectionArguments:
     )
     gradient: str = _governed(
         "Feature of an example. exact: the gradient of its loss in the last V projection; "
-        "directional: that gradient along random directions; zeroth_order: SPSA, the paper's "
-        "finite differences along random directions.",
+        "directional: that gradient along a random direction; zeroth_order: SPSA, the paper's "
+        "finite difference along one.",
         ESTIMATORS,
-    )
-    gradient_depth: float = field(
-        default=DEPTH,
-        metadata={
-            "help": "Share of the decoder's layers, from the last, that the selection's backward "
-            "passes with projections spread: more matches better and takes longer."
-        },
-    )
-    num_directions: int = field(
-        default=1,
-        metadata={
-            "help": "Random directions averaged by the directional and zeroth_order gradients."
-        },
-    )
-    perturbation_scale: float = field(
-        default=1e-3,
-        metadata={"help": "Step eps of the finite difference of the zeroth_order gradient."},
     )
     projections: list[str] = _governed(  # noqa: RUF009
         "Layers of the last decoder block whose gradients are the features: any of q, k, v, o "
-        "(attention) and mlp; or spread: all linear maps of two blocks, the last and the one at "
-        "gradient_depth, with a softmax over the tokens that the candidates contain.",
+        "(attention) and mlp; or spread: all linear maps of two blocks, the last and the one "
+        "a sixth of the layers back, with a softmax over the tokens that the candidates contain.",
         (*PROJECTIONS, SPREAD),
     )
     prompt_features: bool = field(

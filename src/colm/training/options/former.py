@@ -13,10 +13,20 @@ FORMER: Mapping[str, str] = {
         "an example counts for its label tokens, as in the loss; CoresetSelector takes another"
     ),
     "skipped_layers": (
-        "looks that skip layers cost more than shallower ones that match better: gradient_depth"
+        "looks that skip layers cost more than shallower ones that match better: projections=spread"
     ),
     "selection_model": "candidates are looked at with the model in training",
     "normalisation": "it is spelled normalization",
+    "gradient_depth": (
+        "with projections=spread a look passes 0.17 of the layers; BlockGradients takes another"
+    ),
+    "num_directions": (
+        "gradient=exact costs what one direction does, without noise; ValueGradients takes more"
+    ),
+    "perturbation_scale": (
+        "the finite difference of gradient=zeroth_order has a step of 0.001; "
+        "ValueGradients takes another"
+    ),
     "gradient_layers": (
         "projections=spread is what gradient_layers=spread was, and projections=v the last layer"
     ),

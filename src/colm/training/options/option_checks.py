@@ -12,7 +12,6 @@ from colm.coreset.mixture import ALLOCATIONS, SMALL_SOURCES_NONE
 from colm.coreset.registry import get_selector
 from colm.coreset.similarity import METRICS
 from colm.coreset.sparsify import CRITERIA, WEIGHT_CRITERIA
-from colm.gradients.block_gradients import check_depth
 from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.value_gradients import ESTIMATORS
 from colm.training.options.by_selector import brought_by
@@ -30,7 +29,6 @@ _CHOICES = {
     "selection_scope": SCOPES,
 }
 _LEAST_WHOLE_NUMBER = {
-    "num_directions": 1,
     "kept_dimensions": 1,
     "source_clusters": 2,
     "selection_tokens": 1,
@@ -52,10 +50,7 @@ def check_options(args: Any) -> None:
     for option, choices in _CHOICES.items():
         check_choice(option, getattr(args, option), choices)
     _check_projections(args)
-    check_number("gradient_depth", args.gradient_depth, above=0)
-    check_depth(args.gradient_depth)
     check_number("candidate_ratio", args.candidate_ratio, least=1)
-    check_number("perturbation_scale", args.perturbation_scale, above=0)
     for option, least in _LEAST_WHOLE_NUMBER.items():
         value = getattr(args, option)
         if value is not None or option not in _MAY_BE_NONE:

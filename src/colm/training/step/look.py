@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from colm.coreset.observed import OBSERVATIONS, Observed
 from colm.coreset.sparsify import WEIGHT_CRITERIA
+from colm.gradients import block_gradients
 from colm.gradients.decoder import base_model
 from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.patching import evaluation_mode
@@ -223,10 +224,8 @@ class CandidateObserver:
                 estimator=self.args.gradient,
                 projections=("v",) if self._is_spread else self.args.projections,
                 layers="spread" if self._is_spread else "last",
-                depth=self.args.gradient_depth,
+                depth=block_gradients.DEPTH,
                 vocabulary="batch" if self._is_spread else "full",
-                num_directions=self.args.num_directions,
-                perturbation_scale=self.args.perturbation_scale,
             )
             self._parts_of_model = parts_of(self._observer.model)
         return self._observer

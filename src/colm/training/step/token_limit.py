@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from colm.coreset.observed import Observed
+from colm.gradients import block_gradients
 from colm.training.step.arrange import length_sorted_chunks
 
 # Enough to keep an accelerator busy.
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 def token_limit(args: Any, *, recovers: bool = True) -> "TokenLimit":
     """Return the limit that the options of a trainer ask for."""
-    share = args.gradient_depth
+    share = block_gradients.DEPTH
     renamed = hasattr(args, "activation_checkpointing")  # By transformers, after 5.17.
     if args.activation_checkpointing if renamed else args.gradient_checkpointing:
         share *= _TIMES_WITHOUT_CHECKPOINTS
