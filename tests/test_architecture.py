@@ -21,7 +21,7 @@ MOST_LINES_IN_A_BODY = 40
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 # Floor by floor: a package imports the ground and the packages that stand here beside it.
-GROUND = {"checks", "durable", "json_text", "names", "randomness", "source_names"}
+GROUND = {"checks", "durable", "json_text", "names", "randomness", "source_names", "versions"}
 ARROWS = {
     "coreset": set(),
     "gradients": {"coreset"},
@@ -172,6 +172,42 @@ def test_two_modules_of_one_name_are_a_command_and_what_it_does() -> None:
             homes.setdefault(path.stem, set()).add(package_of(name_of(path)))
     twice = {stem: found for stem, found in homes.items() if len(found) > 1}
     assert not {stem for stem, found in twice.items() if not found <= {"cli", "runs", "planning"}}
+
+
+def is_bound(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
+def public_names(code: str) -> set[str]:
+    """What a module defines at its top level, without what begins with an underscore."""
+    found: set[str] = set()
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            if target is not None:
+                found |= {each.id for each in ast.walk(target) if is_bound(each)}
+    return {name for name in found if not name.startswith("_")}
+
+
+# What every command has; a program's beginning; a logger; what type checkers take for true.
+OF_EACH_COMMAND = {"add_parser", "run", "OPTIONS"}
+OF_EVERY_MODULE = {"main", "logger", "TYPE_CHECKING"}
+
+
+def test_no_public_name_is_defined_twice() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in MODULES:
+        module = name_of(path)
+        own = public_names(path.read_text()) - OF_EVERY_MODULE
+        for name in own - (OF_EACH_COMMAND if package_of(module) == "cli" else set()):
+            homes.setdefault(name, []).append(module)
+    assert not {name: found for name, found in homes.items() if len(found) > 1}
+
+
+def test_public_names_are_those_at_the_top() -> None:
+    code = "A, _B = 1, 2\nC: int = 3\ndef f():\n    d = 1\nclass G: h = 1\nx.y = 4"
+    assert public_names(code) == {"A", "C", "f", "G"}
 
 
 def test_what_is_shipped_knows_nothing_of_benchmarks() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colm.json_text import MOST_LEVELS, parse_json, read_json
-from colm.names import MOST_CHARACTERS, escaped, printable, shown_name
+from colm.names import MOST_IN_A_NAME, escaped, printable, shown_name
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":', '{"a":1,"b":[1,'])
@@ -43,10 +43,10 @@ def test_what_runs_leave_is_read_within_bounds(tmp_path) -> None:
 
     from colm.evaluation.journal import Journal
     from colm.runs.evaluated import load_evaluated
-    from colm.training.checkpoints.manifest import FILE_NAME, problem_with, problem_with_plain
+    from colm.training.checkpoints.manifest import MANIFEST_FILE, problem_with, problem_with_plain
     from colm.training.checkpoints.selector_state import SETTINGS_KEY, load_state
 
-    for name in (FILE_NAME, "trainer_state.json", "adapter_config.json"):
+    for name in (MANIFEST_FILE, "trainer_state.json", "adapter_config.json"):
         (tmp_path / name).write_text(DEEP)
     assert "cannot be read" in str(problem_with(tmp_path))
     assert "cannot be read" in str(problem_with_plain(tmp_path))
@@ -70,7 +70,7 @@ def test_different_names_are_shown_differently_in_a_line(one: str, other: str) -
     for name in (one, other):
         assert printable(name).isprintable()
         assert shown_name(name).isprintable()
-        assert 0 < len(shown_name(name)) <= MOST_CHARACTERS
+        assert 0 < len(shown_name(name)) <= MOST_IN_A_NAME
     assert (escaped(one) == escaped(other)) == (one == other)
     if "''" not in (one, other):
         assert (shown_name(one) == shown_name(other)) == (one == other)

@@ -38,7 +38,7 @@ from colm.data import format_dataset, read_file
 from colm.data.generated import generate_mixture
 from colm.gradients import zeroth_order
 from colm.gradients.value_gradients import ValueGradients
-from colm.training.pretrained import demo_model_folder
+from colm.runs.pretrained import demo_model_folder
 from colm.training.step.arrange import length_sorted_chunks
 
 # How frozen weights and LoRA are kept, and whether the forward runs under autocast.

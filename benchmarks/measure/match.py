@@ -52,8 +52,8 @@ from colm.data import format_dataset, read_file, source_counts
 from colm.data.generated import generate_mixture
 from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.per_example import example_gradients, trained_parameters
+from colm.runs.pretrained import demo_model_folder
 from colm.training.example import label_token_count
-from colm.training.pretrained import demo_model_folder
 from colm.training.step.arrange import length_sorted_chunks
 from colm.training.step.match import adam_scale
 

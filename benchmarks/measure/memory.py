@@ -51,7 +51,7 @@ from colm.planning.plan import WAYS, make_plan
 from colm.planning.skeleton import checkpoint_activations
 from colm.planning.tally import SavedBytes, Tally, storage_bytes
 from colm.runs.arguments import SFTArguments, parse_arguments
-from colm.training.pretrained import demo_model_folder
+from colm.runs.pretrained import demo_model_folder
 
 Batches = list[list[dict[str, Any]]]
 #: Measures forward and backward, given first, and maybe the optimiser's step that follows.

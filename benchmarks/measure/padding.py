@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from benchmarks.record import write_result
 from colm.data import format_dataset, read_file
 from colm.data.generated import generate_mixture
-from colm.training.pretrained import demo_model_folder
+from colm.runs.pretrained import demo_model_folder
 from colm.training.step.arrange import even_parts, length_sorted_chunks, split_kept
 
 

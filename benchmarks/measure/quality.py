@@ -36,7 +36,7 @@ from colm.data import format_dataset, read_file, source_counts
 from colm.data.generated import generate_mixture
 from colm.data.sources import split_evenly
 from colm.evaluation import held_out_loss
-from colm.training.pretrained import demo_model_folder
+from colm.runs.pretrained import demo_model_folder
 
 SPLIT_SEED = 0  # The same examples are held out whatever the seed of a run.
 

@@ -41,7 +41,7 @@ from benchmarks.record import machine, write_result
 from colm import CoLMConfig, CoLMSFTTrainer
 from colm.planning.held import weight_tensors
 from colm.planning.tally import Tally, storage_bytes
-from colm.training.pretrained import demo_model_folder
+from colm.runs.pretrained import demo_model_folder
 
 COUNTED, TIMED = (2, 3), (4, 5, 6)  # steps; the first warms up
 REFERENCE = "AdamW, all weights"

@@ -36,8 +36,8 @@ from colm.coreset.mixture import small_sources
 from colm.coreset.registry import get_selector
 from colm.data import format_dataset, read_file, source_counts
 from colm.data.generated import generate_mixture
+from colm.runs.pretrained import demo_model_folder
 from colm.training.example import Pool
-from colm.training.pretrained import demo_model_folder
 
 
 def main() -> None:

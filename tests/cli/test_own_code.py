@@ -11,7 +11,7 @@ import pytest
 import colm
 from colm.cli import main
 from colm.runs.evaluated import load_evaluated
-from colm.training.pretrained import load_model, load_tokenizer
+from colm.runs.pretrained import load_model, load_tokenizer
 from tests.training.conftest import make_records
 
 SOURCE = Path(colm.__file__).parent

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.runs.arguments import help_groups, make_parser, parse_arguments
+from colm.runs.arguments import help_groups, make_sft_parser, parse_arguments
 from colm.runs.recipes import find_recipe, shipped_recipes
 from colm.training.options.config import SelectionArguments
 
@@ -276,7 +276,7 @@ def test_help_lists_every_option(capsys) -> None:
 
 
 def test_help_begins_with_the_options_of_colm_in_groups() -> None:
-    parser = make_parser()
+    parser = make_sft_parser()
     shown = parser.format_help()
     places = []
     for title, names in help_groups().items():
@@ -373,4 +373,4 @@ def test_a_recipe_that_is_nowhere_is_told_with_those_that_are(tmp_path, monkeypa
 def test_there_are_recipes() -> None:
     names = {path.stem for path in Path(__file__).parents[2].glob("recipes/*.yaml")}
     assert names >= {"quickstart", "mixture"}
-    assert "quickstart" not in {action.dest for action in make_parser()._actions}
+    assert "quickstart" not in {action.dest for action in make_sft_parser()._actions}

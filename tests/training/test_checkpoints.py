@@ -23,7 +23,12 @@ from transformers import Trainer
 from colm import CoLMTrainer
 from colm.durable import write_whole
 from colm.training.checkpoints import manifest
-from colm.training.checkpoints.selector_state import FILE_NAME, PROCESSES, load_state, save_state
+from colm.training.checkpoints.selector_state import (
+    PROCESSES,
+    SELECTOR_FILE,
+    load_state,
+    save_state,
+)
 from tests.training.killed_runs import FULL, FULL_FILES, MOMENTS, OPERATIONS, PAIRS, STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -113,18 +118,18 @@ def test_one_of_two_processes_is_killed(killed, name, rank):
 
 def test_two_processes_write_one_file_with_both_states(killed):
     checkpoint = killed / "runs" / "pair" / f"checkpoint-{STEPS}"
-    assert [path.name for path in checkpoint.glob("colm_*.safetensors")] == [FILE_NAME]
-    with safe_open(checkpoint / FILE_NAME, framework="pt") as file:
+    assert [path.name for path in checkpoint.glob("colm_*.safetensors")] == [SELECTOR_FILE]
+    with safe_open(checkpoint / SELECTOR_FILE, framework="pt") as file:
         keys = set(file.keys())
         settings = json.loads(file.metadata()["colm_settings"])
     owners = [{key for key in keys if key.startswith(f"process {rank}: ")} for rank in (0, 1)]
     assert owners[0] | owners[1] == keys
-    states = [load_state(checkpoint / FILE_NAME, settings, rank) for rank in (0, 1)]
+    states = [load_state(checkpoint / SELECTOR_FILE, settings, rank) for rank in (0, 1)]
     assert states[0].keys() == states[1].keys() == {key[len("process 0: ") :] for key in owners[0]}
     assert int(states[0]["step"]) == int(states[1]["step"]) == STEPS
     assert not torch.equal(states[0]["moments.exp_avg"], states[1]["moments.exp_avg"])
     with pytest.raises(ValueError, match=r"num_processes is 1, but .*written with 2") as caught:
-        load_state(checkpoint / FILE_NAME, settings | {PROCESSES: 1})
+        load_state(checkpoint / SELECTOR_FILE, settings | {PROCESSES: 1})
     assert "\n" not in str(caught.value)
 
 
@@ -190,7 +195,7 @@ def test_every_file_that_is_cut_short_missing_or_changed_is_named(checkpoint):
         for wrong in (content[: len(content) // 2], b"", content[:-1], content + b"\n"):
             path.write_bytes(wrong)
             # A JSON file with a line more says the same.
-            if path.name != manifest.FILE_NAME or json_of(wrong) != json_of(content):
+            if path.name != manifest.MANIFEST_FILE or json_of(wrong) != json_of(content):
                 assert path.name in (manifest.problem_with(checkpoint) or ""), wrong[:20]
         path.unlink()
         assert path.name in manifest.problem_with(checkpoint)
@@ -226,8 +231,8 @@ def json_of(content):
 )
 def test_a_manifest_of_another_kind_is_refused(tmp_path, content):
     (tmp_path / manifest.TRAINER_STATE).write_text("{}")
-    (tmp_path / manifest.FILE_NAME).write_text(content)
-    assert manifest.FILE_NAME in manifest.problem_with(tmp_path)
+    (tmp_path / manifest.MANIFEST_FILE).write_text(content)
+    assert manifest.MANIFEST_FILE in manifest.problem_with(tmp_path)
 
 
 def test_large_files_are_compared_by_size(tmp_path, monkeypatch):
@@ -256,7 +261,7 @@ def test_a_trainer_refuses_by_name_what_is_not_complete(checkpoint, make_trainer
     weights.write_bytes(weights.read_bytes()[:-9])
     assert "19839 bytes of adapter_model.safetensors" in refusal(str(checkpoint))
     assert "holds no complete checkpoint: checkpoint-6 has" in refusal(True)
-    (checkpoint / manifest.FILE_NAME).unlink()
+    (checkpoint / manifest.MANIFEST_FILE).unlink()
     assert f"{checkpoint} has no colm_manifest.json" in refusal(checkpoint)
     shutil.rmtree(checkpoint)
     assert "checkpoint-6 does not exist" in refusal(str(checkpoint))
@@ -313,8 +318,8 @@ def test_without_selection_another_trainers_checkpoint_will_do(make_trainer, dat
     options = SELECTING | {"candidate_ratio": 1}
     make_trainer(dataset, **options).train()
     plain = tmp_path / "run" / "checkpoint-2"
-    assert not (plain / FILE_NAME).exists()
-    (plain / manifest.FILE_NAME).unlink()
+    assert not (plain / SELECTOR_FILE).exists()
+    (plain / manifest.MANIFEST_FILE).unlink()
     longer = make_trainer(dataset, **(options | {"max_steps": 3}))
     longer.train(resume_from_checkpoint=str(plain))
     assert longer.state.global_step == 3
@@ -333,12 +338,12 @@ def test_without_selection_another_trainers_checkpoint_will_do(make_trainer, dat
 
 
 def test_a_state_that_is_cut_short_or_foreign_is_one_line(tmp_path):
-    path = tmp_path / FILE_NAME
+    path = tmp_path / SELECTOR_FILE
     save_state(path, {"step": torch.tensor(1)}, {"seed": 1, PROCESSES: 1})
     whole = path.read_bytes()
     for content in (b"", whole[:5], whole[:-1], pickle.dumps({"step": 1})):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{FILE_NAME} is cut short or no") as caught:
+        with pytest.raises(ValueError, match=f"{SELECTOR_FILE} is cut short or no") as caught:
             load_state(path, {"seed": 1, PROCESSES: 1})
         assert "\n" not in str(caught.value)
     save_file({"step": torch.tensor(1)}, path)
@@ -499,7 +504,7 @@ def test_reading_a_state_runs_no_code(tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "sprung"),))
 
-    path = tmp_path / FILE_NAME
+    path = tmp_path / SELECTOR_FILE
     buffer = io.BytesIO()
     torch.save(Trap(), buffer)
     for content in (pickle.dumps(Trap()), buffer.getvalue()):

@@ -7,8 +7,8 @@ import torch
 from datasets import Dataset
 
 from colm.runs.arms import ArmOptions, Setting, compare
+from colm.runs.pretrained import load_model, load_tokenizer
 from colm.runs.progress import StepProgress, duration_in_words, selection_in_words
-from colm.training.pretrained import load_model, load_tokenizer
 
 ARMS = [
     ArmOptions("CoLM", {"selector": "colm"}),

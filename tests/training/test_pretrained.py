@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from colm.training import pretrained
-from colm.training.pretrained import demo_model_folder, load_model, load_tokenizer
+from colm.runs import pretrained
+from colm.runs.pretrained import demo_model_folder, load_model, load_tokenizer
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from torch.nn import functional
 from colm import CoLMConfig, CoLMSFTTrainer
 from colm.data.generated import generate_mixture
 from colm.gradients.value_gradients import ValueGradients
-from colm.training import pretrained
-from colm.training.pretrained import demo_model_folder, load_model, load_tokenizer
+from colm.runs import pretrained
+from colm.runs.pretrained import demo_model_folder, load_model, load_tokenizer
 
 pytestmark = [
     pytest.mark.slow,

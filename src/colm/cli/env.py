@@ -1,11 +1,8 @@
 """``colm env``: versions and hardware, to put into a report of a problem."""
 
 import argparse
-import importlib.metadata
 import platform
 from typing import Any
-
-PACKAGES = ("colm", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,21 +21,15 @@ def run(_: argparse.Namespace) -> int:
     Returns:
         Exit code 0.
     """
-    facts = {package: _version(package) for package in PACKAGES}
-    facts["python"] = platform.python_version()
+    from colm.versions import library_versions
+
+    facts = library_versions()
     facts["platform"] = platform.platform()
     facts["accelerator"] = _hardware()
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
     return 0
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _hardware() -> str:

@@ -10,8 +10,8 @@ from typing import Any
 from colm.cli.libraries import set_environment, silence_bitsandbytes
 from colm.cli.parsing import check_counts
 
-METHODS = ("auto", "program", "chain", "direct", "options")
-DTYPES = ("auto", "bfloat16", "float16", "float32")
+METHOD_CHOICES = ("auto", "program", "chain", "direct", "options")
+DTYPE_CHOICES = ("auto", "bfloat16", "float16", "float32")
 
 #: Every option, and what ``add_argument`` takes for it.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -33,7 +33,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "go on with the answers that an interrupted run left beside the output (default)",
     },
     "--method": {
-        "choices": METHODS,
+        "choices": METHOD_CHOICES,
         "default": "auto",
         "help": "program: write a program, reason in words where it fails; chain: reason in words; "
         "direct: answer at once; options: compare the likelihood of candidates (default: auto, "
@@ -86,7 +86,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "most tokens of a held-out example (default: 1024)",
     },
     "--dtype": {
-        "choices": DTYPES,
+        "choices": DTYPE_CHOICES,
         "default": "auto",
         "help": "of the weights (default: auto, as they are saved)",
     },

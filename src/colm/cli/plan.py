@@ -67,11 +67,11 @@ def run(namespace: argparse.Namespace) -> int:
         plan = make_plan(
             parse_sft_options(namespace), namespace.tokens, accelerator=namespace.accelerator
         )
-    print(json.dumps(plan.to_dict(), indent=1) if namespace.json else describe(plan))
+    print(json.dumps(plan.to_dict(), indent=1) if namespace.json else describe_plan(plan))
     return 0
 
 
-def describe(plan: "Plan") -> str:
+def describe_plan(plan: "Plan") -> str:
     """Return the plan in words: a table, and what its figures rest on."""
     from colm.reports.tables import Table
 

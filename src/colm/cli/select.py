@@ -79,7 +79,7 @@ def run(namespace: argparse.Namespace) -> int:
             print(f"Nothing to select: {reason}")
             return 0
         found = make_dry_run(arguments, namespace.batches)
-    print(describe(found))
+    print(describe_dry_run(found))
     if namespace.output is not None:
         _write(found.candidates, namespace.output)
     return 0
@@ -117,7 +117,7 @@ def _write(candidates: Sequence["Candidate"], output: Path) -> None:
         raise OSError(f"--output {output} cannot be written: {error.strerror}") from error
 
 
-def describe(found: "DryRun") -> str:
+def describe_dry_run(found: "DryRun") -> str:
     """Return a table of what was kept by source, and notes beneath it.
 
     Args:

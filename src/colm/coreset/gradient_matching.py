@@ -26,9 +26,8 @@ from colm.checks import (
     check_matrix,
     check_not_negative,
 )
+from colm.coreset.balanced_sampling import NOISE
 from colm.coreset.gram import centred_gram, product_tolerance, shares_of
-
-NOISE = 0.1
 
 
 class GradientMatching(NamedTuple):

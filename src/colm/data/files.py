@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, ReadInstruction, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from colm.data.json_records import infer_features, read_json
+from colm.data.json_records import infer_features, read_json_records
 from colm.data.text_lines import numbered_lines, text_encoding
 
 
@@ -180,10 +180,10 @@ def _load(builder: str, path: Path, **options: object) -> Dataset:
 
 #: Ending of a file's name, and what reads and what checks such a file.
 FORMATS: Mapping[str, tuple[Callable[[Path], Dataset], Callable[[Path], object]]] = {
-    ".jsonl": (read_json, infer_features),
-    ".jsonl.gz": (read_json, infer_features),
-    ".json": (read_json, infer_features),
-    ".json.gz": (read_json, infer_features),
+    ".jsonl": (read_json_records, infer_features),
+    ".jsonl.gz": (read_json_records, infer_features),
+    ".json": (read_json_records, infer_features),
+    ".json.gz": (read_json_records, infer_features),
     ".csv": (_read_csv, _check_csv),
     ".csv.gz": (_read_csv, _check_csv),
     ".parquet": (_read_parquet, _check_parquet),

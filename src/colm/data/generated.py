@@ -17,7 +17,7 @@ from datasets import Dataset
 from colm.data.prompts import chat_prompt, plain_prompt
 from colm.data.sources import SOURCE_COLUMN, Split
 
-Record: TypeAlias = dict[str, Any]
+Problem: TypeAlias = dict[str, Any]
 
 #: Short on purpose: without one, chat templates insert a default several times as long.
 SYSTEM_MESSAGE = "Give only the answer."
@@ -55,8 +55,8 @@ SOURCES: Mapping[str, GeneratedSource] = {
 class GeneratedMixture(NamedTuple):
     """Training and held-out records; the latter carry the generator's own ``entry`` as well."""
 
-    train: list[Record]
-    held_out: list[Record]
+    train: list[Problem]
+    held_out: list[Problem]
 
     def to_split(self) -> Split:
         """Return both parts as data sets, without the entries, which only scorers need.
@@ -95,8 +95,8 @@ def generate_mixture(
     """
     if held_out_per_source < 1:
         raise ValueError(f"held_out_per_source must be at least 1; got {held_out_per_source}.")
-    train: list[Record] = []
-    held_out: list[Record] = []
+    train: list[Problem] = []
+    held_out: list[Problem] = []
     for name, source in SOURCES.items():
         entries = _distinct_entries(name, held_out_per_source + source.examples, seed)
         for position, entry in enumerate(entries):
@@ -109,7 +109,7 @@ def generate_mixture(
     return GeneratedMixture(train, held_out)
 
 
-def score(answer: str, record: Record) -> float:
+def score(answer: str, record: Problem) -> float:
     """Return what the record's own generator says of an answer: 0.0 (wrong) to 1.0 (right).
 
     Some generators give partial credit, for instance to a number close to the right one.
@@ -164,7 +164,7 @@ def _reasoning_gym() -> Any:
     return reasoning_gym
 
 
-def _record(name: str, entry: Mapping[str, Any], conversational: bool) -> Record:
+def _record(name: str, entry: Mapping[str, Any], conversational: bool) -> Problem:
     """A generated problem as a prompt-completion record."""
     question, answer = entry["question"].strip(), entry["answer"]
     if not conversational:

@@ -26,7 +26,7 @@ from datasets import (
 from datasets.builder import Key
 
 from colm.data.exact_json import arrow_table
-from colm.data.json_types import NOTHING, Shape, join, shape_of
+from colm.data.json_types import NOTHING, Shape, infer_shape, join
 from colm.data.text_lines import numbered_lines
 from colm.json_text import MOST_LEVELS, check_levels
 
@@ -34,7 +34,7 @@ Record = dict[str, Any]
 
 _CHUNK_RECORDS = 1000
 #: Different keys of all records together; a table of them has a cell for each in every record.
-MOST_COLUMNS = 1000
+MOST_FIELDS = 1000
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _KINDS = {
     str: "a string",
@@ -46,7 +46,7 @@ _KINDS = {
 }
 
 
-def read_json(path: Path) -> Dataset:
+def read_json_records(path: Path) -> Dataset:
     """Read every record of a file in two passes: one for the types, one for the rows.
 
     A key that a record lacks is null. Memory does not grow with the file, except where it is one
@@ -85,13 +85,13 @@ def infer_features(path: Path) -> Features:
     shapes: dict[str, Shape] = {}
     number = 0
     for number, record in enumerate(iter_records(path), 1):
-        if len(shapes) > MOST_COLUMNS:
+        if len(shapes) > MOST_FIELDS:
             raise ValueError(
                 f"{path}: its first {number - 1} records have {len(shapes)} different keys, each "
                 "of which becomes a column; put keys that differ by record into one object"
             )
         for key, value in record.items():
-            shapes[key] = join((shapes.get(key, NOTHING), shape_of(value)))
+            shapes[key] = join((shapes.get(key, NOTHING), infer_shape(value)))
     if not number:
         raise ValueError(f"{path}: holds no records")
     if not shapes:

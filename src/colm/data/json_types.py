@@ -54,7 +54,7 @@ _SCALARS = {
 }
 
 
-def shape_of(value: Any, lists: int = 0) -> Shape:
+def infer_shape(value: Any, lists: int = 0) -> Shape:
     """Return the shape of a JSON value.
 
     Args:
@@ -65,7 +65,7 @@ def shape_of(value: Any, lists: int = 0) -> Shape:
         Its shape.
 
     Example:
-        >>> shape_of([[1], []]), shape_of([1, 2.5]), shape_of({"a": 1})
+        >>> infer_shape([[1], []]), infer_shape([1, 2.5]), infer_shape({"a": 1})
         (Shape(kind='int64', lists=2), Shape(kind='json', lists=1), Shape(kind='json', lists=0))
     """
     if not isinstance(value, list):
@@ -112,7 +112,7 @@ def _items_shape(items: list[Any], lists: int) -> Shape:
     """The shape that all items of a list share; long lists of numbers are not gone through."""
     kinds = set(map(type, items))
     if list in kinds:
-        return join(shape_of(item, lists) for item in items)
+        return join(infer_shape(item, lists) for item in items)
     whole = [item for item in items if type(item) is int] if len(kinds) > 1 else items
     if int in kinds and not (min(whole) in _WHOLE_NUMBERS and max(whole) in _WHOLE_NUMBERS):
         return _JSON

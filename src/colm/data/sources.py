@@ -261,7 +261,7 @@ def _with_text(features: Any, column: str) -> Any:
 
 
 #: No source gives more than this share of its records.
-MOST_HELD_OUT = 0.2
+MOST_OF_A_SOURCE = 0.2
 
 
 def split_evenly(
@@ -303,7 +303,7 @@ def split_evenly(
     held_out: set[int] = set()
     for source in sorted(rows):
         count = len(rows[source])
-        share = min(per_source, max(int(count * MOST_HELD_OUT), 1), count - 1)
+        share = min(per_source, max(int(count * MOST_OF_A_SOURCE), 1), count - 1)
         held_out.update(generator.permutation(rows[source])[:share].tolist())
     if not held_out:
         raise ValueError("nothing can be held out: no source has two records.")

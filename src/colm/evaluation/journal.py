@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from colm.json_text import parse_json
 
-FORMAT = "colm answers 1"
+_FORMAT = "colm answers 1"
 
 
 class Step(NamedTuple):
@@ -51,7 +51,7 @@ class Journal(AbstractContextManager["Journal"]):
         except OSError as error:
             raise ValueError(f"cannot write {path}: {error.strerror}") from error
         if not whole:
-            self._write([{"format": FORMAT, **heading}])
+            self._write([{"format": _FORMAT, **heading}])
 
     def __exit__(self, *_: object) -> None:
         """Close the file."""
@@ -87,11 +87,11 @@ class Journal(AbstractContextManager["Journal"]):
         whole = content.rfind(b"\n") + 1
         lines = content[:whole].splitlines()
         if not lines:
-            if content and not f'{{"format": "{FORMAT}"'.encode().startswith(content[:20]):
+            if content and not f'{{"format": "{_FORMAT}"'.encode().startswith(content[:20]):
                 raise ValueError(f"{self.path} holds something else than answers")
             return 0
         found = self._parse(1, lines[0])
-        if found.pop("format", None) != FORMAT:
+        if found.pop("format", None) != _FORMAT:
             raise ValueError(f"{self.path} holds something else than answers")
         self._compare(found, json.loads(json.dumps(heading)))
         for number, line in enumerate(lines[1:], 2):

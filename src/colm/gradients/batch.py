@@ -120,7 +120,7 @@ def _check_shapes(batch: Mapping[str, Any]) -> None:
             )
 
 
-def without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
+def drop_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Copy ``batch`` without labels, so that a model computes no loss of its own."""
     return {key: value for key, value in batch.items() if key not in LABEL_KEYS}
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from colm.gradients.adapters import labels_seen
 from colm.gradients.applied_weights import Projection, map_hook
-from colm.gradients.batch import label_positions, without_labels
+from colm.gradients.batch import drop_labels, label_positions
 from colm.gradients.decoder import find_layers
 from colm.gradients.label_loss import DecoderRun, hidden_gradients
 from colm.gradients.patching import evaluation_mode
@@ -71,7 +71,7 @@ def token_gradients(
         with torch.no_grad(), ExitStack() as stack:
             for recorder in recorders:
                 stack.enter_context(map_hook(recorder.projection, recorder))
-            run = DecoderRun(model, without_labels(batch))
+            run = DecoderRun(model, drop_labels(batch))
         with torch.no_grad():
             losses, gradient = hidden_gradients(run, labels, reduction, vocabulary)
         zeros = [zero for recorder in recorders for zero in recorder.zeros]
@@ -84,7 +84,7 @@ def token_gradients(
     return calls, losses, run.hidden.detach().reshape(*shape, -1)
 
 
-def example_gradients(calls: list[TokenGradients]) -> Tensor:
+def sum_over_tokens(calls: list[TokenGradients]) -> Tensor:
     """Sum output-gradient x input over each example's tokens: ``[n, o * i]``, o the slower."""
     return _sum_calls(
         (outputs.transpose(1, 2) @ inputs).flatten(1) for inputs, outputs in _widened(calls)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from colm.coreset.observed import OBSERVATIONS, Observed
 from colm.gradients.adapters import check_adapter, check_inputs, labels_seen
-from colm.gradients.batch import is_packed, label_positions, one_example_a_row, without_labels
+from colm.gradients.batch import drop_labels, is_packed, label_positions, one_example_a_row
 from colm.gradients.block_gradients import DEPTH, BlockGradients
 from colm.gradients.label_loss import DecoderRun, example_losses
 from colm.gradients.patching import evaluation_mode
-from colm.gradients.value_gradients import ExampleGradients, ValueGradients, check_options
+from colm.gradients.value_gradients import ExampleGradients, ValueGradients, check_choices
 
 LAYERS = ("last", "spread")
 VOCABULARIES = ("full", "batch")
@@ -62,7 +62,7 @@ class ExampleObserver:
         unknown = [need for need in needs if need not in OBSERVATIONS]
         if unknown:
             raise ValueError(f"needs must be among {', '.join(OBSERVATIONS)}; got {unknown[0]!r}.")
-        check_options(estimator, projections, reduction)
+        check_choices(estimator, projections, reduction)
         check_layers(layers, vocabulary, estimator)
         check_adapter(model)
         self.model = model
@@ -148,7 +148,7 @@ class ExampleObserver:
         seen = labels_seen(self.model, batch["labels"])
         labels = label_positions(seen)
         with evaluation_mode(self.model), torch.no_grad():
-            run = DecoderRun(self.model, without_labels(batch))
+            run = DecoderRun(self.model, drop_labels(batch))
             losses = example_losses(run, labels, self.reduction)
         return losses, run.hidden.reshape(*seen.shape, -1)
 

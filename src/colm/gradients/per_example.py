@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from colm.gradients.adapters import check_inputs, labels_seen
-from colm.gradients.batch import is_packed, label_positions, one_example_a_row, without_labels
+from colm.gradients.batch import drop_labels, is_packed, label_positions, one_example_a_row
 from colm.gradients.label_loss import DecoderRun, example_losses
 from colm.gradients.patching import evaluation_mode
 from colm.gradients.value_gradients import REDUCTIONS
@@ -77,5 +77,5 @@ def _gradient(
     if len(labels.target) == 0:
         return [torch.zeros_like(parameter) for parameter in parameters]
     with evaluation_mode(model), torch.enable_grad():
-        loss = example_losses(DecoderRun(model, without_labels(example)), labels, reduction)[0]
+        loss = example_losses(DecoderRun(model, drop_labels(example)), labels, reduction)[0]
     return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from colm.gradients.adapters import check_adapter, check_inputs
 from colm.gradients.applied_weights import Projection, weight_rows
 from colm.gradients.batch import is_packed, one_example_a_row
-from colm.gradients.exact import directional_derivatives, example_gradients, token_gradients
+from colm.gradients.exact import directional_derivatives, sum_over_tokens, token_gradients
 from colm.gradients.patching import full_precision
 from colm.gradients.projections import PROJECTIONS, find_projections
 from colm.gradients.zeroth_order import loss_slopes
@@ -73,7 +73,7 @@ class ValueGradients:
         perturbation_scale: float = 1e-3,
         reduction: str = "mean",
     ) -> None:
-        check_options(estimator, projections, reduction)
+        check_choices(estimator, projections, reduction)
         check_directions(num_directions, perturbation_scale)
         check_adapter(model)
         self.model = model
@@ -124,7 +124,7 @@ class ValueGradients:
         if self.estimator == "exact":
             calls, losses, hidden = self._token_gradients(batch)
             with full_precision(device.type):
-                features = torch.cat([example_gradients(part) for part in calls], dim=1)
+                features = torch.cat([sum_over_tokens(part) for part in calls], dim=1)
             return ExampleGradients(features, losses, hidden)
         if directions is None:
             raise ValueError(f"gradient={self.estimator!r} needs directions; see draw_directions.")
@@ -168,7 +168,7 @@ class ValueGradients:
         return token_gradients(self.model, self.projections, batch, self.reduction)
 
 
-def check_options(estimator: str, projections: Sequence[str], reduction: str) -> None:
+def check_choices(estimator: str, projections: Sequence[str], reduction: str) -> None:
     """Refuse an unknown choice.
 
     Raises:

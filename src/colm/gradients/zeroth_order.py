@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from colm.gradients.adapters import labels_seen
 from colm.gradients.applied_weights import Projection, map_hook
-from colm.gradients.batch import LabelPositions, label_positions, without_labels
+from colm.gradients.batch import LabelPositions, drop_labels, label_positions
 from colm.gradients.exact import sees_all_tokens, took_no_part
 from colm.gradients.label_loss import DecoderRun, example_losses
 from colm.gradients.patching import (
@@ -66,7 +66,7 @@ def loss_slopes(
     """
     seen = labels_seen(model, batch["labels"])
     labels, shape = label_positions(seen), tuple(seen.shape)
-    inputs = without_labels(batch)
+    inputs = drop_labels(batch)
     replay = Replay(model, min(projection.first_layer for projection in projections))
     slopes = []
     with evaluation_mode(model), torch.no_grad():

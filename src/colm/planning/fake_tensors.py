@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-aten = torch.ops.aten
+_ATEN = torch.ops.aten
 DEVICE = torch.device("cpu")
 
 
@@ -82,12 +82,12 @@ class _Answers(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is aten.nonzero.default and self._is_of_labels(args[0]):
+        if func is _ATEN.nonzero.default and self._is_of_labels(args[0]):
             # Which positions predict a label: all.
             return args[0].new_empty((args[0].numel(), 2), dtype=torch.int64)
-        if func is aten.bincount.default:
+        if func is _ATEN.bincount.default:
             return args[0].new_empty(kwargs["minlength"] if kwargs else args[2])
-        if func is aten.equal.default:
+        if func is _ATEN.equal.default:
             # Whether all labels are in the vocabulary of the candidates: they are.
             return True
         return func(*args, **(kwargs or {}))

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-aten = torch.ops.aten
+_ATEN = torch.ops.aten
 
 
 class SavedBytes:
@@ -169,14 +169,14 @@ class Tally(TorchDispatchMode):
 
 
 #: Operations that neither read nor write.
-_FREE = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.detach}
+_FREE = {_ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty, _ATEN.detach}
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: Any, out: Any) -> int:
     packet = func.overloadpacket
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu:
+    if packet is _ATEN._scaled_dot_product_flash_attention_for_cpu:
         return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
+    if packet is _ATEN._scaled_dot_product_flash_attention_for_cpu_backward:
         return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))
     formula = flop_registry.get(packet)
     return int(formula(*args, **kwargs, out_val=out)) if formula else 0
@@ -184,9 +184,11 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: Any, out: Any) -> int:
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of tensors, those that share a storage counted once."""
-    return sum(math.prod(tensor.shape) * tensor.element_size() for tensor in distinct(tensors))
+    return sum(
+        math.prod(tensor.shape) * tensor.element_size() for tensor in distinct_tensors(tensors)
+    )
 
 
-def distinct(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+def distinct_tensors(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
     """Go through tensors, leaving out those that are the same object as one before."""
     return iter({id(tensor): tensor for tensor in tensors}.values())

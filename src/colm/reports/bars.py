@@ -7,7 +7,7 @@ from colm.reports.comparison import Comparison
 from colm.reports.plots import (
     BEFORE_COLOUR,
     INK,
-    MOST_CHARACTERS,
+    MOST_IN_A_PLOT,
     add_legend,
     drawn_arms,
     finish_bars,
@@ -135,7 +135,7 @@ def _source_bars(comparison: Comparison, bars: Sequence[Bars], label: str, name:
         for place, (arm, colour, values) in enumerate(bars):
             rows = [row + height * (place - (len(bars) - 1) / 2) for row in range(len(sources))]
             axes.barh(rows, values, height=height * 0.9, color=colour, label=arm)
-        shown = [shorten(source, MOST_CHARACTERS) for source in sources]
+        shown = [shorten(source, MOST_IN_A_PLOT) for source in sources]
         axes.set_yticks(range(len(sources)), shown)
         large = len(sources) - len(set(comparison.small_sources) & set(sources))
         if 0 < large < len(sources):

@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from colm.reports.comparison import Comparison
 from colm.reports.plots import (
     INK,
-    MOST_CHARACTERS,
+    MOST_IN_A_PLOT,
     STEP,
     Drawn,
     add_legend,
@@ -31,7 +31,7 @@ FEW_POINTS = 20
 #: Height of a panel alone, and of one of two.
 PANEL_INCHES, HALF_PANEL_INCHES = 2.6, 2.1
 #: Columns of a map of sources over time.
-MOST_COLUMNS = 30
+MOST_PARTS = 30
 
 Series = tuple[Drawn, Sequence[int], Sequence[float]]
 
@@ -138,7 +138,7 @@ def plot_sources_kept(comparison: Comparison, place: int) -> str:
         figure, (axes,) = make_figure(0.6 + 0.19 * len(sources))
         cells, colours = [], []
         for row, source in enumerate(sources):
-            shares = arm.share_kept_over_time(source, MOST_COLUMNS)
+            shares = arm.share_kept_over_time(source, MOST_PARTS)
             for column, share in enumerate(shares):
                 left, right = (steps[-1] * end / len(shares) for end in (column, column + 1))
                 if not math.isnan(share):
@@ -146,7 +146,7 @@ def plot_sources_kept(comparison: Comparison, place: int) -> str:
                     cells.append([(left, top), (right, top), (right, bottom), (left, bottom)])
                     colours.append((*_rgb(colour), 0.1 + 0.9 * min(1.0, max(0.0, share))))
         axes.add_collection(PolyCollection(cells, facecolors=colours, linewidths=0))
-        axes.set_yticks(range(len(sources)), [shorten(s, MOST_CHARACTERS) for s in sources])
+        axes.set_yticks(range(len(sources)), [shorten(s, MOST_IN_A_PLOT) for s in sources])
         axes.set_ylim(len(sources) - 0.5, -0.5)
         axes.set_xlim(0, max(1, steps[-1]))
         axes.set_xlabel(STEP)

@@ -11,7 +11,7 @@ from colm.reports.summaries import evaluation_name, number
 
 #: More arms than this have no bars by source, which the tables tell better.
 MOST_ARMS_IN_BARS = 6
-MOST_CHARACTERS = 48
+_MOST_IN_A_TITLE = 48
 
 
 class Figure(NamedTuple):
@@ -78,7 +78,7 @@ def _of_losses(comparison: Comparison) -> Iterator[Figure]:
         name, losses = evaluation_name(key), [arm.evaluations().get(key) for arm in arms]
         yield Figure(
             f"{name[0].upper()}{name[1:]} while training",
-            curves.plot_evaluations(comparison, key, shorten(name, MOST_CHARACTERS)),
+            curves.plot_evaluations(comparison, key, shorten(name, _MOST_IN_A_TITLE)),
             "Lower is better. " + _time_caption(comparison),
             _curves_in_words(arms, losses),
         )
@@ -119,7 +119,7 @@ def _of_kept(comparison: Comparison, few: bool) -> Iterator[Figure]:
             alone = len(comparison.arms) == 1
             yield Figure(
                 "Sources kept over time"
-                + ("" if alone else f": {shorten(arm.name, MOST_CHARACTERS)}"),
+                + ("" if alone else f": {shorten(arm.name, _MOST_IN_A_TITLE)}"),
                 curves.plot_sources_kept(comparison, place),
                 "The stronger the colour, the larger the part of a source's candidates trained on; "
                 "blank where none were drawn. On the right, the mean.",

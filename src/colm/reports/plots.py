@@ -29,7 +29,7 @@ SVG_DPI = 72
 #: What x is where it is no time.
 STEP = "step"
 #: Of the names in a plot; tables have them whole.
-MOST_CHARACTERS = 26
+MOST_IN_A_PLOT = 26
 #: What fits beside each other in a legend, and what an entry takes beyond its name.
 _LEGEND_CHARACTERS, _ENTRY_CHARACTERS = 72, 7
 
@@ -82,7 +82,7 @@ def drawn_arms(comparison: Comparison) -> list[Drawn]:
     Returns:
         One each, in their order.
     """
-    names = short_names([arm.name for arm in comparison.arms], MOST_CHARACTERS)
+    names = short_names([arm.name for arm in comparison.arms], MOST_IN_A_PLOT)
     # An artist whose name begins with an underscore has no place in matplotlib's legends.
     names = [f" {name}" if name.startswith("_") else name for name in names]
     return [

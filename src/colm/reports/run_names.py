@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-ELLIPSIS = "…"
+from colm.names import ELLIPSIS
 
 
 def clean(name: str) -> str:

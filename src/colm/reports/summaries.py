@@ -10,11 +10,11 @@ from colm.reports.tables import Table
 ABSENT = "–"  # noqa: RUF001 - the dash that tables use for "no value"
 NOT_FINITE = "not finite"
 #: From here on a number is written with its power of ten.
-VERY_LARGE = 1e15
+_VERY_LARGE = 1e15
 
 Values = Sequence[float | None]
 Show = Callable[[float | None], str]
-Choose = Callable[[Iterable[float]], float]
+Pick = Callable[[Iterable[float]], float]
 
 #: Losses of evaluations that have names of their own; others have that of their set.
 EVALUATIONS = {"eval_loss": "evaluation loss", "eval_macro_loss": "held-out loss, macro"}
@@ -33,7 +33,7 @@ class _Rows:
         name: str,
         values: Values,
         show: Show,
-        best: Choose | None = None,
+        best: Pick | None = None,
         detail: bool = False,
     ) -> None:
         """Add a measure; the best of its values is set off."""
@@ -42,7 +42,7 @@ class _Rows:
         self.cells.append([name, *map(show, values)])
         self.strong.append(_best(values, best, show) if best else None)
 
-    def add_known(self, name: str, values: Values, show: Show, best: Choose | None = None) -> None:
+    def add_known(self, name: str, values: Values, show: Show, best: Pick | None = None) -> None:
         """Add a measure that some arm has."""
         if any(value is not None for value in values):
             self.add(name, values, show, best)
@@ -271,7 +271,7 @@ def _finite_or(value: float | None, show: Callable[[float], str]) -> str:
         return ABSENT
     if not math.isfinite(value):
         return NOT_FINITE
-    return show(value) if abs(value) < VERY_LARGE else f"{value:.3g}"
+    return show(value) if abs(value) < _VERY_LARGE else f"{value:.3g}"
 
 
 def _source_head(comparison: Comparison) -> str:
@@ -290,7 +290,7 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole else None
 
 
-def _best(values: Values, choose: Choose, show: Show) -> int | None:
+def _best(values: Values, choose: Pick, show: Show) -> int | None:
     """The column of the best value, ``None`` where it is alone or another looks the same."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(known) < 2:

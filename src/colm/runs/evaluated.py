@@ -13,14 +13,14 @@ from trl import SFTConfig, SFTTrainer
 
 from colm.data import SOURCE_COLUMN, Source, format_dataset, load_mixture
 from colm.json_text import read_json
-from colm.runs.refused_records import RECORD, Check, numbered, refused_records_named
-from colm.training.pretrained import (
+from colm.runs.pretrained import (
     LOADING_ERRORS,
     cannot_load,
     check_folder,
     load_model,
     load_tokenizer,
 )
+from colm.runs.refused_records import RECORD, Check, numbered, refused_records_named
 
 ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"

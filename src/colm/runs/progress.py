@@ -10,7 +10,7 @@ from colm.names import shown_name
 
 #: Every so many steps a line is worth keeping, for instance in a log file.
 KEPT_EVERY = 5
-VERY_LARGE = 1e6
+_VERY_LARGE = 1e6
 
 
 class StepProgress(TrainerCallback):
@@ -90,7 +90,7 @@ def selection_in_words(logs: Mapping[str, Any], small_sources: Collection[str] =
 
 def _loss_in_words(loss: float) -> str:
     """Three decimals, or a power of ten where a run diverges."""
-    return f"{loss:.3g}" if abs(loss) >= VERY_LARGE else f"{loss:.3f}"
+    return f"{loss:.3g}" if abs(loss) >= _VERY_LARGE else f"{loss:.3f}"
 
 
 def duration_in_words(seconds: float) -> str:

@@ -12,12 +12,12 @@ from colm.durable import naming_what_is_written
 from colm.runs.arguments import SFTArguments
 from colm.runs.model_card import write_model_card
 from colm.runs.output_folder import find_checkpoint
+from colm.runs.pretrained import LOADING_ERRORS, cannot_load, check_folder, load_tokenizer
 from colm.runs.refused_records import refused_records_named
 from colm.runs.training_data import Examples, load_examples
 from colm.training.checkpoints.folder_lock import holding
 from colm.training.checkpoints.manifest import find_checkpoints
 from colm.training.outcome import check_duration
-from colm.training.pretrained import LOADING_ERRORS, cannot_load, check_folder, load_tokenizer
 from colm.training.trainer import CoLMSFTTrainer
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from colm.training.checkpoints.selector_state import FILE_NAME
+from colm.training.checkpoints.selector_state import SELECTOR_FILE
 from colm.training.options.config import SelectionArguments
 from colm.training.processes.candidate_table import tabulate
 from colm.training.processes.exchange import Exchange
@@ -163,7 +163,7 @@ def load_clusters(folder: str | Path, examples: int) -> Tensor:
     Raises:
         ValueError: there are none that can be read, or not as many as examples.
     """
-    path = Path(folder) / FILE_NAME
+    path = Path(folder) / SELECTOR_FILE
     try:
         with safe_open(path, framework="pt") as file:
             clusters: Tensor = file.get_tensor(STATE_KEY)

@@ -85,14 +85,14 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
     args, dataset = trainer.args, trainer.train_dataset
     if args.candidate_ratio > 1:
         check_parallelism(trainer.accelerator, args)
-        check_examples(dataset)
+        check_tokenised(dataset)
         if args.weighted:
             check_weighting(trainer)
     if looks(args):
         check_model(trainer.model)
     if args.source_clusters is not None:
         check_clusters(args, dataset, trainer.accelerator)
-    check_sampling(args, dataset, source_column)
+    check_candidate_sampling(args, dataset, source_column)
     check_token_ids(trainer)
 
 
@@ -179,7 +179,7 @@ def check_parallelism(accelerator: Any, args: SelectionArguments) -> None:
             )
 
 
-def check_examples(dataset: Any) -> None:
+def check_tokenised(dataset: Any) -> None:
     """Refuse training data that is not tokenised text.
 
     Raises:
@@ -193,7 +193,9 @@ def check_examples(dataset: Any) -> None:
         )
 
 
-def check_sampling(args: SelectionArguments, dataset: Any, source_column: str | None) -> None:
+def check_candidate_sampling(
+    args: SelectionArguments, dataset: Any, source_column: str | None
+) -> None:
     """Refuse to draw by source where that cannot be.
 
     UniMax draws are uniform ones where all examples are of one source, and need not know of any.

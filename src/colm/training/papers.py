@@ -27,7 +27,7 @@ class Paper(NamedTuple):
     citation: str
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """What a selector goes back to.
 
     Attributes:
@@ -82,42 +82,42 @@ RSO = Paper(
 #: Selectors that are a paper's method: what it is called there, and the paper.
 _METHODS = {"colm": ("CoLM", COLM), "ssm": ("SSM", SSM)}
 _OWN = "this library's own, and goes back to"
-_WALK = Source(_OWN, "The Gram-Schmidt Walk: A Cure for the Banaszczyk Blues", "1708.01079")
+_WALK = Origin(_OWN, "The Gram-Schmidt Walk: A Cure for the Banaszczyk Blues", "1708.01079")
 #: What other selectors go back to.
 _SOURCES = {
     "balanced_sampling": _WALK,
     "importance_sampling": _WALK,
-    "gradient_matching": Source(
+    "gradient_matching": Origin(
         _OWN,
         "GRAD-MATCH: Gradient Matching based Data Subset Selection for Efficient Deep Model "
         "Training",
         "2103.00123",
     ),
-    "top_loss": Source(
+    "top_loss": Origin(
         "after",
         "Ordered SGD: A New Stochastic Optimization Framework for Empirical Risk Minimization",
         "1907.04371",
     ),
-    "selective_backprop": Source(
+    "selective_backprop": Origin(
         "after", "Accelerating Deep Learning by Focusing on the Biggest Losers", "1910.00762"
     ),
-    "longest": Source(
+    "longest": Origin(
         "after",
         "Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for Instruction "
         "Fine-Tuning",
         "2402.04833",
     ),
-    "middle_perplexity": Source(
+    "middle_perplexity": Origin(
         "after",
         "When Less is More: Investigating Data Pruning for Pretraining LLMs at Scale",
         "2309.04564",
     ),
-    "gradient_norm": Source(
+    "gradient_norm": Origin(
         "after",
         "Not All Samples Are Created Equal: Deep Learning with Importance Sampling",
         "1803.00942",
     ),
-    "hidden_facility_location": Source(
+    "hidden_facility_location": Origin(
         "after",
         "An Experimental Design Framework for Label-Efficient Supervised Finetuning of Large "
         "Language Models",
@@ -177,7 +177,7 @@ def papers_of(args: Any) -> list[Paper]:
     return found if args.subspace_rank is None else [*found, RSO]
 
 
-def source_of_selector(name: str) -> Source | None:
+def source_of_selector(name: str) -> Origin | None:
     """Return what a selector goes back to that is no paper's method itself.
 
     Args:

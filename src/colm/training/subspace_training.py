@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever
 else:
     _Base = object
 
-FILE_NAME = "colm_subspaces.safetensors"
+SUBSPACES_FILE = "colm_subspaces.safetensors"
 _SETTINGS = "colm_subspaces"
 #: What a resumed run must share with the one that wrote a checkpoint.
 _SHARED = (*(option.name for option in fields(SubspaceArguments)), "seed")
@@ -102,7 +102,9 @@ class SubspaceMixin(_Base):
         settings = {name: getattr(self.args, name) for name in _SHARED}
         settings["outer_step"] = self._subspaces.outer_step
         content = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        write_whole(Path(output_dir) / FILE_NAME, save(content, {_SETTINGS: json.dumps(settings)}))
+        write_whole(
+            Path(output_dir) / SUBSPACES_FILE, save(content, {_SETTINGS: json.dumps(settings)})
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load a checkpoint's W and B; the merged model alone where it was trained otherwise."""
@@ -123,10 +125,10 @@ class SubspaceMixin(_Base):
             ValueError: it was not written in subspaces, or in others.
         """
         assert self._subspaces is not None
-        path = checkpoint / FILE_NAME
+        path = checkpoint / SUBSPACES_FILE
         if not path.is_file():
             raise ValueError(
-                f"{checkpoint} has no {FILE_NAME}: it was not written by a run in subspaces. "
+                f"{checkpoint} has no {SUBSPACES_FILE}: it was not written by a run in subspaces. "
                 "Start a new run from its weights, or leave subspace_rank unset."
             )
         with safe_open(path, framework="pt") as file:

@@ -17,7 +17,7 @@ from typing import Any
 #: What comparing two formulas may take; reading LaTeX needs far less.
 MOST_BYTES = 2 * 2**30
 #: How far values may lie apart where decimals are written, relative to them, and where none are.
-NOISE, EXACT = 1e-6, 1e-50
+DECIMAL_NOISE, EXACT = 1e-6, 1e-50
 DIGITS = 60
 #: Where formulas are evaluated; no values that people write.
 POINTS = ("1.2718", "0.6137")
@@ -36,14 +36,14 @@ def main() -> None:
     # It warns that nothing bounds its time; the alarm does.
     logging.disable(logging.CRITICAL)
     # The first comparison loads much that the others find there.
-    compare("x + 1", "1 + x", [])
+    are_equal("x + 1", "1 + x", [])
     _say("ready")
     for line in sys.stdin:
         gold, answer, seconds = json.loads(line)
         values: list[str] = []
         try:
             _end_after(seconds)
-            said = "true" if compare(gold, answer, values) else "false"
+            said = "true" if are_equal(gold, answer, values) else "false"
         except OutOfTimeError:
             said = values[0] if values else "unknown"
         except Exception:
@@ -53,7 +53,7 @@ def main() -> None:
         _say(said)
 
 
-def compare(gold: str, answer: str, values: list[str]) -> bool:
+def are_equal(gold: str, answer: str, values: list[str]) -> bool:
     """Tell whether two formulas are equal; ``values`` gets "probably" where their values are.
 
     Values that differ settle it at once, where an algebra system would try all that it knows, and
@@ -73,7 +73,7 @@ def compare(gold: str, answer: str, values: list[str]) -> bool:
 
     right, given = read(gold), read(answer)
     apart = [difference(*pair) for pair in itertools.product(right, given)]
-    if apart and all(each is not None and each > NOISE for each in apart):
+    if apart and all(each is not None and each > DECIMAL_NOISE for each in apart):
         return False
     if any(each is not None and each < EXACT for each in apart):
         values.append("probably")

@@ -46,7 +46,7 @@ class RefusedError(Exception):
     """The process cannot be confined, so that no program may run in it."""
 
 
-class Plan:
+class Confinement:
     """What the parent asks for; it comes as JSON, with bytes in hexadecimal digits."""
 
     def __init__(
@@ -97,7 +97,7 @@ class PackageFinder:
         )
 
 
-def confine(plan: Plan) -> None:
+def confine(plan: Confinement) -> None:
     """Put everything that holds a program on this process, for good.
 
     Args:
@@ -159,7 +159,7 @@ def _give_up_privileges(libc: Any, parent: int) -> None:
         os._exit(FAILED)
 
 
-def _restrict_files(libc: Any, plan: Plan) -> None:
+def _restrict_files(libc: Any, plan: Confinement) -> None:
     """Landlock: files of the scratch folder, reading what Python needs, and nothing else."""
     call = _system_call(libc)
     version = min(call(_CREATE_RULESET, 0, 0, _GET_VERSION), plan.most_landlock)
@@ -211,7 +211,7 @@ def _demand(result: int, otherwise: str) -> None:
         raise RefusedError(f"{otherwise} ({os.strerror(ctypes.get_errno())})")
 
 
-def _check(plan: Plan) -> None:
+def _check(plan: Confinement) -> None:
     """See that what must fail fails, and that Python can be read, or every program would fail."""
     for forbidden in (lambda: os.open("/", os.O_RDONLY), lambda: os.getsid(0)):
         try:
@@ -268,7 +268,7 @@ def _report(text: str) -> None:
 def main() -> NoReturn:
     """Take the plan from stdin, confine this process, run the program, and end."""
     with open(0, "rb", closefd=False) as file:
-        plan = Plan(**json.load(file))
+        plan = Confinement(**json.load(file))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

@@ -28,7 +28,7 @@ from colm.evaluation.sandbox.seccomp import system_call_filter
 from colm.evaluation.sandbox.watch import MOST_PRINTED_BYTES, START_SECONDS, Watch
 
 #: What a program may import beside the standard library, where it is installed.
-PACKAGES = ("numpy", "sympy", "mpmath", "gmpy2", "scipy")
+IMPORTABLE = ("numpy", "sympy", "mpmath", "gmpy2", "scipy")
 #: The least that a program is given: the interpreter alone takes a part of it.
 LEAST_MEMORY_BYTES = 2**26
 
@@ -76,7 +76,7 @@ def run_program(
     several threads.
 
     Args:
-        source: Python, of any origin. It may import the standard library and ``PACKAGES``.
+        source: Python, of any origin. It may import the standard library and ``IMPORTABLE``.
         timeout_seconds: Longest run, not counting the interpreter's start.
         memory_bytes: Most address space, of which the interpreter takes about 30 MB and numpy
             100 MB.
@@ -112,13 +112,13 @@ def run_program(
 def run_confined(
     source: str, timeout_seconds: float, memory_bytes: int, **layers: Any
 ) -> ProgramResult:
-    """Return what a program printed; tests choose with ``layers`` what of a ``Plan`` to leave out.
+    """Return what a program printed; tests leave out a part of its ``Confinement``.
 
     Args:
         source: Python.
         timeout_seconds: Longest run.
         memory_bytes: Most address space.
-        layers: Fields of ``Plan`` that differ from what is usual.
+        layers: Fields of ``Confinement`` that differ from what is usual.
 
     Returns:
         The output, and how the program ended.
@@ -176,7 +176,7 @@ def _installed() -> tuple[dict[str, str], list[str]]:
     """Folders of the packages that a program may import, and the folders these need."""
     packages: dict[str, str] = {}
     folders: list[str] = []
-    for name in PACKAGES:
+    for name in IMPORTABLE:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None or not spec.submodule_search_locations:
             continue

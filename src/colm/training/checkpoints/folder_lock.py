@@ -18,7 +18,7 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 #: Begins with a character that pushing to the hub passes over: to read the file lets go of it.
-FILE_NAME = "_colm.lock"
+LOCK_FILE = "_colm.lock"
 
 #: What a file system says that another process holds the lock.
 _HELD = (errno.EACCES, errno.EAGAIN)
@@ -67,7 +67,7 @@ def holding(folder: str | Path, wanted: bool = True) -> Iterator[None]:
         del _taken[key]
         if handle is not None:
             # Whoever opened it meanwhile sees that it has no name any more.
-            (folder / FILE_NAME).unlink(missing_ok=True)
+            (folder / LOCK_FILE).unlink(missing_ok=True)
             os.close(handle)
         with suppress(OSError):  # what is not empty stays
             for each in made:
@@ -79,7 +79,7 @@ def _take(folder: Path) -> int | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         while True:
-            handle = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             if _locked(handle, folder) is False:
                 return None
             if os.fstat(handle).st_nlink:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from colm.durable import UNFINISHED, flush_file, flush_folder, write_whole
 from colm.json_text import read_json
 
-FILE_NAME = "colm_manifest.json"
+MANIFEST_FILE = "colm_manifest.json"
 TRAINER_STATE = "trainer_state.json"
 #: Written first, it tells whose a folder is.
 IDENTITY_FILE = "colm_identity.json"
@@ -33,7 +33,7 @@ MOST_DIGEST_BYTES = 2**20
 _FORMAT = "colm checkpoint 1"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # People write in the first; the second is this file itself.
-_NOT_LISTED = {"README.md", FILE_NAME}
+_NOT_LISTED = {"README.md", MANIFEST_FILE}
 
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def write_manifest(checkpoint: Path) -> None:
     for folder in (checkpoint, *(path for path in checkpoint.rglob("*") if path.is_dir())):
         flush_folder(folder)
     content = json.dumps({"format": _FORMAT, "files": files}, indent=1)
-    write_whole(checkpoint / FILE_NAME, content.encode())
+    write_whole(checkpoint / MANIFEST_FILE, content.encode())
     flush_folder(checkpoint.parent)
 
 
@@ -75,7 +75,7 @@ def is_cut_short(checkpoint: Path) -> bool:
     Nothing can go on from it. What may be a checkpoint of another trainer is no such folder: it has
     a trainer's state, which is written late, and not the file that this library writes first.
     """
-    if (checkpoint / FILE_NAME).is_file():
+    if (checkpoint / MANIFEST_FILE).is_file():
         return False
     return has_identity(checkpoint) or not (checkpoint / TRAINER_STATE).is_file()
 
@@ -93,7 +93,7 @@ def make_way(checkpoint: Path) -> None:
     """
     if checkpoint.is_symlink():
         checkpoint.unlink()
-    if (checkpoint / FILE_NAME).is_file():
+    if (checkpoint / MANIFEST_FILE).is_file():
         remove_manifest(checkpoint)
     elif has_identity(checkpoint):
         shutil.rmtree(checkpoint)
@@ -108,7 +108,7 @@ def make_way(checkpoint: Path) -> None:
 
 def remove_manifest(checkpoint: Path) -> None:
     """Make a checkpoint that is going to be changed incomplete."""
-    (checkpoint / FILE_NAME).unlink(missing_ok=True)
+    (checkpoint / MANIFEST_FILE).unlink(missing_ok=True)
     if checkpoint.is_dir():
         flush_folder(checkpoint)
 
@@ -117,17 +117,17 @@ def problem_with(checkpoint: Path) -> str | None:
     """Say why a checkpoint is not complete, ``None`` where it is."""
     if not checkpoint.is_dir():
         return "does not exist"
-    if not (checkpoint / FILE_NAME).is_file():
-        return f"has no {FILE_NAME}: writing or deleting it was cut short, or it is not colm's"
+    if not (checkpoint / MANIFEST_FILE).is_file():
+        return f"has no {MANIFEST_FILE}: writing or deleting it was cut short, or it is not colm's"
     try:
-        manifest = read_json(checkpoint / FILE_NAME)
+        manifest = read_json(checkpoint / MANIFEST_FILE)
         files = dict(manifest["files"])
         if manifest["format"] != _FORMAT or TRAINER_STATE not in files:
-            return f"has a {FILE_NAME} that is not colm's"
+            return f"has a {MANIFEST_FILE} that is not colm's"
         problems = (_difference(checkpoint, name, files[name]) for name in files)
         return next((problem for problem in problems if problem), None)
     except (ValueError, KeyError, TypeError):
-        return f"has a {FILE_NAME} that cannot be read"
+        return f"has a {MANIFEST_FILE} that cannot be read"
 
 
 def problem_of_named(checkpoint: Path, by_others: bool) -> str | None:
@@ -140,7 +140,7 @@ def problem_of_named(checkpoint: Path, by_others: bool) -> str | None:
     Returns:
         ``None`` where it can.
     """
-    if by_others and not (checkpoint / FILE_NAME).is_file():
+    if by_others and not (checkpoint / MANIFEST_FILE).is_file():
         return problem_with_plain(checkpoint)
     return problem_with(checkpoint)
 
@@ -254,7 +254,7 @@ def _age(checkpoint: Path, newest_step: int) -> tuple[bool, bool, int]:
     A higher step than the newest was left by a run that this one has turned back from.
     """
     step = _step(checkpoint)
-    return (checkpoint / FILE_NAME).is_file(), step <= newest_step, step
+    return (checkpoint / MANIFEST_FILE).is_file(), step <= newest_step, step
 
 
 def _unused(path: Path) -> Path:

@@ -23,7 +23,7 @@ from colm.training.checkpoints.identity import (
 )
 from colm.training.checkpoints.loading import check_groups, fitting
 from colm.training.checkpoints.selector_state import (
-    FILE_NAME,
+    SELECTOR_FILE,
     gather_states,
     load_state,
     resume_settings,
@@ -216,7 +216,7 @@ class ResumingMixin(_Base):
                 checkpoint,
                 "It is not complete; those before it are untouched: make room, then "
                 "resume_from_checkpoint=True goes on.",
-                is_done=(checkpoint / manifest.FILE_NAME).is_file,
+                is_done=(checkpoint / manifest.MANIFEST_FILE).is_file,
             ):
                 if self.args.should_save:
                     manifest.make_way(checkpoint)
@@ -245,7 +245,7 @@ class ResumingMixin(_Base):
     def _complete(self, checkpoint: Path) -> None:
         """Write the manifest of a checkpoint once every process has written its part."""
         self.accelerator.wait_for_everyone()
-        if self.args.should_save and not (checkpoint / manifest.FILE_NAME).is_file():
+        if self.args.should_save and not (checkpoint / manifest.MANIFEST_FILE).is_file():
             manifest.write_manifest(checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -259,7 +259,7 @@ class ResumingMixin(_Base):
         if self._clusters is not None:
             state[clusters.STATE_KEY] = self._clusters
         if self.args.should_save:
-            save_state(Path(output_dir) / FILE_NAME, state, resume_settings(self.args))
+            save_state(Path(output_dir) / SELECTOR_FILE, state, resume_settings(self.args))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights; those of a model of another kind are one line."""
@@ -273,7 +273,7 @@ class ResumingMixin(_Base):
             check_groups(self.optimizer)
         if checkpoint is None:
             return
-        path = Path(checkpoint) / FILE_NAME
+        path = Path(checkpoint) / SELECTOR_FILE
         if self._selects or path.is_file():
             state = load_state(path, resume_settings(self.args), self.args.process_index)
             self._selection.selector.load_state_dict(state)

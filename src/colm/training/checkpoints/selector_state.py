@@ -20,7 +20,7 @@ from colm.durable import write_whole
 from colm.json_text import parse_json
 from colm.training.processes.exchange import Exchange
 
-FILE_NAME = "colm_selector.safetensors"
+SELECTOR_FILE = "colm_selector.safetensors"
 SETTINGS_KEY = "colm_settings"
 
 #: Starts the keys of a state that belongs to one of several processes.
