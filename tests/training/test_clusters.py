@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 
 from colm.training import clusters, limits
-from colm.training.checkpoints.selector_state import FILE_NAME, save_state
+from colm.training.checkpoints.selector_state import SELECTOR_FILE, save_state
 from colm.training.clusters import (
     CLUSTER_COLUMN,
     k_means,
@@ -198,7 +198,7 @@ def test_a_resumed_run_has_the_clusters_of_its_checkpoint(make_trainer, tmp_path
 
 
 def test_a_checkpoint_must_hold_the_clusters_of_the_same_data(tmp_path):
-    file = tmp_path / FILE_NAME
+    file = tmp_path / SELECTOR_FILE
     with pytest.raises(ValueError, match=r"colm_selector\.safetensors has no clusters"):
         load_clusters(tmp_path, 3)
     save_state(file, {"step": torch.tensor(0)}, {})

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from colm import CoLMTrainer, CoLMTrainingArguments
 from colm.training.checkpoints import manifest
-from colm.training.subspace_training import FILE_NAME
+from colm.training.subspace_training import SUBSPACES_FILE
 
 RSO = {"subspace_rank": 4, "subspace_inner_steps": 3, "max_steps": 7}
 SELECTIONS = {
@@ -81,7 +81,7 @@ def test_after_a_merge_a_checkpoint_holds_no_weight_twice(make_trainer, dataset,
     trainer = make_trainer(dataset, **RSO, save_strategy="steps", save_steps=1)
     trainer.train()
     sizes = {
-        step: (tmp_path / "run" / f"checkpoint-{step}" / FILE_NAME).stat().st_size
+        step: (tmp_path / "run" / f"checkpoint-{step}" / SUBSPACES_FILE).stat().st_size
         for step in (1, 2, 3, 6)
     }
     assert sizes[3] == sizes[6] < 1000 < sizes[1]
