@@ -303,7 +303,7 @@ def test_no_result_is_written_over_by_another(taught, files, tmp_path, capsys):
         (held_out, "holds another evaluation"),
         ((*questions, *held_out), "held_out: null there"),
         ((*questions, "--limit", "2"), "holds 4 answers to sums, of which --limit would leave 2"),
-        ((*questions, "--length-normalised"), "length_normalised: false there, true now"),
+        ((*questions, "--length-normalized"), "length_normalized: false there, true now"),
     ):
         capsys.readouterr()
         assert main(["evaluate", str(taught), *words, *named]) == 2
@@ -375,12 +375,12 @@ def test_held_out_loss_is_that_of_training(tiny_model_folder, files, tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ([], "nothing to evaluate on: name files with --data or --held-out"),
+        ([], "nothing to evaluate on: name files with --data or --held_out"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["--held-out", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
-        (["--data", "{files}/sums.jsonl", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--data", "{files}/sums.jsonl", "--batch-size", "0"], "--batch_size must be at least 1"),
         (["--data", "{files}/sums.jsonl", "--limit", "-1"], "--limit must be at least 1"),
-        (["--data", "{files}/sums.jsonl", "--program-seconds", "nan"], "--program-seconds must be"),
+        (["--data", "{files}/sums.jsonl", "--program-seconds", "nan"], "--program_seconds must be"),
         (["--data", "{files}/sums.jsonl", "--method", "best"], "invalid choice: 'best'"),
         (["--data", "{files}/sums.jsonl", "--program-request", "x"], "no program is asked for"),
         (["--data", "{files}/sums.jsonl", "--programs", "--method", "chain"], "--programs goes"),
@@ -494,4 +494,4 @@ def test_help_loads_nothing_heavy():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert "--program-request" in done.stdout
+    assert "--program_request" in done.stdout

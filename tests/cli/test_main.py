@@ -10,7 +10,8 @@ import pytest
 
 import colm.cli
 import colm.cli.env
-from colm.cli import main
+from colm.cli import main, make_parser
+from colm.cli.parsing import spelled_one_way
 
 
 def test_help_and_version_answer_at_once(capsys) -> None:
@@ -55,6 +56,31 @@ def test_commands_with_the_options_of_sft_answer_at_once(command: str, options) 
         assert done.stdout.splitlines()[-1] == "[]"
         assert all(option in done.stdout for option in options)
     assert min(seconds) < 1
+
+
+@pytest.mark.parametrize("command", ["demo", "evaluate", "report", "plan", "select"])
+def test_options_are_shown_with_underscores_and_taken_with_dashes(command: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = re.findall(r"--[a-z][\w-]*", capsys.readouterr().out)
+    assert not [option for option in shown if "-" in option[2:]]
+
+
+def test_dashes_and_underscores_mean_the_same() -> None:
+    parser = make_parser()
+    words = ["evaluate", "model", "--batch_size=3", "--max_new_tokens", "9", "--no_resume"]
+    dashed = [word.replace("_", "-") for word in words]
+    assert parser.parse_args(spelled_one_way(dashed)) == parser.parse_args(words)
+    # What is no option stays as it is.
+    values = ["report", "my-run", "--names", "a-b=c-d", "-x-y", "--", "--a-b"]
+    assert spelled_one_way(values) == values
+
+
+def test_a_former_spelling_is_named_with_that_of_today(capsys) -> None:
+    assert main(["evaluate", "model", "--length-normalised"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--length_normalised is no option" in line
+    assert "--length_normalized" in line
 
 
 def test_the_package_runs_as_a_module() -> None:

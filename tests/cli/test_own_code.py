@@ -146,7 +146,7 @@ def test_evaluate_refuses_code(
     assert main(command) == 2
     shown = capsys.readouterr()
     assert "[y/N]" not in shown.out + shown.err
-    assert "--trust-remote-code" in shown.err.splitlines()[-1]
+    assert "--trust_remote_code" in shown.err.splitlines()[-1]
     assert not ran.exists()
 
 

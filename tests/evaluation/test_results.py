@@ -41,7 +41,7 @@ def test_words_count_where_the_program_fails():
 def test_candidates_by_sum_or_by_mean():
     answers = {Step("a", 0, "options"): {"log_likelihoods": [-2.0, -3.0], "tokens": [1, 3]}}
     assert set_results(CHOICE, "options", answers)["accuracy"] == 0
-    found = set_results(CHOICE, "options", answers, length_normalised=True)
+    found = set_results(CHOICE, "options", answers, length_normalized=True)
     assert (found["accuracy"], found["answers"][0]["answer"]) == (1, "wet")
 
 

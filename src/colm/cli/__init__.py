@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from colm.cli.parsing import spelled_one_way
+
 #: Modules of this package that are commands, in the order of ``colm --help``.
 COMMANDS = ("demo", "sft", "evaluate", "report", "plan", "select", "env")
 
@@ -43,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         parser = make_parser()
-        namespace, rest = parser.parse_known_args(argv)
+        namespace, rest = parser.parse_known_args(
+            spelled_one_way(sys.argv[1:] if argv is None else argv)
+        )
         if rest and not getattr(namespace, "takes_rest", False):
             command = f"colm {namespace.command}" if namespace.command else "colm"
             parser.error(f"unexpected argument '{rest[0]}'; see {command} --help")

@@ -30,33 +30,33 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "nargs": "+",
         "help": "your own JSONL, JSON, CSV or Parquet files (default: generated problems)",
     },
-    "--source-column": {
+    "--source_column": {
         "metavar": "NAME",
         "help": "column of --data that names the source of a record (default: 'source' where there "
         "is one, else each file is a source)",
     },
     "--steps": {"type": int, "default": 32, "help": "optimiser steps of each arm (default: 32)"},
-    "--batch-size": {
+    "--batch_size": {
         "type": int,
         "default": 8,
         "help": "examples trained on each step (default: 8)",
     },
-    "--candidate-ratio": {
+    "--candidate_ratio": {
         "type": float,
         "default": 2.0,
         "help": "examples drawn for each one trained on (default: 2)",
     },
-    "--learning-rate": {
+    "--learning_rate": {
         "type": float,
         "default": 1e-3,
         "help": "highest learning rate (default: 1e-3)",
     },
-    "--held-out": {
+    "--held_out": {
         "type": int,
         "default": 8,
         "help": "held-out examples of each source (default: 8)",
     },
-    "--max-length": {
+    "--max_length": {
         "type": int,
         "default": 512,
         "help": "longest example, in tokens (default: 512)",
@@ -66,7 +66,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "default": 0,
         "help": "of data, adapters and selection (default: 0)",
     },
-    "--output-dir": {
+    "--output_dir": {
         "metavar": "FOLDER",
         "help": "folder for the report and the adapter, new or empty (default: "
         f"{DEFAULT_FOLDER}, or where that is taken {DEFAULT_FOLDER}-2 and so on)",
@@ -141,9 +141,9 @@ def choose_folder(output_dir: str | None) -> Path:
         return folder
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output-dir {folder} is not a folder.")
+        raise ValueError(f"--output_dir {folder} is not a folder.")
     if _is_taken(folder):
-        raise ValueError(f"--output-dir {folder} holds another run: name a new or empty folder.")
+        raise ValueError(f"--output_dir {folder} holds another run: name a new or empty folder.")
     return folder
 
 

@@ -28,9 +28,14 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "folder, where colm report finds it; of other models in runs/evaluations/MODEL/)",
     },
     "--resume": {
-        "action": argparse.BooleanOptionalAction,
+        "action": "store_true",
         "default": True,
         "help": "go on with the answers that an interrupted run left beside the output (default)",
+    },
+    "--no_resume": {
+        "action": "store_false",
+        "dest": "resume",
+        "help": "begin anew, and write over a result that is there",
     },
     "--method": {
         "choices": METHOD_CHOICES,
@@ -44,42 +49,42 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "with --method auto, ask for a program where an answer is a number, a formula or a "
         "letter, and run it, confined (default: nothing that the model writes is run)",
     },
-    "--max-new-tokens": {
+    "--max_new_tokens": {
         "type": int,
         "metavar": "N",
         "help": "longest answer (default: 512, or 64 for direct ones)",
     },
-    "--batch-size": {
+    "--batch_size": {
         "type": int,
         "default": 16,
         "metavar": "N",
         "help": "questions at a time (default: 16)",
     },
     "--limit": {"type": int, "metavar": "N", "help": "only the first N questions of each file"},
-    "--program-request": {
+    "--program_request": {
         "metavar": "TEXT",
         "help": "what follows a question where a program is asked for, as in your training data "
         '(default: " Let\'s write a Python program.")',
     },
-    "--program-seconds": {
+    "--program_seconds": {
         "type": float,
         "default": 5.0,
         "metavar": "S",
         "help": "longest run of a program (default: 5)",
     },
-    "--length-normalised": {
+    "--length_normalized": {
         "action": "store_true",
         "help": "compare candidates by their mean over tokens, not their sum",
     },
-    "--held-out": {
+    "--held_out": {
         "metavar": "FILE",
         "help": "examples, in any layout that colm sft takes, to measure the loss on",
     },
-    "--source-column": {
+    "--source_column": {
         "metavar": "NAME",
-        "help": "column of --held-out that names sources (default: 'source' where there is one)",
+        "help": "column of --held_out that names sources (default: 'source' where there is one)",
     },
-    "--max-length": {
+    "--max_length": {
         "type": int,
         "default": 1024,
         "metavar": "N",
@@ -95,7 +100,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "NAME",
         "help": "such as cpu or cuda:1 (default: auto, the accelerator where there is one)",
     },
-    "--trust-remote-code": {
+    "--trust_remote_code": {
         "action": "store_true",
         "help": "run code that the model brings (default: such a model is refused)",
     },
@@ -103,7 +108,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 #: Options that say what is found; the others say where it goes.
 OPTION_NAMES = sorted(
-    {name[2:].replace("-", "_") for name in OPTIONS} - {"output", "resume"},
+    {name.removeprefix("--") for name in OPTIONS} - {"output", "resume", "no_resume"},
 )
 
 
@@ -166,10 +171,10 @@ def _check(namespace: argparse.Namespace) -> None:
     check_counts(namespace, ["max_new_tokens", "batch_size", "limit", "max_length"])
     if not 0 < namespace.program_seconds < float("inf"):
         raise ValueError(
-            f"--program-seconds must be above 0 and finite; got {namespace.program_seconds}."
+            f"--program_seconds must be above 0 and finite; got {namespace.program_seconds}."
         )
     if not namespace.data and namespace.held_out is None:
-        raise ValueError("nothing to evaluate on: name files with --data or --held-out")
+        raise ValueError("nothing to evaluate on: name files with --data or --held_out")
     if namespace.programs and namespace.method != "auto":
         raise ValueError(
             f"--programs goes with --method auto, not with {namespace.method}; --method program "
@@ -187,5 +192,5 @@ def _check_output(output: Path, resume: bool) -> None:
         raise ValueError(f"--output {output} is a folder; name a file")
     if output.exists() and resume and not journal_of(output).exists():
         raise ValueError(
-            f"--output {output} is there already; name another, or write over it with --no-resume"
+            f"--output {output} is there already; name another, or write over it with --no_resume"
         )

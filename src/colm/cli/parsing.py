@@ -1,11 +1,48 @@
-"""Options of several commands: those of ``colm sft``, which others take, too, and numbers."""
+"""Options of several commands: how they are spelled, those of ``colm sft``, and numbers."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from colm.runs.arguments import SFTArguments
+
+
+_DASHED = re.compile(r"\A--\w+(-\w+)+(?==|\Z)")
+
+#: Options that there were of commands other than ``colm sft``, and what says the same now.
+_FORMER = {"--length_normalised": "--length_normalized"}
+
+
+def spelled_one_way(argv: Sequence[str]) -> list[str]:
+    """Spell options with underscores, as TRL does; who writes ``--a-b`` means ``--a_b``.
+
+    Args:
+        argv: arguments of a command; after a ``--`` among them, none is an option.
+
+    Returns:
+        The same, options spelled as the parsers know them.
+
+    Raises:
+        ValueError: an option is spelled as it was before; the line has its name of today.
+
+    Example:
+        >>> spelled_one_way(["--batch-size=4", "--data", "my-file", "--", "--a-b"])
+        ['--batch_size=4', '--data', 'my-file', '--', '--a-b']
+    """
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    words = [_DASHED.sub(lambda found: _underscored(found[0]), word) for word in argv[:end]]
+    for word in words:
+        if (now := _FORMER.get(word.partition("=")[0])) is not None:
+            raise ValueError(
+                f"{word.partition('=')[0]} is no option any more: it is spelled {now}."
+            )
+    return [*words, *argv[end:]]
+
+
+def _underscored(option: str) -> str:
+    return f"--{option.removeprefix('--').replace('-', '_')}"
 
 
 def add_sft_options(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +94,9 @@ def check_counts(namespace: argparse.Namespace, options: Sequence[str]) -> None:
         >>> check_counts(argparse.Namespace(batch_size=0), ["batch_size"])
         Traceback (most recent call last):
         ...
-        ValueError: --batch-size must be at least 1; got 0.
+        ValueError: --batch_size must be at least 1; got 0.
     """
     for option in options:
         value = getattr(namespace, option)
         if value is not None and value < 1:
-            raise ValueError(f"--{option.replace('_', '-')} must be at least 1; got {value}.")
+            raise ValueError(f"--{option} must be at least 1; got {value}.")

@@ -70,7 +70,7 @@ class Asked:
             return min(most, self.room() // 2)
         if most >= self.room():
             raise ValueError(
-                f"--max-new-tokens {most} leaves no room for a prompt: the model takes "
+                f"--max_new_tokens {most} leaves no room for a prompt: the model takes "
                 f"{self.room()} tokens in all"
             )
         return most

@@ -119,7 +119,7 @@ class Journal(AbstractContextManager["Journal"]):
                 raise ValueError(
                     f"{self.path} holds answers with another {key}: "
                     f"{_difference(theirs.get(key), ours.get(key))}; name another --output, or "
-                    "begin anew with --no-resume"
+                    "begin anew with --no_resume"
                 )
 
 

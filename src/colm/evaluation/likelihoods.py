@@ -27,22 +27,22 @@ class OptionLikelihoods:
     log_likelihoods: tuple[float, ...]
     tokens: tuple[int, ...]
 
-    def likeliest(self, *, length_normalised: bool = False) -> int:
+    def likeliest(self, *, length_normalized: bool = False) -> int:
         """Return the number of the likeliest candidate, the first of equals.
 
         Args:
-            length_normalised: Go by the mean over tokens.
+            length_normalized: Go by the mean over tokens.
 
         Returns:
             Its number.
 
         Example:
             >>> likelihoods = OptionLikelihoods((-2.0, -3.0), (1, 2))
-            >>> likelihoods.likeliest(), likelihoods.likeliest(length_normalised=True)
+            >>> likelihoods.likeliest(), likelihoods.likeliest(length_normalized=True)
             (0, 1)
         """
         scores = [
-            value / (count if length_normalised else 1)
+            value / (count if length_normalized else 1)
             for value, count in zip(self.log_likelihoods, self.tokens, strict=True)
         ]
         return scores.index(max(scores))

@@ -18,7 +18,7 @@ def set_results(
     answers: Mapping[Step, Mapping[str, Any]],
     *,
     same_formula: SameFormula | None = None,
-    length_normalised: bool = False,
+    length_normalized: bool = False,
 ) -> dict[str, Any]:
     """Return the verdicts on the answers to a set.
 
@@ -27,14 +27,14 @@ def set_results(
         method: How its questions were asked.
         answers: Those of a journal, one at least for each question.
         same_formula: Compares formulas.
-        length_normalised: Compare candidates by their mean over tokens.
+        length_normalized: Compare candidates by their mean over tokens.
 
     Returns:
         JSON values: accuracy and its standard error, how many answers came of which step, how
         programs ended, and every answer.
     """
     verdicts = [
-        _verdict(question, questions.name, number, method, answers, same_formula, length_normalised)
+        _verdict(question, questions.name, number, method, answers, same_formula, length_normalized)
         for number, question in enumerate(questions.questions)
     ]
     accuracy = sum(verdict["right"] for verdict in verdicts) / len(verdicts)
@@ -76,7 +76,7 @@ def _verdict(
     method: str,
     answers: Mapping[Step, Mapping[str, Any]],
     same_formula: SameFormula | None,
-    length_normalised: bool,
+    length_normalized: bool,
 ) -> dict[str, Any]:
     """A question, what was answered, and whether it is right."""
     taken = {
@@ -87,7 +87,7 @@ def _verdict(
     step = next((step for step in taken if is_final(step, taken[step])), "chain")
     found: dict[str, Any] = {"question": question.text, "gold": question.gold, "step": step}
     if step == "options":
-        return {**found, **_choice(question, taken[step], length_normalised)}
+        return {**found, **_choice(question, taken[step], length_normalized)}
     if "program" in taken:
         program = program_answer(taken["program"])
         found["program"] = {"written": taken["program"]["text"], **vars(program)}
@@ -106,11 +106,11 @@ def _verdict(
 
 
 def _choice(
-    question: Question, answer: Mapping[str, Any], length_normalised: bool
+    question: Question, answer: Mapping[str, Any], length_normalized: bool
 ) -> dict[str, Any]:
     """The candidate that was likeliest."""
     likelihoods = OptionLikelihoods(tuple(answer["log_likelihoods"]), tuple(answer["tokens"]))
-    chosen = likelihoods.likeliest(length_normalised=length_normalised)
+    chosen = likelihoods.likeliest(length_normalized=length_normalized)
     return {
         "candidates": list(question.candidates),
         "log_likelihoods": list(likelihoods.log_likelihoods),

@@ -86,7 +86,7 @@ def _load_material(namespace: argparse.Namespace, conversational: bool) -> Mater
     """The mixture that the options ask for."""
     if namespace.data is None:
         if namespace.source_column is not None:
-            raise ValueError("--source-column is for --data; the generated problems have theirs.")
+            raise ValueError("--source_column is for --data; the generated problems have theirs.")
         return generate_material(namespace.seed, namespace.held_out, conversational)
     return read_material(
         namespace.data, namespace.source_column, namespace.seed, namespace.held_out, conversational

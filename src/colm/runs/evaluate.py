@@ -90,7 +90,7 @@ def _methods(namespace: argparse.Namespace, sets: Sequence["QuestionSet"]) -> di
     }
     if namespace.program_request is not None and "program" not in methods.values():
         raise ValueError(
-            "--program-request: no program is asked for; add --programs, or --method program"
+            "--program_request: no program is asked for; add --programs, or --method program"
         )
     return methods
 
@@ -148,7 +148,8 @@ def _identity(
         "asked": top,
         "weights": weights,
         "held_out": held_out,
-        "length_normalised": namespace.length_normalised,
+        # Spelled as before: the names of results that are there come of it.
+        "length_normalised": namespace.length_normalized,
     }
 
 
@@ -201,7 +202,7 @@ def _answer(
                 methods[each.name],
                 journal.answers,
                 same_formula=same_formula,
-                length_normalised=namespace.length_normalised,
+                length_normalized=namespace.length_normalized,
             )
             for each in sets
         }

@@ -103,14 +103,14 @@ def check_replaceable(
     if there.get("identity") != result["identity"]:
         raise ValueError(
             f"--output {output} holds another evaluation{_difference(there, result)}; name "
-            "another, or write over it with --no-resume"
+            "another, or write over it with --no_resume"
         )
     for name, asked in questions.items():
         answered = there.get("sets", {}).get(name, {}).get("questions", 0)
         if answered > asked:
             raise ValueError(
                 f"--output {output} holds {answered} answers to {name}, of which --limit would "
-                f"leave {asked}; name another, or write over it with --no-resume"
+                f"leave {asked}; name another, or write over it with --no_resume"
             )
 
 
@@ -159,7 +159,7 @@ def _difference(there: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
         if not isinstance(first, Mapping):
             return ""
         for key, value in second.items():
-            if key not in _NOT_COMPARED and first.get(key) != value:
+            if key not in _NOT_COMPARED and first.get(key, value) != value:
                 shown = [json.dumps(each)[:60] for each in (first.get(key), value)]
                 return f" ({key}: {shown[0]} there, {shown[1]} now)"
     return ""

@@ -149,7 +149,7 @@ def cannot_load(what: str, name: str | Path, error: Exception) -> ValueError:
     if "trust_remote_code" in said:
         return ValueError(
             f"cannot {what} '{name}': it brings code of its own, which is not run; read it, "
-            "and set trust_remote_code (colm evaluate: --trust-remote-code) if you trust it"
+            "and set trust_remote_code (colm evaluate: --trust_remote_code) if you trust it"
         )
     if place.exists() or not isinstance(error, OSError):
         return ValueError(f"cannot {what} '{name}': {' '.join(said.split())}")
