@@ -10,7 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.page import cost_tables, papers, quality_tables, result_plots, selection_tables
+from benchmarks.page import (
+    cost_tables,
+    papers,
+    quality_tables,
+    result_plots,
+    selection_tables,
+    ssm_tables,
+)
 from benchmarks.page.paragraphs import Page
 from benchmarks.page.quality_tables import OURS
 from benchmarks.page.result_files import Mixture, Results, read_results
@@ -52,6 +59,9 @@ def add_setting(page: Page, results: Results) -> None:
     page.add("## Runs and what is open")
     page.add(*(quality_tables.describe(mixture) for mixture in results.mixtures))
     said = [line for mixture in results.mixtures for line in quality_tables.what_is_open(mixture)]
+    for mixture in results.mixtures:
+        if pooled := ssm_tables.pool_sentence(run.result for run in mixture.runs.get("SSM", ())):
+            said.append(f"`{mixture.label}`: {pooled}")
     if not results.mixtures:
         said.append("No training runs yet: all that rests on held-out losses is open below.")
     if not results.memory:
@@ -59,6 +69,8 @@ def add_setting(page: Page, results: Results) -> None:
     if results.match is None:
         said.append("How well selections match gradients has not been measured.")
     page.add("\n".join(f"- {line}" for line in said) or "Nothing is open.")
+    if results.mixtures:
+        page.add("What differs from SSM's runs:", ssm_tables.differences_table(results.mixtures))
 
 
 def add_target(page: Page, results: Results) -> None:
@@ -78,6 +90,10 @@ def add_target(page: Page, results: Results) -> None:
             cost_tables.pace_doubt(mixture),
             quality_tables.micro_sentence(mixture),
         )
+    page.add(
+        "What others find where a look has to pay for itself, and where none is taken:",
+        papers.EQUAL_COST.show(),
+    )
     say_open(page, results)
 
 
@@ -110,6 +126,9 @@ def add_ablations(page: Page, results: Results) -> None:
             f"`{mixture.label}`, after {mixture.steps:g} steps:",
             quality_tables.steps_table(mixture, quality_tables.WEIGHTED),
             " ".join(quality_tables.weighted_sentences(mixture)),
+            "Beside SSM's ablation, every gain over plain mini-batches of r:",
+            ssm_tables.beside_table(mixture),
+            " ".join(ssm_tables.draws_sentences(mixture)),
         )
     say_open(page, results)
     for title, report, option in (
@@ -136,11 +155,13 @@ def add_scores(page: Page, results: Results, option: str) -> bool:
     arms = selection_tables.ablated(match, option) if match else []
     if match is None or not arms:
         return False
-    kept = max(match.settings["r"])
+    kept, (least, most) = max(match.settings["r"]), ssm_tables.alike()
     page.add(
         "Not by training: with SSM's one random direction the gradient of an example is a number "
         "times that direction, so whichever dimensions are kept, distances keep their order and "
-        "the same examples are selected. With exact gradients, normalised as CoLM does, they can "
+        "the same examples are selected. By its Algorithm 1, then, the runs of SSM's Tables 3 and "
+        f"4, {least} to {most} %, select alike and differ by rounding and chance. With exact "
+        "gradients, normalised as CoLM does, they can "
         "differ. How close the gradient of what is kept then comes to that of all candidates, "
         f"squared, over the same for random mini-batches, {len(match.repeats)} batches "
         f"([result](../benchmarks/results/{match.name})):",
@@ -152,7 +173,7 @@ def add_scores(page: Page, results: Results, option: str) -> bool:
 
 def add_cost(page: Page, results: Results) -> None:
     """CoLM's accuracy against model, batch and memory."""
-    page.section("Quality against model, batch and memory (CoLM, Figures 2 to 5)", papers.COST)
+    page.section("Quality against model, batch and memory (CoLM, Figure 2)", papers.COST)
     memory = cost_tables.memory_of_runs(results.memory)
     for mixture in results.mixtures:
         page.add(
@@ -239,6 +260,8 @@ def add_variance(page: Page, results: Results) -> None:
         f"{len(match.repeats)} batches ([result](../benchmarks/results/{match.name}))."
     )
     page.add(*(selection_tables.variance_table(match, kept) for kept in match.settings["r"]))
+    if "SSM" in selection_tables.arms_matched(match):
+        page.add(ssm_tables.pool_sentence([match]))
     draw = partial(result_plots.plot_variance, match)
     page.plot("variance", "Variance over that of random", draw)
     page.add(" ".join(selection_tables.variance_sentences(match)))
@@ -270,7 +293,7 @@ def add_convergence(page: Page, results: Results) -> None:
         said = " ".join(selection_tables.convergence_sentences(mixture))
         page.add(f"`{mixture.label}`: {said}")
     say_open(page, results)
-    page.section("Loss against time (CoLM, Figures 2 to 5)", papers.LOSS_TIME)
+    page.section("Loss against time (CoLM, Figure 5b)", papers.LOSS_TIME)
     for mixture in results.mixtures:
         if mixture.pace is None:
             page.add(f"`{mixture.label}`: open without a measured pace.")
@@ -282,9 +305,9 @@ def add_convergence(page: Page, results: Results) -> None:
 
 def add_selection(page: Page, results: Results) -> None:
     """CoLM's sources and completion lengths of what is selected."""
-    page.section("Sources of what is selected (CoLM, Figures 2 to 5)", papers.SOURCES)
+    page.section("Sources of what is selected (CoLM, Figure 4)", papers.SOURCES)
     add_selected(page, results, "sources", selection_tables.source_table, result_plots.plot_sources)
-    page.section("Completion length of what is selected (CoLM, Figures 2 to 5)", papers.LENGTH)
+    page.section("Completion length of what is selected (CoLM, Figure 4b)", papers.LENGTH)
     add_selected(page, results, "length", selection_tables.length_table, result_plots.plot_length)
 
 

@@ -150,11 +150,15 @@ def variance_table(result: Result, kept: int, arms: Iterable[str] = MATCHED) -> 
     return table([f"Kept {kept} of {result.settings['n']}", *KINDS.values()], rows)
 
 
+def arms_matched(result: Result) -> list[str]:
+    """Return the selectors that the match benchmark measured, in its order."""
+    return list(dict.fromkeys(key.split("/")[0] for key in result.repeats[-1] if "/" in key))
+
+
 def ablated(result: Result, option: str) -> list[str]:
     """Return the selectors that vary an option, after the one that they vary; none without any."""
     begin, end = ABLATIONS[option]
-    names = dict.fromkeys(key.split("/")[0] for key in result.repeats[-1])
-    found = [name for name in names if name.startswith(begin) and name.endswith(end)]
+    found = [name for name in arms_matched(result) if name.startswith(begin) and name.endswith(end)]
     return [VARIED, *found] if found else []
 
 
@@ -183,14 +187,13 @@ def ablation_sentence(result: Result, kept: int, arms: list[str]) -> str:
 def drift_table(result: Result) -> str:
     """Return errors of selectors over those of random mini-batches, of one batch and summed up."""
     last = result.repeats[-1]
-    names = dict.fromkeys(key.split("/")[0] for key in last if "/" in key)
     kept = max(result.settings["r"])
     rows = [
         [
             name,
             *(f"{last[f'{name}/{kept}/{kind}/{what}']:.2f}" for kind in DRIFTS for what in DRIFT),
         ]
-        for name in names
+        for name in arms_matched(result)
     ]
     heads = [f"{what}, {kind}" for kind in DRIFTS.values() for what in DRIFT.values()]
     return table([f"Kept {kept} of {result.settings['n']}", *heads], rows)

@@ -141,8 +141,13 @@ def join(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown, the first column to the left and the others to the right.
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], rule: str = "--:") -> str:
+    """Return a table in Markdown, the first column to the left.
+
+    Args:
+        head: of its columns.
+        rows: as many cells each.
+        rule: how all columns but the first are set, by default to the right.
 
     Example:
         >>> print(table(["arm", "loss"], [["plain r", "1.2"]]))
@@ -150,6 +155,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         |---|--:|
         | plain r | 1.2 |
     """
-    rule = ["---", *["--:"] * (len(head) - 1)]
+    rules = ["---", *[rule] * (len(head) - 1)]
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, *rows]]
-    return "\n".join([lines[0], "|" + "|".join(rule) + "|", *lines[1:]])
+    return "\n".join([lines[0], "|" + "|".join(rules) + "|", *lines[1:]])
