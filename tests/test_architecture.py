@@ -21,7 +21,17 @@ MOST_LINES_IN_A_BODY = 40
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 # Floor by floor: a package imports the ground and the packages that stand here beside it.
-GROUND = {"checks", "durable", "json_text", "names", "randomness", "source_names", "versions"}
+GROUND = {
+    "checks",
+    "durable",
+    "json_text",
+    "names",
+    "randomness",
+    "run_record",
+    "source_names",
+    "versions",
+}
+USES_GROUND = {"checks", "durable", "run_record"}
 ARROWS = {
     "coreset": set(),
     "gradients": {"coreset"},
@@ -112,7 +122,7 @@ def forbidden(module: str, imported: Import) -> bool:
     if imported.root != "colm":
         is_outside = imported.root not in TENSORS | set(sys.stdlib_module_names)
         return is_outside and package in TENSORS_ALONE and not imported.for_types
-    below = {package} | (set() if package in GROUND - {"checks", "durable"} else GROUND)
+    below = {package} | (set() if package in GROUND - USES_GROUND else GROUND)
     return package_of(imported.target) not in below | ARROWS.get(package, set())
 
 

@@ -9,6 +9,10 @@ import math
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
+#: Sources that are logged and shown by name; data of thousands would drown all else.
+MOST_SOURCES = 50
+OTHER_SOURCES = "other sources"
+
 # From here on a float no longer tells one whole number from the next.
 _EXACT_FLOATS = 2**53
 _MANY = (list, tuple, Mapping, Set)

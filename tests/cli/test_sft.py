@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from colm.cli import main
+from colm.run_record import read_record
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars")
 SOURCES = {"algebra": 12, "logic": 8, "rare": 2}
@@ -270,6 +271,11 @@ def test_a_model_card_is_written(sft, tmp_path, tiny_model_folder) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\n")
     assert "- colm\n" in card
+    record = read_record(tmp_path / "out")
+    assert (record.command, record.state) == ("colm sft", "ended")
+    assert record.model["name"] == str(tiny_model_folder)
+    assert record.data["dataset_name"].endswith(".jsonl")
+    assert record.sources == {"algebra": 12, "logic": 8, "rare": 2}
     assert "trained with CoLM, a method introduced in" in card
     assert "Mini-batch Coresets" in card
     assert "Each step drew 12 examples and trained on 4 of them." in card

@@ -3,41 +3,40 @@
 import dataclasses
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from colm.reports import Comparison, headline, read_runs, summary_table, write_page
 from colm.reports.wording import remarks
+from colm.run_record import RunRecord, read_record, write_record
 
-CARD = """\
-# Model Card for x
 
-This model is a fine-tuned version of `/somewhere/tiny-model`.
-
-### Mini-batches
-
-Each step drew 8 examples and trained on 4 of them.
-
-| option | value |
-| --- | --- |
-| `selector` | `colm` |
-| `match_every` | `2` |
-
-### Training data
-
-| source | examples |
-| --- | --- |
-| sums | 900 |
-| a | b | 100 |
-
-### Framework versions
-
-- TRL: 1.16.0
-- Pytorch: 2.13.0+cpu
-
-## Citations
-"""
+def record(**changes) -> RunRecord:
+    """What ``colm sft`` writes of a run that has ended."""
+    return RunRecord(
+        **{
+            "command": "colm sft",
+            "state": "ended",
+            "step": 4,
+            "begun": "2026-01-01T00:00:00+00:00",
+            "resumed": [],
+            "ended": "2026-01-01T01:00:00+00:00",
+            "model": {"name": "/somewhere/tiny-model"},
+            "data": {"dataset_name": "train.jsonl"},
+            "sources": {"sums": 900, "a | b": 100},
+            "small_sources": ["a | b"],
+            "drawn": 8,
+            "kept": 4,
+            "selection": {"selector": "colm", "match_every": 2, "small_sources": ["auto"]},
+            "subspaces": {},
+            "options": {"learning_rate": 1e-3},
+            "seeds": {"seed": 42},
+            "versions": {"trl": "1.16.0", "torch": "2.13.0+cpu"},
+        }
+        | changes
+    )
 
 
 def log(steps: int, first: int = 1) -> list[dict]:
@@ -72,9 +71,10 @@ def save_state(folder: Path, steps: int, planned: int, entries: list[dict] | Non
     return folder
 
 
-def test_a_whole_run_is_read_with_its_card(tmp_path) -> None:
+def test_a_whole_run_is_read_with_its_record(tmp_path) -> None:
     folder = save_state(tmp_path / "mine", 4, 4)
-    (folder / "README.md").write_text(CARD)
+    write_record(record(), folder)
+    assert read_record(folder) == record()
     comparison = read_runs([folder])
     (arm,) = comparison.arms
     assert (arm.name, arm.steps_taken(), arm.planned_steps) == ("mine", 4, 4)
@@ -85,9 +85,70 @@ def test_a_whole_run_is_read_with_its_card(tmp_path) -> None:
     assert comparison.settings["model"] == "tiny-model"
     assert comparison.settings["drawn each step"] == "8 examples"
     assert comparison.source_sizes == {"sums": 900, "a | b": 100}
-    assert comparison.versions == {"TRL": "1.16.0", "Pytorch": "2.13.0+cpu"}
+    assert comparison.small_sources == ["a | b"]
+    assert comparison.versions == {"trl": "1.16.0", "torch": "2.13.0+cpu"}
     assert comparison.notes == []
     assert headline(comparison) == "mine: training loss 2.600 after 4 steps"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "[]",
+        "[" * 9999,
+        '{"format": "colm run 1", "options": {}}',
+        json.dumps({"format": "colm run 2"} | asdict(record()) | {"sources": {"a": -1}}),
+        json.dumps({"format": "colm run 2"} | asdict(record()) | {"selection": "colm"}),
+    ],
+)
+def test_a_run_without_a_record_still_tells_what_it_can(tmp_path, text) -> None:
+    folder = save_state(tmp_path / "mine", 4, 4)
+    adapter = {"base_model_name_or_path": "/models/base", "peft_type": "LORA", "r": 8}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter | {"lora_alpha": 16}))
+    # What people or earlier versions wrote there is not read.
+    (folder / "README.md").write_text("Each step drew 8 examples and trained on 4 of them.\n")
+    if text is not None:
+        (folder / "colm_run.json").write_text(text)
+    comparison = read_runs([folder])
+    assert comparison.settings["model"] == "base"
+    assert comparison.settings["adapter"] == "LORA, rank 8, alpha 16"
+    assert comparison.settings["examples in a micro-batch"] == "4"
+    assert "drawn each step" not in comparison.settings
+    assert comparison.arms[0].share_kept() == pytest.approx({"sums": 1 / 3, "dates": 1.0})
+    assert comparison.source_sizes == {}
+    assert comparison.versions == {}
+    write_page(tmp_path / "page.html", comparison)
+
+
+def test_a_run_that_has_saved_nothing_yet_takes_a_line(tmp_path) -> None:
+    write_record(record(state="running", step=0), tmp_path / "mine")
+    with pytest.raises(ValueError, match="mine holds a run that has saved no"):
+        read_runs([tmp_path / "mine"])
+
+
+def test_the_sources_of_a_record_are_called_as_in_the_log(tmp_path) -> None:
+    folder = save_state(tmp_path / "mine", 4, 4)
+    sources = {f"s{number}": 1000 - number for number in range(60)}
+    write_record(record(sources=sources), folder)
+    sizes = read_runs([folder]).source_sizes
+    assert len(sizes) == 51
+    assert sum(sizes.values()) == sum(sources.values())
+    assert list(sizes)[-1] == "other sources"
+
+
+def test_a_run_that_was_stopped_or_saved_no_model_says_so(tmp_path) -> None:
+    save_state(tmp_path / "mine" / "checkpoint-4", 4, 9)
+    write_record(record(state="stopped", step=5), tmp_path / "mine")
+    (note,) = read_runs([tmp_path / "mine"]).notes
+    assert "stopped after step 5 of 9" in note
+    # A trainer in a program saves its last checkpoint and not always a model.
+    save_state(tmp_path / "mine" / "checkpoint-9", 9, 9)
+    write_record(record(step=9), tmp_path / "mine")
+    assert read_runs([tmp_path / "mine"]).notes == []
+    write_record(record(state="running", ended=None), tmp_path / "mine")
+    assert "still going on or was cut short" in read_runs([tmp_path / "mine"]).notes[0]
 
 
 def test_a_run_that_goes_on_is_read_from_its_newest_checkpoint(tmp_path) -> None:

@@ -22,6 +22,7 @@ from colm.training.checkpoints.selector_state import (
 from colm.training.options.by_selector import options_by_selector
 from colm.training.options.config import SelectionArguments, with_selection_arguments
 from colm.training.options.former import FORMER
+from colm.training.recording import record_of
 
 # What a configuration is without selector and options: CoLM, by the exact gradient.
 COLM = {
@@ -109,7 +110,7 @@ def test_a_selector_outside_of_trainers_has_the_same(selector):
 def test_the_command_line_and_the_model_card_say_the_same(selector):
     args = parse_arguments([f"--selector={selector}", "--use_cpu", "--bf16=false"]).training
     assert governed(args) == BY_SELECTOR[selector]
-    card = describe_training(args, None)
+    card = describe_training(record_of(args))
     if not get_selector(selector).keeps_all:
         for option, value in BY_SELECTOR[selector].items():
             assert f"| `{option}` | `{value}` |" in card

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from colm.json_text import read_json
+from colm.names import shown_name
 from colm.reports.arm import MOST_STEPS, Arm, clean_log, is_whole
-from colm.reports.card_reader import Card, read_card, without_folder
 from colm.reports.comparison import Comparison
 from colm.reports.evaluations import read_evaluations
 from colm.reports.run_names import clean
+from colm.run_record import ENDED, STOPPED, RunRecord, read_record
+from colm.source_names import MOST_SOURCES, OTHER_SOURCES
 
 STATE = "trainer_state.json"
 ADAPTER = "adapter_config.json"
@@ -53,14 +55,14 @@ def read_run_folder(folder: Path, name: str) -> Comparison:
         ValueError: No state in it can be read.
     """
     state = _newest_state(folder)
-    card = read_card(folder)
+    record = read_record(folder)
     log = clean_log(state.data.get("log_history"))
     evaluations = read_evaluations(folder, state.step, name)
     arm = Arm(
         name=name,
         scores=evaluations.scores,
         log_history=log,
-        settings=_settings(state, card),
+        settings=_settings(state, record),
         accuracies=evaluations.accuracies,
         steps=state.step,
         planned_steps=_whole(state.data.get("max_steps")),
@@ -68,11 +70,11 @@ def read_run_folder(folder: Path, name: str) -> Comparison:
     return Comparison(
         arms=[arm],
         before=None,
-        source_sizes=card.source_sizes,
-        small_sources=(),
+        source_sizes=_source_sizes(record.sources) if record else {},
+        small_sources=[clean(shown_name(name)) for name in record.small_sources] if record else (),
         settings={},
-        versions=card.versions,
-        notes=[*_progress(arm, folder, state), *evaluations.notes],
+        versions={clean(k): clean(v) for k, v in record.versions.items()} if record else {},
+        notes=[*_progress(arm, folder, state, record), *evaluations.notes],
     )
 
 
@@ -103,11 +105,16 @@ def _newest_state(folder: Path) -> _State:
     return max(states, key=lambda state: state.step)
 
 
-def _progress(arm: Arm, folder: Path, state: _State) -> list[str]:
+def _progress(arm: Arm, folder: Path, state: _State, record: RunRecord | None) -> list[str]:
     """How far the run has come, where it has not come to its end."""
     planned = arm.planned_steps
-    if state.folder != folder:
-        of = f" of {planned}" if planned else ""
+    of = f" of {planned}" if planned else ""
+    if record is not None and record.state == STOPPED:
+        return [
+            f"{arm.name} was stopped after step {record.step}{of}: this is what is known after "
+            f"step {state.step}."
+        ]
+    if state.folder != folder and not (record is not None and record.state == ENDED):
         return [
             f"{arm.name} is still going on or was cut short: this is what its newest checkpoint, "
             f"after step {state.step}{of}, knows."
@@ -117,9 +124,9 @@ def _progress(arm: Arm, folder: Path, state: _State) -> list[str]:
     return []
 
 
-def _settings(state: _State, card: Card) -> dict[str, str]:
-    """What describes the run: its steps, its adapter, and the options that its card has."""
-    settings = dict(card.settings)
+def _settings(state: _State, record: RunRecord | None) -> dict[str, str]:
+    """What describes the run: its steps, its adapter, and what its record has."""
+    settings = _recorded(record) if record is not None else {}
     adapter = _read_mapping(state.folder / ADAPTER)
     if base := adapter.get("base_model_name_or_path"):
         settings.setdefault("model", without_folder(str(base)))
@@ -134,6 +141,47 @@ def _settings(state: _State, card: Card) -> dict[str, str]:
         if number := _whole(state.data.get(key)):
             settings[label] = f"{number:,}"
     return settings
+
+
+def _recorded(record: RunRecord) -> dict[str, str]:
+    """Model, mini-batches, and options of selection and subspaces."""
+    settings = {
+        "drawn each step": f"{record.drawn} examples",
+        "trained on each step": f"{record.kept} examples",
+    }
+    if name := str(record.model.get("name") or ""):
+        settings = {"model": without_folder(name)} | settings
+    options = {**record.selection, **record.subspaces}
+    return settings | {clean(name): _in_words(value) for name, value in options.items()}
+
+
+def _in_words(value: Any) -> str:
+    return clean(" ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _source_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The largest sources by the names that the log has, the others in one."""
+    ordered = sorted(sizes, key=lambda source: (-sizes[source], source))
+    shown = {clean(shown_name(source)): sizes[source] for source in ordered[:MOST_SOURCES]}
+    others = sum(sizes[source] for source in ordered[MOST_SOURCES:])
+    return shown | ({OTHER_SOURCES: others} if others else {})
+
+
+def without_folder(name: str) -> str:
+    """Return a name as given, but of a path its end alone.
+
+    Args:
+        name: Of a model or a file.
+
+    Returns:
+        Where it lies is one machine's business.
+
+    Example:
+        >>> without_folder("/models/tiny"), without_folder("owner/model")
+        ('tiny', 'owner/model')
+    """
+    is_path = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+    return clean(re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_path else name)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
 from colm.reports.run_folder import STATE, is_run_folder, read_run_folder
 from colm.reports.run_names import clean, distinct
+from colm.run_record import read_record
 
 DEMO_DATA = "report.json"
 
@@ -47,6 +48,11 @@ def _read(path: Path, name: str | None, folder_name: str) -> Comparison:
     if path.is_dir():
         if is_run_folder(path):
             return read_run_folder(path, name or folder_name)
+        if (record := read_record(path)) is not None:
+            raise ValueError(
+                f"{path} holds a run that has saved no {STATE} yet: its steps are not known; "
+                f"it began at {record.begun}"
+            )
         if not (path / DEMO_DATA).is_file():
             raise ValueError(
                 f"{path} holds no run: no {STATE}, which colm sft writes with each checkpoint and "

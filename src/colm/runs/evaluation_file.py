@@ -137,6 +137,7 @@ def write_result(result: Mapping[str, Any], output: Path) -> None:
 def _folder(model: str) -> Path:
     """The folder for a model's results."""
     from colm.reports.run_folder import is_run_folder
+    from colm.run_record import RUN_FILE
 
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -144,7 +145,8 @@ def _folder(model: str) -> Path:
     place = folder.resolve()
     if _CHECKPOINT.fullmatch(place.name):
         return (folder.parent if folder.name == place.name else place.parent) / FOLDER
-    return folder / FOLDER if is_run_folder(folder) else ELSEWHERE / _plain(place.name)
+    is_run = is_run_folder(folder) or (folder / RUN_FILE).is_file()
+    return folder / FOLDER if is_run else ELSEWHERE / _plain(place.name)
 
 
 def _plain(name: str) -> str:

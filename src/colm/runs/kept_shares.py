@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from colm.training.step.record import MOST_SOURCES, OTHER_SOURCES
+from colm.source_names import MOST_SOURCES, OTHER_SOURCES
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ from colm.training.outcome import OutcomeMixin
 from colm.training.papers import as_trl_cites, name_of_method, papers_of
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.parts import in_parts
+from colm.training.recording import RecordingMixin
 from colm.training.renewal import BuiltFor, take_replaced_model
 from colm.training.step.arrange import averages_over_step, is_padding_free, split_kept
 from colm.training.step.draw import (
@@ -72,7 +73,7 @@ from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.vocabulary import check_examples
 
 
-class CoresetTrainerMixin(OutcomeMixin, SubspaceMixin, ResumingMixin):
+class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingMixin):
     """Selection for any trainer of ``transformers``; placed before it in the bases of a class."""
 
     data_collator: Any

@@ -4,11 +4,9 @@ import math
 from collections import Counter, defaultdict
 
 from colm.names import shown_name
+from colm.source_names import MOST_SOURCES, OTHER_SOURCES
 
 PREFIX = "colm/"
-#: Sources that are logged by name; data of thousands would drown every other metric.
-MOST_SOURCES = 50
-OTHER_SOURCES = "other sources"
 
 
 class SelectionMetrics:
