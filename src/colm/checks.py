@@ -25,7 +25,7 @@ def check_whole(option: str, value: Any, least: int | None = None) -> int:
             or sent must.
 
     Example:
-        >>> check_whole("source_clusters", 2, least=1)
+        >>> check_whole("num_directions", 2, least=1)
         2
     """
     number = _index(value)

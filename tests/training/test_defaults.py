@@ -85,7 +85,8 @@ def test_the_default_is_colm(config, config_class):
     args = config(config_class)
     assert args.selector == "colm"
     assert governed(args) == COLM
-    assert (args.kept_dimensions, args.reference_behaviour) == (None, False)
+    assert (args.num_directions, args.reference_behaviour) == (1, False)
+    assert args.kept_dimensions is None
 
 
 @pytest.mark.parametrize("selector", BY_SELECTOR)
@@ -247,7 +248,7 @@ def test_what_is_given_goes_before_what_a_selector_brings(config, selector, name
 
 CHANGED = {
     "selector": "ssm",
-    "kept_dimensions": 4,
+    "num_directions": 4,
     "projections": ["q", "o"],
     "weighted": True,
     "prompt_features": True,
@@ -292,16 +293,16 @@ def test_lists_are_nobody_elses(config):
 def test_the_command_line_and_a_recipe_say_the_same(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "selector: ssm\nmatch_every: 4\nprojections: [q, v]\nsmall_sources: none\n"
+        "selector: ssm\nnum_directions: 4\nprojections: [q, v]\nsmall_sources: none\n"
         "weighted: true\nkept_dimensions: null\n"
     )
-    line = "--selector ssm --match_every 4 --projections q v --small_sources none --weighted"
+    line = "--selector ssm --num_directions 4 --projections q v --small_sources none --weighted"
     by_line = parse_arguments(line.split()).training
     by_recipe = parse_arguments(["--config", str(recipe)]).training
     assert governed(by_line) == governed(by_recipe)
     given = {"projections": ["q", "v"], "weighted": True}
     assert governed(by_line) == BY_SELECTOR["ssm"] | given
-    assert by_line.match_every == by_recipe.match_every == 4
+    assert by_line.num_directions == by_recipe.num_directions == 4
     # What stands on the line goes before what stands in the recipe, and both before the selector's.
     mixed = parse_arguments(["--config", str(recipe), "--selector", "colm", "--weighted", "false"])
     assert mixed.training.selector == "colm"

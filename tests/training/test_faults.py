@@ -134,7 +134,7 @@ def test_every_kind_of_out_of_memory_is_known(trainer, fails):
     [
         *((place, {}) for place in PLACES),
         ("last layer", {"selector": "colm", "prompt_features": True}),
-        ("head", {"selector": "colm", "gradient": "zeroth_order"}),
+        ("head", {"selector": "colm", "gradient": "zeroth_order", "num_directions": 2}),
         ("embedding", {"selector": "top_loss"}),
     ],
 )

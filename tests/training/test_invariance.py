@@ -33,8 +33,8 @@ KEPT = 9
 LOOKERS = [name for name in available_selectors() if name not in ("random", "none", "longest")]
 # Beside the default gradient: whatever compares features, with every other kind of them.
 FEATURES = [
-    {"gradient": "directional"},
-    {"gradient": "zeroth_order"},
+    {"gradient": "directional", "num_directions": 2},
+    {"gradient": "zeroth_order", "num_directions": 2},
     {"gradient": "exact", "normalization": "none", "distance": "cosine"},
     {"gradient": "exact", "projections": ["q", "o"], "kept_dimensions": 40},
     {"gradient": "exact", "dimension_criterion": "weight_gradient"},

@@ -27,8 +27,9 @@ from tests.training.conftest import make_records
         ({"allocation": "fair"}, "allocation must be one of proportional, balanced, none"),
         ({"selection_scope": "node"}, "selection_scope must be one of local, global"),
         ({"kept_dimensions": 0}, "kept_dimensions must be a whole number at least 1; got 0"),
-        ({"kept_dimensions": 1.5}, "kept_dimensions must be a whole number at least 1; got 1.5"),
+        ({"num_directions": 1.5}, "num_directions must be a whole number at least 1; got 1.5"),
         ({"selection_tokens": -1}, "selection_tokens must be a whole number at least 1; got -1"),
+        ({"perturbation_scale": 0}, "perturbation_scale must be a number above 0; got 0"),
     ],
 )
 def test_unknown_options_are_named_with_the_choices(options, message, tmp_path):

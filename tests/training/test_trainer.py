@@ -370,7 +370,9 @@ def test_gradient_checkpointing_changes_no_selection(make_trainer, dataset, reco
 def test_every_gradient_with_every_criterion_of_dimensions(
     make_trainer, dataset, gradient, criterion
 ):
-    trainer = make_trainer(dataset, gradient=gradient, dimension_criterion=criterion, max_steps=2)
+    trainer = make_trainer(
+        dataset, gradient=gradient, dimension_criterion=criterion, max_steps=2, num_directions=2
+    )
     trainer.train()
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert [entry["colm/kept"] for entry in steps] == [8, 8]

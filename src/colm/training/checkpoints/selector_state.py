@@ -33,6 +33,8 @@ RESUME_SETTINGS = (
     "candidate_ratio",
     "selector",
     "gradient",
+    "num_directions",
+    "perturbation_scale",
     "projections",
     "prompt_features",
     "normalization",

@@ -85,9 +85,19 @@ class SelectionArguments:
     )
     gradient: str = _governed(
         "Feature of an example. exact: the gradient of its loss in the last V projection; "
-        "directional: that gradient along a random direction; zeroth_order: SPSA, the paper's "
-        "finite difference along one.",
+        "directional: that gradient along random directions; zeroth_order: SPSA, the paper's "
+        "finite differences along random directions.",
         ESTIMATORS,
+    )
+    num_directions: int = field(
+        default=1,
+        metadata={
+            "help": "Random directions averaged by the directional and zeroth_order gradients."
+        },
+    )
+    perturbation_scale: float = field(
+        default=1e-3,
+        metadata={"help": "Step eps of the finite difference of the zeroth_order gradient."},
     )
     projections: list[str] = _governed(  # noqa: RUF009
         "Layers of the last decoder block whose gradients are the features: any of q, k, v, o "

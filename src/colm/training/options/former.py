@@ -20,13 +20,6 @@ FORMER: Mapping[str, str] = {
     "gradient_depth": (
         "with projections=spread a look passes 0.17 of the layers; BlockGradients takes another"
     ),
-    "num_directions": (
-        "gradient=exact costs what one direction does, without noise; ValueGradients takes more"
-    ),
-    "perturbation_scale": (
-        "the finite difference of gradient=zeroth_order has a step of 0.001; "
-        "ValueGradients takes another"
-    ),
     "gradient_layers": (
         "projections=spread is what gradient_layers=spread was, and projections=v the last layer"
     ),

@@ -29,6 +29,7 @@ _CHOICES = {
     "selection_scope": SCOPES,
 }
 _LEAST_WHOLE_NUMBER = {
+    "num_directions": 1,
     "kept_dimensions": 1,
     "source_clusters": 2,
     "selection_tokens": 1,
@@ -51,6 +52,7 @@ def check_options(args: Any) -> None:
         check_choice(option, getattr(args, option), choices)
     _check_projections(args)
     check_number("candidate_ratio", args.candidate_ratio, least=1)
+    check_number("perturbation_scale", args.perturbation_scale, above=0)
     for option, least in _LEAST_WHOLE_NUMBER.items():
         value = getattr(args, option)
         if value is not None or option not in _MAY_BE_NONE:

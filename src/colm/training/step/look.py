@@ -226,6 +226,8 @@ class CandidateObserver:
                 layers="spread" if self._is_spread else "last",
                 depth=block_gradients.DEPTH,
                 vocabulary="batch" if self._is_spread else "full",
+                num_directions=self.args.num_directions,
+                perturbation_scale=self.args.perturbation_scale,
             )
             self._parts_of_model = parts_of(self._observer.model)
         return self._observer
