@@ -19,7 +19,7 @@ EXTRAS := clusters,demo,evaluate
 # The PyTorch of `make lowest` and `make newest`; TORCH= takes the newest that there is.
 TORCH ?= $(patsubst torch==%,%,$(call pinned,torch))
 
-.PHONY: help demo test quick coverage check format lint types docs results lowest newest build audit clean
+.PHONY: help demo test quick coverage check format lint types docs tables results lowest newest build audit clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ types: $(VENV)/dev.stamp ## run mypy
 docs: $(VENV)/dev.stamp ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Documentation: site/index.html"
+
+tables: $(VENV)/test.stamp ## write the tables of options and selectors in docs/ from the code
+	@$(BIN)/python -m tests.option_tables
 
 results: $(VENV)/test.stamp ## draw the pages of measured figures from benchmarks/results
 	@$(BIN)/python -m benchmarks results

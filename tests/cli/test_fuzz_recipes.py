@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from colm import CoLMConfig, CoLMTrainingArguments
 from colm.runs.arguments import parse_arguments
-from colm.training.options.config import SelectionArguments
+from colm.training.options.selection_arguments import SelectionArguments
 
 fuzz = settings(
     deadline=None,

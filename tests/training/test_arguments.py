@@ -3,15 +3,18 @@
 import dataclasses
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.runs.arguments import help_groups, make_sft_parser, parse_arguments
+from colm.runs.arguments import make_sft_parser, parse_arguments
+from colm.runs.option_help import own_groups
 from colm.runs.recipes import find_recipe, shipped_recipes
-from colm.training.options.config import SelectionArguments
+from colm.training.options.selection_arguments import SelectionArguments
 
 
 @pytest.fixture
@@ -279,13 +282,13 @@ def test_help_begins_with_the_options_of_colm_in_groups() -> None:
     parser = make_sft_parser()
     shown = parser.format_help()
     places = []
-    for title, names in help_groups().items():
+    for title, names in own_groups().items():
         places += [shown.index(f"\n{title}:\n")]
         places += [shown.index(f"\n  --{n} ", places[-1]) for n in names if n != "help"]
     assert places == sorted(places)
     assert shown.index("\n  --learning_rate ") > places[-1]
     of_selection = {each.name for each in dataclasses.fields(SelectionArguments)}
-    grouped = [name for names in help_groups().values() for name in names]
+    grouped = [name for names in own_groups().values() for name in names]
     assert len(grouped) == len(set(grouped))
     assert of_selection <= set(grouped)
     # Each option stands there once, and is spelled with underscores; dashes are taken as well.
@@ -293,6 +296,19 @@ def test_help_begins_with_the_options_of_colm_in_groups() -> None:
         if action.dest != "help":
             assert len(re.findall(rf"^  {action.option_strings[0]}\b", shown, re.M)) == 1
     assert parse_arguments(["--candidate-ratio=4"]).training.candidate_ratio == 4
+
+
+def test_help_opens_before_the_trainers_of_other_libraries_are_loaded() -> None:
+    code = (
+        "import sys\nfrom colm.runs.option_help import make_opening_parser\n"
+        "print(make_opening_parser().format_opening())\n"
+        "print(sorted({'peft', 'datasets', 'accelerate'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    opening, _, loaded = done.stdout.rstrip("\n").rpartition("\n")
+    assert loaded == "[]"
+    assert "--candidate_ratio" in opening
+    assert make_sft_parser().format_help().startswith(opening)
 
 
 def test_later_recipes_go_before_earlier_ones_and_the_command_line_before_all(tmp_path) -> None:

@@ -20,8 +20,9 @@ from colm.training.checkpoints.selector_state import (
     save_state,
 )
 from colm.training.options.by_selector import options_by_selector
-from colm.training.options.config import SelectionArguments, with_selection_arguments
+from colm.training.options.config import with_selection_arguments
 from colm.training.options.former import FORMER
+from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.recording import record_of
 
 # What a configuration is without selector and options: CoLM, by the exact gradient.

@@ -26,8 +26,16 @@ def run(namespace: argparse.Namespace) -> int:
 
     Returns:
         Exit code 0.
+
+    Raises:
+        SystemExit: Help was asked for and printed.
     """
     with notes_on_stderr():
+        if {"-h", "--help"} & set(namespace.rest):
+            from colm.runs.option_help import print_help
+
+            print_help()
+            raise SystemExit(0)
         from colm.runs.arguments import parse_arguments
 
         arguments = parse_arguments(namespace.rest)

@@ -15,6 +15,8 @@ from colm.checks import as_list, shown
 from colm.source_names import as_source_name, as_source_names
 
 ALLOCATIONS = ("proportional", "balanced", "none")
+#: How candidates are drawn; see `unimax_draws` and `inverse_size_weights`.
+CANDIDATE_SAMPLINGS = ("uniform", "unimax", "inverse_source_size")
 
 
 def small_sources(counts: Mapping[str, int]) -> frozenset[str]:

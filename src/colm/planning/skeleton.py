@@ -22,7 +22,7 @@ from colm.gradients.example_observer import ExampleObserver
 from colm.planning.four_bits import pack, use_four_bits
 from colm.runs.arguments import SFTArguments
 from colm.runs.pretrained import LOADING_ERRORS, cannot_load, check_folder
-from colm.training.options.config import SelectionArguments
+from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.exchange import Exchange
 from colm.training.step.look import CandidateObserver
 from colm.training.step.model_access import ModelAccess

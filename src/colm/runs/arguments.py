@@ -19,14 +19,12 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 from trl.scripts.utils import DatasetConfig
 
 from colm.checks import shown
-from colm.coreset.registry import BASE_DEFAULTS
+from colm.runs.option_help import SFTParser
 from colm.runs.recipes import find_recipe, load_recipe
-from colm.training.options.by_selector import options_by_selector
-from colm.training.options.config import OFTEN_SET, CoLMConfig, SelectionArguments
+from colm.training.options.config import CoLMConfig
 from colm.training.options.former import refuse_former
 from colm.training.options.hardware import has_accelerator
 from colm.training.options.plain_options import check_adapter_options
-from colm.training.options.subspace_arguments import SubspaceArguments
 
 _DATACLASSES = (ScriptArguments, CoLMConfig, ModelConfig, DatasetMixtureConfig)
 
@@ -38,63 +36,6 @@ class SFTArguments(NamedTuple):
     training: CoLMConfig
     model: ModelConfig
     mixture: DatasetMixtureConfig
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of each option, also of those that the selector decides."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.dest not in BASE_DEFAULTS:
-            return super()._get_help_string(action)
-        value = options_by_selector(CoLMConfig.selector)[action.dest]
-        default = " ".join(value) if isinstance(value, list) else value
-        return f"{action.help} (default: by selector; {CoLMConfig.selector}: {default})"
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        """An option as this project spells it; TRL's parser takes dashes, too."""
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        shown = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f"{action.option_strings[0]} {shown}"
-
-
-class _Parser(TrlParser):
-    """TRL's parser: raises instead of leaving the process, and shows colm's options first."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-    def format_help(self) -> str:
-        """Help in groups: what people set of selection, the rest, subspaces, then TRL's options."""
-        formatter = self._get_formatter()
-        formatter.add_usage("%(prog)s [--config FILE]... [--OPTION VALUE]...", (), ())
-        formatter.add_text(self.description)
-        left = list(self._actions)
-        for title, names in help_groups().items():
-            order = {name: place for place, name in enumerate(names)}
-            group = sorted((a for a in left if a.dest in order), key=lambda a: order[a.dest])
-            left = [action for action in left if action not in group]
-            formatter.start_section(title)
-            formatter.add_arguments(group)
-            formatter.end_section()
-        formatter.start_section("options of TRL, transformers and PEFT")
-        formatter.add_arguments(left)
-        formatter.end_section()
-        shown: str = formatter.format_help()
-        return shown
-
-
-def help_groups() -> dict[str, tuple[str, ...]]:
-    """Return the names of colm's own options, by the title that they stand under in help."""
-    of_selection = [each.name for each in fields(SelectionArguments)]
-    of_subspaces = tuple(each.name for each in fields(SubspaceArguments))
-    rest = tuple(name for name in of_selection if name not in OFTEN_SET)
-    return {
-        "run": ("help", "config", "model_name_or_path", "dataset_name", "output_dir"),
-        "selection: what people set": OFTEN_SET,
-        "selection: the rest": rest,
-        "random subspaces": of_subspaces,
-    }
 
 
 def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
@@ -137,26 +78,13 @@ def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
     return SFTArguments(*parsed[: len(_DATACLASSES)])
 
 
-def make_sft_parser() -> TrlParser:
+def make_sft_parser() -> SFTParser:
     """Return the parser of ``colm sft``, with every option of TRL's ``sft`` and of CoLM.
 
     Returns:
         Parser whose mistakes are ``ValueError``s.
     """
-    parser = _Parser(
-        _DATACLASSES,
-        prog="colm sft",
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
-        description="Fine-tune a causal language model on coresets of its mini-batches.",
-    )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        action="append",
-        help="Recipe: a YAML file of options, or the name of one that comes with colm, such as "
-        "quickstart. Of several, later ones go before earlier ones.",
-    )
+    parser = SFTParser(_DATACLASSES)
     # Without an accelerator, transformers refuses recipes' bf16 unless told to use the CPU.
     parser.set_defaults(use_cpu=not has_accelerator())
     return parser

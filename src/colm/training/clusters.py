@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from colm.training.checkpoints.selector_state import SELECTOR_FILE
-from colm.training.options.config import SelectionArguments
+from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.candidate_table import tabulate
 from colm.training.processes.exchange import Exchange
 from colm.training.step.look import CandidateObserver

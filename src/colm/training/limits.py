@@ -15,7 +15,7 @@ from colm.coreset.registry import get_selector
 from colm.gradients.adapters import check_adapter
 from colm.gradients.decoder import base_model, class_name
 from colm.training.options.by_selector import brought_by
-from colm.training.options.config import SelectionArguments
+from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.step.draw import column_names
 from colm.training.step.model_access import text_config
 from colm.training.step.pool_size import length_of

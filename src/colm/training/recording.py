@@ -20,7 +20,7 @@ from colm.data import SOURCE_COLUMN, source_counts
 from colm.run_record import ENDED, RUNNING, STOPPED, RunRecord, read_record, write_record
 from colm.training.checkpoints.model_digest import describe_adapters, plain
 from colm.training.checkpoints.run_options import describe_options
-from colm.training.options.config import SelectionArguments
+from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.options.subspace_arguments import SubspaceArguments
 from colm.training.papers import selects
 from colm.training.step.keep import ExampleSelection

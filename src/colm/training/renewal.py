@@ -13,7 +13,7 @@ from trl import SFTTrainer
 from trl.trainer import add_fused_lm_head
 
 from colm.gradients.decoder import base_model
-from colm.training.options.config import SelectionArguments
+from colm.training.options.selection_arguments import SelectionArguments
 
 _OPTIONS = (*(option.name for option in fields(SelectionArguments)), "seed")
 

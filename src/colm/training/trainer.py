@@ -43,10 +43,10 @@ from colm.training.limits import (
 from colm.training.options.config import (
     CoLMConfig,
     CoLMTrainingArguments,
-    SelectionArguments,
     with_selection_arguments,
 )
 from colm.training.options.option_checks import check_options
+from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.outcome import OutcomeMixin
 from colm.training.papers import as_trl_cites, name_of_method, papers_of
 from colm.training.processes.exchange import Exchange

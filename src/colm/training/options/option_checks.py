@@ -8,14 +8,13 @@ from typing import Any
 
 from colm.checks import check_choice, check_number
 from colm.coreset.coreset_selector import NORMALIZATIONS
-from colm.coreset.mixture import ALLOCATIONS, SMALL_SOURCES_NONE
+from colm.coreset.mixture import ALLOCATIONS, CANDIDATE_SAMPLINGS, SMALL_SOURCES_NONE
 from colm.coreset.registry import get_selector
 from colm.coreset.similarity import METRICS
 from colm.coreset.sparsify import CRITERIA, WEIGHT_CRITERIA
 from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.value_gradients import ESTIMATORS
 from colm.training.options.by_selector import brought_by
-from colm.training.step.draw import CANDIDATE_SAMPLINGS
 
 SCOPES = ("local", "global")
 

@@ -4,63 +4,60 @@
 W a weight, P its random directions, B what is trained in W + B P.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from colm.checks import as_names, check_choice, check_number
 from colm.memory.subspaces.optimizer import MOMENTS
 from colm.memory.subspaces.projection import SAMPLINGS
 from colm.memory.subspaces.rounding import ROUNDINGS
 from colm.memory.subspaces.subspaces import OTHERS
+from colm.training.options.selection_arguments import option
 
 NONE = "none"
 #: Optimisers of the plain trainer that subspaces take the place of.
 ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 
-def _option(default: Any, meaning: str, choices: Any = ()) -> Any:
-    metadata: dict[str, Any] = {"help": meaning}
-    if choices:
-        metadata["choices"] = list(choices)
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
 @dataclass
 class SubspaceArguments:
     """The options of randomised subspace optimisation.  Paper: RSO, arXiv 2502.07222."""
 
-    subspace_rank: int | None = _option(
+    subspace_rank: int | None = option(
         None,
-        "Train each weight matrix of the decoder's layers along so many random directions, "
-        "which are drawn again and again (randomised subspace optimisation). Default: off.",
+        "Trains each weight matrix of the decoder's layers along so many random directions, which "
+        "are drawn again and again. Off unless set; needs a model without adapters and `optim` "
+        "`adamw_torch` or `adamw_torch_fused`.",
     )
-    subspace_inner_steps: int = _option(
-        200, "Optimiser steps along the same directions, before W becomes W + B P."
+    subspace_inner_steps: int = option(
+        200,
+        "Optimiser steps along the same directions, before W becomes W + B P and others are drawn.",
     )
-    subspace_sampling: str = _option(
-        "haar", "How directions are drawn: haar (orthonormal), or gaussian.", SAMPLINGS
+    subspace_sampling: str = option(
+        "haar",
+        "How directions are drawn: `haar`, orthonormal and scaled, or `gaussian`, with variance "
+        "1 / rank.",
+        SAMPLINGS,
     )
-    subspace_proximal: float | None = _option(
-        None, "eta of the proximal term ||B||^2 / (2 eta) of an inner loop. Default: no such term."
+    subspace_proximal: float | None = option(
+        None,
+        "eta of the proximal term, the squared norm of B over 2 eta. Default: there is none.",
     )
-    subspace_moments: str = _option(
+    subspace_moments: str = option(
         "averaged",
-        "Adam's moments of B when directions are drawn: averaged (second moments become their mean "
-        "over directions, first ones zero), reset or kept.",
+        "Adam's moments of B when directions are drawn. `averaged`: second moments become their "
+        "mean over the directions, first ones zero; `reset`: both zero; `kept`: both stay.",
         MOMENTS,
     )
-    subspace_rounding: str = _option(
+    subspace_rounding: str = option(
         "stochastic",
-        "How merged weights are rounded to bfloat16: stochastic loses no small update on average; "
-        "nearest loses them.",
+        "How merged weights are rounded to bfloat16: `stochastic` loses no small update on "
+        "average; `nearest` does.",
         ROUNDINGS,
     )
-    subspace_others: list[str] = _option(  # noqa: RUF009
+    subspace_others: list[str] = option(  # noqa: RUF009
         list(OTHERS),
-        "What else of the model is trained, as usual: any of norms (and biases), embeddings, head "
-        "and rest (other matrices), or none.",
+        "What else is trained, as usual: any of `norms` (and biases), `embeddings`, `head` and "
+        "`rest` (other matrices); or `none`.",
     )
 
     def __post_init__(self) -> None:

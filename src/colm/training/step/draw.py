@@ -27,7 +27,6 @@ from colm.data import SOURCE_COLUMN, source_counts, source_of, source_values
 from colm.randomness import keyed_generator
 from colm.training.example import Example
 
-CANDIDATE_SAMPLINGS = ("uniform", "unimax", "inverse_source_size")
 #: Training goes on to learn from an example about as often.  Paper: Muennighoff et al. 2023,
 #: "Scaling Data-Constrained Language Models".
 MOST_REPEATS = 4

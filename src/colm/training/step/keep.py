@@ -18,7 +18,7 @@ from torch import Tensor
 from colm.coreset.coreset_selector import CoresetSelector
 from colm.coreset.selection import Selection
 from colm.training.example import WEIGHT_KEY, Example, token_count, without_labels
-from colm.training.options.config import SelectionArguments
+from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.candidate_table import CandidateTable, tabulate
 from colm.training.processes.dealing import deal
 from colm.training.processes.exchange import Exchange

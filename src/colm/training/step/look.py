@@ -20,7 +20,7 @@ from colm.gradients.patching import evaluation_mode
 from colm.gradients.projections import SPREAD
 from colm.randomness import keyed_generator
 from colm.training.example import Example, label_token_count, token_count, whole_numbers
-from colm.training.options.config import SelectionArguments
+from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.candidate_table import CandidateTable
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.lockstep import Lockstep, make_filler

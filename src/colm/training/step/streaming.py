@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from colm.coreset.coreset_selector import SMALL_SOURCES_AUTO
-from colm.training.options.config import SelectionArguments
+from colm.training.options.selection_arguments import SelectionArguments
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,211 @@
+"""The options of selection: what each is, may be and does, said once.
+
+`colm.CoLMConfig`, the command line, its help and the tables of ``docs/configuration.md`` are made
+of these fields. What is not given of those that a selector decides is as its record says (see
+`colm.coreset.registry`); after construction every field holds a value. Symbols: n examples in the
+large mini-batch, r kept, d feature size, h kept dimensions.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from colm.checks import as_names
+from colm.coreset.coreset_selector import NORMALIZATIONS
+from colm.coreset.mixture import ALLOCATIONS, CANDIDATE_SAMPLINGS
+from colm.coreset.registry import available_selectors
+from colm.coreset.similarity import METRICS
+from colm.coreset.sparsify import CRITERIA
+from colm.gradients.projections import PROJECTIONS, SPREAD
+from colm.gradients.value_gradients import ESTIMATORS
+from colm.training.options.by_selector import options_by_selector
+from colm.training.options.former import refuse_former
+from colm.training.options.option_checks import SCOPES, check_options
+from colm.training.options.plain_options import check_plain_options
+
+#: What people set of the options of selection, in the order that help shows; the rest is for who
+#: compares methods.
+OFTEN_SET = (
+    "candidate_ratio",
+    "selector",
+    "source_column",
+    "small_sources",
+    "candidate_sampling",
+    "gradient",
+    "weighted",
+    "source_clusters",
+    "selection_scope",
+    "distance",
+)
+
+
+def option(default: Any, meaning: str, choices: Iterable[str] = ()) -> Any:
+    """A field of a configuration, with what is said of it in help and docs.
+
+    Args:
+        default: its value where none is given; ``None`` also where the selector decides.
+        meaning: what it does, in Markdown without links; help shows it without the marks.
+        choices: the values that there are; none where they cannot be listed.
+    """
+    metadata: dict[str, Any] = {"help": meaning}
+    if choices:
+        metadata["choices"] = list(choices)
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class SelectionArguments:
+    """The options of selection, shared by `CoLMConfig` and `CoLMTrainingArguments`.
+
+    With ``per_device_train_batch_size`` and ``gradient_accumulation_steps`` you set r, what is
+    trained on and what must fit in memory; ``candidate_ratio`` times as many are looked at.
+    """
+
+    candidate_ratio: float = option(
+        2.0,
+        "n / r: candidates looked at for each example trained on. 1 turns selection off; examples "
+        "are then drawn as `candidate_sampling` says, and all are trained on. n = "
+        "`per_device_train_batch_size` * `candidate_ratio` is rounded to a whole number; where the "
+        "data has fewer examples than a step would draw, all are drawn, and as many kept.",
+    )
+    selector: str = option(
+        "colm",
+        "The method: how the kept examples are chosen, and what the options are that are not "
+        "given. `colm`, medoids of gradients, source by source, small sources whole; `ssm`, "
+        "medoids of all candidates together, every source drawn equally often; "
+        "`balanced_sampling`, at random, all with the same probability, balanced by gradients: of "
+        "candidates that are alike, a part; `importance_sampling`, at random, those with large "
+        "gradients more often and with a smaller weight; `gradient_matching`, examples and weights "
+        "whose gradient is closest to that of all candidates; `mean_matching`, the kept mean "
+        "gradient closest to that of all, small sources whole; `random`; `none`, every candidate; "
+        "or a name registered "
+        "with `colm.register_selector`. All: "
+        f"{', '.join(f'`{name}`' for name in available_selectors())}.",
+    )
+    source_column: str | None = option(
+        None,
+        "Column that names an example's source, as text, a number or a class label. Default: "
+        "`source` where the data set has it, else all examples are one source.",
+    )
+    small_sources: list[str] = option(  # noqa: RUF009
+        None,
+        "Sources always kept whole: `auto`, those with fewer examples than the average source; "
+        "`none`; or names.",
+    )
+    candidate_sampling: str = option(
+        None,
+        "How candidates are drawn: `uniform`, each example once an epoch; `unimax`, every source "
+        "equally often as far as none of its examples is drawn more than 4 times in the run on "
+        "average; or `inverse_source_size`, with replacement and every source equally often.",
+        CANDIDATE_SAMPLINGS,
+    )
+    gradient: str = option(
+        None,
+        "The feature of an example: `exact`, the gradient of its loss in the last V projection; "
+        "`directional`, that gradient along random directions; `zeroth_order`, SPSA: finite "
+        "differences along them.",
+        ESTIMATORS,
+    )
+    weighted: bool = option(
+        None,
+        "Weighs each kept example in the training loss by the candidates it stands for; the loss "
+        "is then the weighted mean over label tokens.",
+    )
+    source_clusters: int | None = option(
+        None,
+        "For data whose sources are unknown: before training, the model reads every example once, "
+        "k-means puts their hidden states into so many clusters, and these are the sources. Needs "
+        "`pip install 'colm[clusters]'`; checkpoints keep the clusters.",
+    )
+    selection_scope: str = option(
+        "local",
+        "Each process selects among its own candidates (`local`), or among all (`global`); with "
+        "one process the two are the same.",
+        SCOPES,
+    )
+    distance: str = option(None, "Distance between features: `l1`, `l2` or `cosine`.", METRICS)
+
+    num_directions: int = option(
+        1, "Random directions averaged by the `directional` and `zeroth_order` gradients."
+    )
+    perturbation_scale: float = option(
+        1e-3, "Step of the finite difference of the `zeroth_order` gradient."
+    )
+    projections: list[str] = option(  # noqa: RUF009
+        None,
+        "Layers of the last decoder block whose gradients, side by side, are the features: any of "
+        "`q`, `k`, `v`, `o` and `mlp`; or `spread`: all linear maps of two blocks, the last and "
+        "the one a sixth of the layers back, with a softmax over the tokens that the candidates "
+        "contain, which is cheaper.",
+        (*PROJECTIONS, SPREAD),
+    )
+    prompt_features: bool = option(
+        False,
+        "Appends the last hidden state of the prompt to the features of `colm` and `ssm`, for data "
+        "whose sources are unknown.",
+    )
+    normalization: str = option(
+        None,
+        "`adam`: features are what Adam would make of each gradient; `rms`: gradients over their "
+        "root mean square among the candidates; `none`: the gradients, for SGD.",
+        NORMALIZATIONS,
+    )
+    kept_dimensions: int | None = option(
+        None,
+        "h, dimensions that `colm` keeps in each source, and `ssm` of all candidates. Default: the "
+        "model's hidden size.",
+    )
+    dimension_criterion: str = option(
+        None,
+        "Which dimensions are kept, the largest of: `gradient`, the mean feature; `weight`; "
+        "`weight_gradient`, their product; or `random`.",
+        CRITERIA,
+    )
+    allocation: str = option(
+        None,
+        "How large sources share what small ones leave: `proportional` to their candidates, "
+        "`balanced`, or `none`, all together.",
+        ALLOCATIONS,
+    )
+    reference_behaviour: bool = option(
+        False,
+        "Follows the published code where it differs from the papers: random directions drawn once "
+        "a run instead of at each step; selections that follow the order of the batch, ties going "
+        "to the last.",
+    )
+    selection_tokens: int | None = option(
+        None,
+        "Most tokens, padding included, in one forward pass of the selection. Default: as many as "
+        "take no more memory than a micro-batch of training, at most 8192.",
+    )
+    match_every: int = option(
+        0,
+        "Logs, every so many steps, how well the kept examples' gradient in all trained parameters "
+        "matches that of all candidates. It takes a backward pass of each candidate. 0: never.",
+    )
+
+    def __new__(cls, *_args: Any, **options: Any) -> "SelectionArguments":
+        """Name what took the place of an option that there was.
+
+        Raises:
+            ValueError: such an option is given.
+        """
+        refuse_former(options)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Settle what the selector decides and check each option.
+
+        Raises:
+            ValueError: one line that names the option, its value and the choices.
+        """
+        for name, value in options_by_selector(self.selector).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        self.small_sources = as_names("small_sources", self.small_sources)
+        self.projections = as_names("projections", self.projections)
+        check_options(self)
+        check_plain_options(self)
+        super().__post_init__()  # type: ignore[misc]
