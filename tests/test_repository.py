@@ -211,7 +211,7 @@ def test_configuration_page_says_what_each_selector_brings() -> None:
 
     page = (ROOT / "docs" / "configuration.md").read_text()
     section = page.partition("## One option names a method")[2].partition("As the papers")[0]
-    (base,) = re.findall(r"Where nothing else stands.*?\n\n", section, re.DOTALL)
+    (base,) = re.findall(r"Unless the table.*?\n\n", section, re.DOTALL)
     base = values_in(base)
     assert base.keys() == BASE_DEFAULTS.keys()
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, re.MULTILINE)

@@ -21,8 +21,8 @@ def check_whole(option: str, value: Any, least: int | None = None) -> int:
     """Return a whole number as an ``int``; numpy's and PyTorch's are taken, too.
 
     Raises:
-        ValueError: it is none, or below ``least``, or does not fit in 64 bits, as all that is saved
-            or sent must.
+        ValueError: it is no whole number, or below ``least``, or does not fit in 64 bits, as all
+            that is saved or sent must.
 
     Example:
         >>> check_whole("num_directions", 2, least=1)
@@ -41,7 +41,7 @@ def check_budget(budget: Any, n: int, least: int = 1) -> int:
     """Return a budget of ``least`` to n examples.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is anything else.
     """
     number = _index(budget)
     if number is None or not least <= number <= n:
@@ -52,10 +52,10 @@ def check_budget(budget: Any, n: int, least: int = 1) -> int:
 
 
 def check_not_negative(option: str, value: Any) -> None:
-    """Refuse what is no finite number of 0 or more.
+    """Refuse anything but a finite number of at least 0.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is anything else.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value):
@@ -65,10 +65,10 @@ def check_not_negative(option: str, value: Any) -> None:
 
 
 def check_choice(option: str, value: Any, choices: Iterable[str]) -> None:
-    """Refuse what is none of the choices.
+    """Refuse anything but one of the choices.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is anything else.
     """
     choices = tuple(choices)
     if not isinstance(value, str) or value not in choices:
@@ -76,7 +76,7 @@ def check_choice(option: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def check_matrix(option: str, value: Any, what: str = "a matrix") -> None:
-    """Refuse what is no real, dense ``[n, d]`` tensor.
+    """Refuse anything but a real, dense ``[n, d]`` tensor.
 
     Args:
         option: its name.
@@ -84,7 +84,7 @@ def check_matrix(option: str, value: Any, what: str = "a matrix") -> None:
         what: it must be, in words.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is anything else.
     """
     check_tensor(option, value, what)
     if value.ndim != 2:
@@ -92,10 +92,10 @@ def check_matrix(option: str, value: Any, what: str = "a matrix") -> None:
 
 
 def check_vector(option: str, value: Any, n: int) -> None:
-    """Refuse what is no real, dense ``[n]`` tensor.
+    """Refuse anything but a real, dense ``[n]`` tensor.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is anything else.
     """
     check_tensor(option, value, f"a vector of {n} entries")
     if value.shape != (n,):
@@ -103,10 +103,10 @@ def check_vector(option: str, value: Any, n: int) -> None:
 
 
 def check_tensor(option: str, value: Any, what: str) -> None:
-    """Refuse what is no real, dense tensor.
+    """Refuse anything but a real, dense tensor.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is anything else.
     """
     if not isinstance(value, Tensor):
         raise ValueError(f"{option} must be {what}, a torch.Tensor; got {shown(value)}.")
@@ -116,17 +116,17 @@ def check_tensor(option: str, value: Any, what: str) -> None:
 
 
 def check_generator(option: str, value: Any) -> None:
-    """Refuse what is no generator.
+    """Refuse anything but a generator.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is anything else.
     """
     if not isinstance(value, torch.Generator):
         raise ValueError(f"{option} must be a torch.Generator; got {shown(value)}.")
 
 
 def check_flags(**flags: Any) -> None:
-    """Refuse what is neither true nor false.
+    """Refuse anything but true or false.
 
     Raises:
         ValueError: one of them.
@@ -188,7 +188,7 @@ def check_number(
     whole: bool = False,
     instead: str = "",
 ) -> None:
-    """Refuse what is no number, or not between its bounds: ``least`` and ``most`` are allowed.
+    """Refuse anything but a number between its bounds: ``least`` and ``most`` are allowed.
 
     ``instead`` says what else the option may be.
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from colm.coreset.balanced_sampling import balanced_sampling
 from colm.coreset.gradient_matching import gradient_matching
-from colm.coreset.gram import centred_gram
+from colm.coreset.gram import centered_gram
 from colm.coreset.gram_schmidt_walk import _DOWNDATES, _Norms
 
 FALSE_ALARM = 1e-6
@@ -263,7 +263,7 @@ def test_inverses_do_not_lose_digits():
     """After 250 of 300 rows are gone, some of them alike and none with noise."""
     rows = features(7, 300, 20)
     rows[::3] = rows[1::3]
-    gram = centred_gram(rows)
+    gram = centered_gram(rows)
     norms = _Norms(gram / gram.diagonal().mean(), 0.0)
     order = torch.randperm(300, generator=seeded(0))
     for start in range(0, 250, 5):

@@ -110,7 +110,7 @@ def describe_error(error: Exception) -> str | None:
 
 
 def is_of_the_machine(error: BaseException) -> bool:
-    """Tell what the operating system refuses, whoever asked it: a name too long, a full disk.
+    """Tell errors of the operating system, whoever caused them: a name too long, a full disk.
 
     Args:
         error: Exception that was caught.

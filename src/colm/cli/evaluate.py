@@ -154,7 +154,7 @@ def run(namespace: argparse.Namespace) -> int:
     set_environment(TQDM_DISABLE="1")
     silence_bitsandbytes()
     with warnings.catch_warnings():
-        # What the libraries will change one day is not for who evaluates.
+        # Deprecations inside other libraries: users can do nothing about them.
         warnings.simplefilter("ignore", FutureWarning)
         output, result = evaluate(namespace, OPTION_NAMES)
         result["seconds"] = round(time.monotonic() - began, 1)
@@ -167,7 +167,7 @@ def run(namespace: argparse.Namespace) -> int:
 
 
 def _check(namespace: argparse.Namespace) -> None:
-    """Refuse what argparse lets pass."""
+    """Refuse values that argparse takes and that cannot be."""
     check_counts(namespace, ["max_new_tokens", "batch_size", "limit", "max_length"])
     if not 0 < namespace.program_seconds < float("inf"):
         raise ValueError(

@@ -1,6 +1,6 @@
-"""What the libraries read from the environment and say, as commands want it.
+"""How other libraries behave under a command: their environment variables, and what they print.
 
-Called before they are imported: most of it they read once.
+To be called before they are imported, which is when they read most of it.
 """
 
 import logging
@@ -21,7 +21,7 @@ _VARIABLES = {
 
 
 def set_environment(**more: str) -> None:
-    """Set what the libraries read when they are first imported, unless the user has.
+    """Set the environment variables that libraries read on import, where the user has set none.
 
     Args:
         more: Further variables and their values.
@@ -31,12 +31,12 @@ def set_environment(**more: str) -> None:
 
 
 def silence_bitsandbytes() -> None:
-    """Silence what it says on import of what this machine's processor cannot do, unasked."""
+    """Silence what it logs on import about the processor of this machine."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class _Formatter(logging.Formatter):
-    """One line a note, whatever the names in it hold."""
+    """Formats each note as one line, also where names in it have line breaks."""
 
     def format(self, record: logging.LogRecord) -> str:
         from colm.names import one_line
@@ -46,7 +46,7 @@ class _Formatter(logging.Formatter):
 
 @contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Show colm's notes of the first process, and progress bars where someone watches."""
+    """Print colm's notes on stderr, in the first process alone, and bars only on a terminal."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -60,7 +60,7 @@ def run(namespace: argparse.Namespace) -> int:
     """
     silence_bitsandbytes()
     with warnings.catch_warnings():
-        # What the libraries deprecate is not for who plans.
+        # Deprecations inside other libraries: users can do nothing about them.
         warnings.simplefilter("ignore", FutureWarning)
         from colm.planning.plan import make_plan
 

@@ -74,7 +74,7 @@ def run(namespace: argparse.Namespace) -> int:
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Refuse to write over what is no report."""
+    """Refuse to write over a file that is no report."""
     from colm.reports import is_report
 
     if output.is_dir():

@@ -27,7 +27,7 @@ from colm.checks import (
     check_not_negative,
 )
 from colm.coreset.balanced_sampling import NOISE
-from colm.coreset.gram import centred_gram, product_tolerance, shares_of
+from colm.coreset.gram import centered_gram, product_tolerance, shares_of
 
 
 class GradientMatching(NamedTuple):
@@ -86,7 +86,7 @@ def gradient_matching(
     for option, value in (("noise", noise), ("tie_tolerance", tie_tolerance)):
         check_not_negative(option, value)
     shares = shares_of(target, len(features))
-    gram = centred_gram(features, shares)
+    gram = centered_gram(features, shares)
     tolerance = product_tolerance(features, gram, tie_tolerance)
     indices, chosen = _Pursuit(gram, shares, noise).run(budget, tolerance)
     error = (chosen @ gram[indices][:, indices] @ chosen).clamp(min=0).sqrt()

@@ -10,7 +10,7 @@ from colm.checks import check_vector
 _COLUMNS_AT_ONCE = 8192
 
 
-def centred_gram(features: Tensor, shares: Tensor | None = None) -> Tensor:
+def centered_gram(features: Tensor, shares: Tensor | None = None) -> Tensor:
     """Return the ``[n, n]`` inner products of the rows less their mean, float64 on the CPU.
 
     Costs O(n^2 d), some columns at a time.

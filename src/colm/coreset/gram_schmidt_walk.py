@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from colm.checks import check_budget, check_generator, check_matrix, check_not_negative
-from colm.coreset.gram import centred_gram, shares_of
+from colm.coreset.gram import centered_gram, shares_of
 
 # Probabilities as close as this to 0 or 1 are that.
 _ROUNDING = 1e-5
@@ -26,7 +26,7 @@ def around_mean(
     noise: float,
     generator: torch.Generator,
 ) -> tuple[int, Tensor, Tensor]:
-    """Check what a draw around the mean of all rows is given; return budget, shares and products.
+    """Check the arguments of a draw around the mean of all rows, and compute what the draw goes by.
 
     Args:
         features: ``[n, d]`` finite, one row an example.
@@ -47,7 +47,7 @@ def around_mean(
     check_not_negative("noise", noise)
     check_generator("generator", generator)
     shares = shares_of(target, len(features))
-    return budget, shares, centred_gram(features, shares)
+    return budget, shares, centered_gram(features, shares)
 
 
 def distance_from_mean(gram: Tensor, kept: Tensor, weights: Tensor) -> float:

@@ -50,7 +50,7 @@ def importance_sampling(
     target: Tensor | None = None,
     noise: float = NOISE,
 ) -> ImportanceSampling:
-    """Draw examples, those with large gradients more often, and weigh them by one over how often.
+    """Draw examples, large gradients with a higher probability, and weigh each by its inverse.
 
     Computed in float64. Costs O(n^2 d) for the Gram matrix and O(n^3) for the walk.
 

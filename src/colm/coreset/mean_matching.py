@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from colm.checks import check_budget, check_matrix, check_not_negative
-from colm.coreset.gram import centred_gram, product_tolerance
+from colm.coreset.gram import centered_gram, product_tolerance
 
 # Swaps seldom number more than r; the bound only keeps a hostile input from running for long.
 _MOST_SWAPS_PER_EXAMPLE = 10
@@ -59,7 +59,7 @@ def mean_matching(features: Tensor, budget: int, *, tie_tolerance: float = 0.0) 
     check_matrix("features", features)
     budget = check_budget(budget, len(features))
     check_not_negative("tie_tolerance", tie_tolerance)
-    gram = centred_gram(features)
+    gram = centered_gram(features)
     tolerance = product_tolerance(features, gram, tie_tolerance)
     indices = _swap(gram, _herd(gram, budget, tolerance), tolerance)
     error = gram[indices][:, indices].sum().clamp(min=0).sqrt() / budget

@@ -1,8 +1,8 @@
 """The selectors by name, and how a user adds one.
 
 A selector is a function ``(candidates, budget, generator) -> rows``. Beside it stands what it needs
-and which options it brings: its record is the one place that says what an option is where nobody
-said it. All that come with the library are registered at the end of this module.
+and which defaults it brings: its record is the one place where the default of such an option
+stands. All that come with the library are registered at the end of this module.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ BASE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "candidate_sampling": "uniform",
     }
 )
-#: What is no keyword of `register_selector` any more, and what says it now.
+#: Keywords of `register_selector` in earlier versions, and what replaces each.
 _OLD_KEYWORDS = {
     "keeps_small_sources": "defaults={'small_sources': 'auto'}",
     "weighs": "defaults={'weighted': True}",
@@ -84,7 +84,7 @@ def register_selector(
         defaults: options that it brings, such as ``{"small_sources": "auto"}`` to keep small
             sources whole, or ``{"weighted": True}`` to weigh what is kept in the loss. What is not
             named is as in ``BASE_DEFAULTS``.
-        **old: keywords that there were, which are refused.
+        **old: keywords of earlier versions, which are refused.
 
     Returns:
         A decorator that leaves the function as it is.
@@ -123,7 +123,7 @@ def register_selector(
 
 
 def _refuse_old(keywords: Mapping[str, Any]) -> None:
-    """Name what took the place of a keyword that there was."""
+    """Refuse keywords of earlier versions, and name what replaces them."""
     for keyword in keywords:
         if keyword in _OLD_KEYWORDS:
             raise ValueError(

@@ -69,7 +69,7 @@ def run_comparison(namespace: argparse.Namespace, folder: Path) -> "Comparison":
         return StepProgress(_show, small)
 
     with warnings.catch_warnings():
-        # What the libraries will change one day is not for who watches a demo.
+        # Deprecations inside other libraries: users can do nothing about them.
         warnings.simplefilter("ignore", FutureWarning)
         result = compare(_arms(), setting, make_callback)
     return _report(result, sizes, small, settings, _notes(material))

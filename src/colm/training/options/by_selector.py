@@ -1,4 +1,4 @@
-"""What the options are that a selector decides, as a configuration has them."""
+"""The defaults that a selector brings, as values of a configuration."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ _NAMES = ("projections", "small_sources")
 
 
 def options_by_selector(selector: str) -> dict[str, Any]:
-    """Return what each option that a selector decides is where it is not given.
+    """Return the default of every option that the selector decides.
 
     Args:
         selector: a name of `colm.available_selectors`.
 
     Returns:
-        Values as a configuration has them; lists are nobody else's.
+        Values as a configuration holds them, in new lists.
 
     Raises:
         ValueError: there is no such selector.
@@ -32,7 +32,7 @@ def options_by_selector(selector: str) -> dict[str, Any]:
 
 
 def brought_by(args: Any, option: str) -> str:
-    """Return what an error says of an option that is as the selector brings it, else nothing.
+    """Return the words of an error that trace a default to the selector, empty for other values.
 
     Args:
         args: a configuration, settled.

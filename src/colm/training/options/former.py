@@ -1,8 +1,8 @@
-"""Options that there were, and what says the same now."""
+"""Options of earlier versions, and what replaces each."""
 
 from collections.abc import Iterable, Mapping
 
-#: Former option -> what to say in its place.
+#: Former option -> what the error says of it.
 FORMER: Mapping[str, str] = {
     "preset": (
         "selector names a method and brings its options (colm, ssm); gradient=zeroth_order is the "
@@ -30,13 +30,13 @@ FORMER: Mapping[str, str] = {
 
 
 def refuse_former(names: Iterable[str]) -> None:
-    """Name what took the place of an option.
+    """Refuse options of earlier versions, and name what replaces them.
 
     Args:
         names: of options, without dashes before them.
 
     Raises:
-        ValueError: one of them is a former one; one line that says what to set instead.
+        ValueError: one of them is such an option; one line says what to set instead.
     """
     for name in names:
         if name in FORMER:

@@ -1,4 +1,4 @@
-"""What each option of selection may be, one by one and beside the others.
+"""What each option of selection may be, alone and together with others.
 
 Checked when a configuration is made, before there is a model or data; what these allow is for
 `colm.training.limits`.
@@ -65,7 +65,7 @@ def check_options(args: Any) -> None:
 
 
 def _check_projections(args: Any) -> None:
-    """Refuse projections that are none, and what does not go with those of two blocks."""
+    """Refuse unknown projections, and options that do not go with those of two blocks."""
     for name in args.projections or [""]:
         check_choice("projections", name, (*PROJECTIONS, SPREAD))
     if len(set(args.projections)) < len(args.projections):

@@ -1,4 +1,4 @@
-"""What options of transformers, TRL and PEFT may be, where they would take anything.
+"""Bounds of options that transformers, TRL and PEFT leave unchecked.
 
 A negative length trains on what is left from the other end, an infinite learning rate saves a model
 of NaN, a limit of no checkpoints keeps them all: nobody means that, and none of it is said. What
@@ -74,7 +74,7 @@ _EVERY = {
 
 
 def check_plain_options(args: Any) -> None:
-    """Refuse an option of the plain trainers that none of them could mean.
+    """Refuse values of the plain trainers' options that nobody can mean.
 
     Args:
         args: a configuration of transformers or TRL, before its own checks.
@@ -105,7 +105,7 @@ def check_plain_options(args: Any) -> None:
 
 
 def check_adapter_options(model: Any) -> None:
-    """Refuse an option of adapters that PEFT takes and that trains nothing.
+    """Refuse values of adapter options that PEFT takes, and that would train nothing.
 
     Args:
         model: TRL's ``ModelConfig``.

@@ -72,8 +72,8 @@ class SelectionArguments:
     )
     selector: str = option(
         "colm",
-        "The method: how the kept examples are chosen, and what the options are that are not "
-        "given. `colm`, medoids of gradients, source by source, small sources whole; `ssm`, "
+        "The method: how the kept examples are chosen, and the defaults of the options that depend "
+        "on it. `colm`, medoids of gradients, source by source, small sources whole; `ssm`, "
         "medoids of all candidates together, every source drawn equally often; "
         "`balanced_sampling`, at random, all with the same probability, balanced by gradients: of "
         "candidates that are alike, a part; `importance_sampling`, at random, those with large "
@@ -187,16 +187,16 @@ class SelectionArguments:
     )
 
     def __new__(cls, *_args: Any, **options: Any) -> "SelectionArguments":
-        """Name what took the place of an option that there was.
+        """Refuse options of earlier versions.
 
         Raises:
-            ValueError: such an option is given.
+            ValueError: one is given; the line names what replaces it.
         """
         refuse_former(options)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        """Settle what the selector decides and check each option.
+        """Fill in the defaults that the selector brings, and check each option.
 
         Raises:
             ValueError: one line that names the option, its value and the choices.

@@ -1,7 +1,8 @@
 """Examples as bytes, for the process that trains on them: numbers as they are, the rest as JSON.
 
 A packet is a header in JSON behind its length, then the numbers of all columns. Reading one can
-run nothing: it holds no code and names no class.
+run nothing: it holds no code and names no class. It is no safetensors file: that would name each
+column of each example once more, in a header of its own.
 """
 
 import json
