@@ -160,7 +160,7 @@ def test_what_cannot_be_is_one_line(
 
 
 def test_an_accelerator_without_bfloat16_has_float32(monkeypatch) -> None:
-    from colm.runs.demo_comparison import _precision
+    from colm.runs.demo import _precision
     from colm.training.options import hardware
 
     assert _precision() in ("bfloat16", "float32")

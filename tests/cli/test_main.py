@@ -140,7 +140,7 @@ def build_for_cuda(monkeypatch) -> None:
 
 
 def test_an_accelerator_that_is_not_there_is_none(build_for_cuda, capsys) -> None:
-    from colm.runs.demo_comparison import _machine
+    from colm.runs.demo import _machine
 
     assert main(["env"]) == 0
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

@@ -1,14 +1,17 @@
 """Arms start the same and draw the same; what is shown meanwhile."""
 
+import io
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 
+from colm.cli.terminal import Saying
 from colm.runs.arms import ArmOptions, Setting, compare
 from colm.runs.pretrained import load_model, load_tokenizer
-from colm.runs.progress import StepProgress, duration_in_words, selection_in_words
+from colm.runs.progress import StepProgress, selection_in_words
+from colm.runs.saying import AnsweringProgress, duration_in_words
 
 ARMS = [
     ArmOptions("CoLM", {"selector": "colm"}),
@@ -155,3 +158,29 @@ def test_selection_in_words(logs: dict, small: list[str], words: str) -> None:
 )
 def test_durations_round_up_to_the_next_unit(seconds: float, words: str) -> None:
     assert duration_in_words(seconds) == words
+
+
+def test_answering_is_told_as_it_begins_ends_and_now_and_then() -> None:
+    told, now = [], iter([0.0, 1.0, 11.0, 81.0, 90.0])
+    progress = AnsweringProgress(
+        lambda line, kept=True: told.append((line, kept)), clock=lambda: next(now)
+    )
+    for done in (2, 4, 6, 8):
+        progress("sums", "chain", done, 8)
+    assert [kept for _, kept in told] == [True, False, True, True]
+    assert told[0][0] == "sums  chain  2/8"
+    assert "sums  chain  4/8  5.0 s a question, 20 s left" in told[1][0]
+
+
+def test_on_a_terminal_a_line_that_need_not_stay_is_written_over() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    watched, piped = Terminal(), io.StringIO()
+    for stream in (watched, piped):
+        say = Saying(stream)
+        say("1/2", kept=False)
+        say("2/2")
+    assert watched.getvalue() == "\r\x1b[K1/2\r\x1b[K2/2\n"
+    assert piped.getvalue() == "2/2\n"

@@ -3,11 +3,13 @@
 import argparse
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colm.cli.libraries import set_environment, silence_bitsandbytes
 from colm.cli.parsing import check_counts
+from colm.cli.terminal import Saying
 
 if TYPE_CHECKING:
     from colm.reports import Comparison
@@ -105,8 +107,6 @@ def run(namespace: argparse.Namespace) -> int:
         ValueError: An option, the data, the model or the output folder cannot be used.
         FileNotFoundError: A data file is not there.
     """
-    from colm.runs.demo_comparison import run_comparison
-
     began = time.monotonic()
     check_counts(namespace, ["steps", "batch_size", "held_out", "max_length"])
     folder = choose_folder(namespace.output_dir)
@@ -114,11 +114,21 @@ def run(namespace: argparse.Namespace) -> int:
     set_environment(**({} if downloads else WITHOUT_BARS))
     silence_bitsandbytes()
     try:
-        comparison = run_comparison(namespace, folder)
+        comparison = _compare(namespace, folder)
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
     _finish(comparison, folder, time.monotonic() - began)
     return 0
+
+
+def _compare(namespace: argparse.Namespace, folder: Path) -> "Comparison":
+    """Load what the comparison needs, which takes a while, and make it."""
+    say = Saying()
+    say("Loading libraries, model and data (the first time, half a minute more) ...")
+    from colm.runs.demo import DemoOptions, run_comparison
+
+    options = {each.name: getattr(namespace, each.name) for each in fields(DemoOptions)}
+    return run_comparison(DemoOptions(**options), folder, say)
 
 
 def choose_folder(output_dir: str | None) -> Path:
@@ -154,8 +164,8 @@ def _is_taken(folder: Path) -> bool:
 def _finish(comparison: "Comparison", folder: Path, seconds: float) -> None:
     """Print the tables, write the report and say where it is."""
     from colm.reports import headline, source_table, summary_table, write_report
-    from colm.runs.demo_comparison import ADAPTER_NAME
-    from colm.runs.progress import duration_in_words
+    from colm.runs.demo import ADAPTER_NAME
+    from colm.runs.saying import duration_in_words
 
     report = write_report(folder / REPORT_NAME, comparison)
     print(f"\n{headline(comparison)}.\n")

@@ -1,14 +1,16 @@
 """``colm evaluate``: how many questions a model answers rightly, and its held-out loss."""
 
 import argparse
-import time
+import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from colm.cli.libraries import set_environment, silence_bitsandbytes
 from colm.cli.parsing import check_counts
+from colm.cli.terminal import Saying
 
 METHOD_CHOICES = ("auto", "program", "chain", "direct", "options")
 DTYPE_CHOICES = ("auto", "bfloat16", "float16", "float32")
@@ -106,11 +108,6 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-#: Options that say what is found; the others say where it goes.
-OPTION_NAMES = sorted(
-    {name.removeprefix("--") for name in OPTIONS} - {"output", "resume", "no_resume"},
-)
-
 
 def add_parser(subparsers: Any) -> None:
     """Add the command and its options.
@@ -146,20 +143,17 @@ def run(namespace: argparse.Namespace) -> int:
         ValueError: An option, the data, the model or what lies at the output cannot be used.
         FileNotFoundError: A file is not there.
     """
-    from colm.runs.evaluate import evaluate, table
-    from colm.runs.evaluation_file import write_result
-
-    began = time.monotonic()
     _check(namespace)
     set_environment(TQDM_DISABLE="1")
     silence_bitsandbytes()
     with warnings.catch_warnings():
         # Deprecations inside other libraries: users can do nothing about them.
         warnings.simplefilter("ignore", FutureWarning)
-        output, result = evaluate(namespace, OPTION_NAMES)
-        result["seconds"] = round(time.monotonic() - began, 1)
-        write_result(result, output)
-    print(table(result))
+        from colm.runs.evaluate import EvaluationOptions, evaluate
+
+        options = {each.name: getattr(namespace, each.name) for each in fields(EvaluationOptions)}
+        output, result = evaluate(EvaluationOptions(**options), Saying(sys.stderr))
+    print(describe_evaluation(result))
     for note in result["notes"]:
         print(f"\n{note}")
     print(f"\nresult  {output}")
@@ -181,16 +175,41 @@ def _check(namespace: argparse.Namespace) -> None:
             "asks for programs everywhere"
         )
     if namespace.output:
-        _check_output(Path(namespace.output), namespace.resume)
+        from colm.runs.evaluation_file import check_output
+
+        check_output(Path(namespace.output), namespace.resume)
 
 
-def _check_output(output: Path, resume: bool) -> None:
-    """Refuse a file that cannot be the output, before a model is loaded."""
-    from colm.runs.evaluate import journal_of
+def describe_evaluation(result: Mapping[str, Any]) -> str:
+    """Return accuracy by set and held-out loss by source as text.
 
-    if output.is_dir():
-        raise ValueError(f"--output {output} is a folder; name a file")
-    if output.exists() and resume and not journal_of(output).exists():
-        raise ValueError(
-            f"--output {output} is there already; name another, or write over it with --no_resume"
-        )
+    Args:
+        result: What was written.
+
+    Returns:
+        One table, or two.
+    """
+    from colm.reports.tables import Table
+
+    parts = []
+    if "sets" in result:
+        rows = [
+            [
+                name,
+                each["method"],
+                str(each["questions"]),
+                f"{each['accuracy']:.1%}",
+                f"{each['standard_error']:.1%}",
+                str(each["answered_by"].get("program", 0)) if "programs" in each else "-",
+            ]
+            for name, each in result["sets"].items()
+        ]
+        rows.append(["macro", "", "", f"{result['accuracy']:.1%}", "", ""])
+        head = ["set", "method", "questions", "right", "standard error", "by program"]
+        parts.append(Table(head, rows).to_text())
+    if "held_out" in result:
+        loss = result["held_out"]
+        sources = [[source, f"{value:.4f}"] for source, value in loss["by_source"].items()]
+        means = [[name, f"{loss[name]:.4f}"] for name in ("macro", "micro")]
+        parts.append(Table(["held-out loss", ""], [*sources, *means]).to_text())
+    return "\n\n".join(parts)

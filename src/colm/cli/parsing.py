@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from colm.runs.arguments import SFTArguments
@@ -45,12 +45,28 @@ def _underscored(option: str) -> str:
     return f"--{option.removeprefix('--').replace('-', '_')}"
 
 
-def add_sft_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command take every option of ``colm sft`` beside its own, and list recipes alone.
+def add_sft_command(
+    subparsers: Any, name: str, *, summary: str, usage: str, description: str
+) -> argparse.ArgumentParser:
+    """Add a command that takes every option of ``colm sft`` beside its own, and lists recipes.
 
     Args:
-        parser: of the command, which must not take abbreviations.
+        subparsers: What ``add_subparsers`` returned.
+        name: Of the command.
+        summary: A line on it.
+        usage: Its own options, as the usage shows them.
+        description: What it does.
+
+    Returns:
+        The parser, to which the command's own options are to be added.
     """
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        allow_abbrev=False,
+        help=summary,
+        usage=f"colm {name} [--config FILE]... {usage} [any option of colm sft]",
+        description=f"{description} Takes every option of colm sft, which colm sft --help lists.",
+    )
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -59,13 +75,14 @@ def add_sft_options(parser: argparse.ArgumentParser) -> None:
         "later ones go before earlier ones",
     )
     parser.set_defaults(takes_rest=True)
+    return parser
 
 
 def parse_sft_options(namespace: argparse.Namespace) -> "SFTArguments":
     """Parse the options of ``colm sft`` that a command was given.
 
     Args:
-        namespace: What the parser of `add_sft_options` returned.
+        namespace: What the parser of `add_sft_command` returned.
 
     Returns:
         The options of the run.

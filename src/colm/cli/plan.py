@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from colm.cli.libraries import silence_bitsandbytes
-from colm.cli.parsing import add_sft_options, parse_sft_options
+from colm.cli.parsing import add_sft_command, parse_sft_options
 
 if TYPE_CHECKING:
     from colm.planning.plan import Plan, StepPlan
@@ -26,17 +26,14 @@ def add_parser(subparsers: Any) -> None:
     Args:
         subparsers: What ``add_subparsers`` returned.
     """
-    parser = subparsers.add_parser(
+    parser = add_sft_command(
+        subparsers,
         "plan",
-        allow_abbrev=False,
-        help="what a step of colm sft would hold and do, before anything is loaded",
-        usage="colm plan [--config FILE]... [--tokens T] [--accelerator] [--json] "
-        "[any option of colm sft]",
+        summary="what a step of colm sft would hold and do, before anything is loaded",
+        usage="[--tokens T] [--accelerator] [--json]",
         description="Print parameters, memory and work of a step of colm sft and of plain steps on "
-        "r, n and 2n examples. Of the model only its configuration is read; of the data nothing. "
-        "Takes every option of colm sft, which colm sft --help lists.",
+        "r, n and 2n examples. Of the model only its configuration is read; of the data nothing.",
     )
-    add_sft_options(parser)
     parser.add_argument(
         "--tokens", type=int, metavar="T", help="tokens of an example (default: max_length)"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colm.cli.libraries import notes_on_stderr
-from colm.cli.parsing import add_sft_options, check_counts, parse_sft_options
+from colm.cli.parsing import add_sft_command, check_counts, parse_sft_options
 
 if TYPE_CHECKING:
     from colm.runs.kept_shares import Candidate, Share
@@ -24,19 +24,17 @@ def add_parser(subparsers: Any) -> None:
     Args:
         subparsers: What ``add_subparsers`` returned.
     """
-    parser = subparsers.add_parser(
+    parser = add_sft_command(
+        subparsers,
         "select",
-        allow_abbrev=False,
-        help="a dry run: what a selector would keep, by source",
-        usage="colm select [--config FILE]... [--batches N] [--output FILE] "
-        "[any option of colm sft]",
+        summary="a dry run: what a selector would keep, by source",
+        usage="[--batches N] [--output FILE]",
         description="Load model and data as colm sft would, draw the candidates of its first "
         "steps as it would, and print what it would keep of each source. Nothing is trained, and "
         "nothing written but --output; output_dir is not touched. So the first step is what the "
-        "run itself keeps, later ones are what it would keep if its weights did not move. Takes "
-        "every option of colm sft, which colm sft --help lists; one process only.",
+        "run itself keeps, later ones are what it would keep if its weights did not move. One "
+        "process only.",
     )
-    add_sft_options(parser)
     parser.add_argument(
         "--batches",
         type=int,

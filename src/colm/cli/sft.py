@@ -32,9 +32,10 @@ def run(namespace: argparse.Namespace) -> int:
     """
     with notes_on_stderr():
         if {"-h", "--help"} & set(namespace.rest):
-            from colm.runs.option_help import print_help
+            from colm.runs.option_help import parts_of_help
 
-            print_help()
+            for part in parts_of_help():
+                print(part, end="", flush=True)
             raise SystemExit(0)
         from colm.runs.arguments import parse_arguments
 

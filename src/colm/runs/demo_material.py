@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+from datasets import Dataset
+
+from colm.data import SOURCE_COLUMN, Source, format_dataset, generated, load_mixture
+from colm.data.sources import split_evenly
 
 #: Column of the held-out examples that says which record each was made from.
 RECORD_COLUMN = "record"
@@ -25,8 +27,8 @@ class Material:
     """
 
     name: str
-    train: "Dataset"
-    held_out: "Dataset"
+    train: Dataset
+    held_out: Dataset
     source_column: str
     score: Callable[[str, int], float] | None = None
 
@@ -42,8 +44,6 @@ def generate_material(seed: int, held_out_per_source: int, conversational: bool)
     Returns:
         The material.
     """
-    from colm.data import SOURCE_COLUMN, generated
-
     mixture = generated.generate_mixture(seed, held_out_per_source, conversational=conversational)
     split = mixture.to_split()
     return Material(
@@ -78,9 +78,6 @@ def read_material(
         FileNotFoundError: A file is not there.
         ValueError: A file cannot be read or understood.
     """
-    from colm.data import SOURCE_COLUMN, Source, format_dataset, load_mixture
-    from colm.data.sources import split_evenly
-
     column = source_column or SOURCE_COLUMN
 
     def prepare(dataset: Any, _: str) -> Any:
@@ -97,6 +94,6 @@ def read_material(
     return Material(f"records of {names}", train, _numbered(held_out), column)
 
 
-def _numbered(held_out: "Dataset") -> "Dataset":
+def _numbered(held_out: Dataset) -> Dataset:
     """The held-out examples with their numbers, which outlast tokenising and filtering."""
     return held_out.add_column(RECORD_COLUMN, list(range(len(held_out))))

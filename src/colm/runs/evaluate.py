@@ -1,298 +1,287 @@
-"""The result of ``colm evaluate``: made step by step, told on the way, and shown as a table."""
+"""What ``colm evaluate`` does: read the questions, load the model, ask, judge, write the result."""
 
-import argparse
 import hashlib
 import importlib.util
-import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colm.runs.answering_progress import AnsweringProgress
-from colm.runs.evaluation_file import check_replaceable, digest, result_file, trained_steps
+from colm.data import check_file
+from colm.evaluation import held_out_loss
+from colm.evaluation.asking import Asked, ask, choose_method, heading
+from colm.evaluation.fingerprint import weights_digest
+from colm.evaluation.journal import Journal
+from colm.evaluation.judging.equivalence import FormulaComparison
+from colm.evaluation.programs import PROGRAM_REQUEST
+from colm.evaluation.prompt_tokens import check_prompts
+from colm.evaluation.questions import QuestionSet, read_question_sets
+from colm.evaluation.results import macro_accuracy, set_results
+from colm.runs.evaluation_file import (
+    check_replaceable,
+    digest,
+    journal_of,
+    result_file,
+    trained_steps,
+    write_result,
+)
+from colm.runs.saying import AnsweringProgress, Say
 from colm.versions import library_versions
 
 if TYPE_CHECKING:
-    from colm.evaluation.asking import Asked
-    from colm.evaluation.questions import QuestionSet
     from colm.runs.evaluated import EvaluatedModel
 
 _FORMAT = "colm evaluation 1"
-JOURNAL_ENDING = ".answers.jsonl"
+#: Options that say where a result goes; the others say what is found, and stand in it.
+_OF_THE_OUTPUT = ("model", "output", "resume")
 
 
-def journal_of(output: Path) -> Path:
-    """Return the file of the answers that are kept while a result is made."""
-    return output.with_name(f"{output.name}{JOURNAL_ENDING}")
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """The options of ``colm evaluate``, checked."""
+
+    model: str
+    data: Sequence[str]
+    output: str | None
+    resume: bool
+    method: str
+    programs: bool
+    max_new_tokens: int | None
+    batch_size: int
+    limit: int | None
+    program_request: str | None
+    program_seconds: float
+    length_normalized: bool
+    held_out: str | None
+    source_column: str | None
+    max_length: int
+    dtype: str
+    device: str
+    trust_remote_code: bool
 
 
-def evaluate(namespace: argparse.Namespace, options: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """Return the result of everything that was asked for, and the file that it is to be written to.
+def evaluate(options: EvaluationOptions, say: Say) -> tuple[Path, dict[str, Any]]:
+    """Evaluate a model on everything that was asked for, and write the result.
 
-    Answers are kept beside that file as they come.
+    Answers are kept beside its file as they come.
 
     Args:
-        namespace: The options of ``colm evaluate``.
-        options: Names of the options that the result records.
+        options: What to evaluate, on what and how.
+        say: Takes lines on how far it has come.
 
     Returns:
-        The file, which may be written over, and JSON values.
+        The file of the result, and the result.
 
     Raises:
         FileNotFoundError: A file is not there.
         ValueError: The data, the model, what lies at the output, or the answers kept so far cannot
             be used, or a package is missing.
+        OSError: The result cannot be written.
     """
+    began = time.monotonic()
     if importlib.util.find_spec("math_verify") is None:
         raise ValueError("colm evaluate needs math-verify: pip install 'colm[evaluate]'")
-    from colm.data import check_file
-    from colm.evaluation.questions import read_question_sets
-
-    sets = read_question_sets(namespace.data, namespace.limit)
-    methods = _methods(namespace, sets)
-    if namespace.held_out is not None:
-        check_file(namespace.held_out)
+    sets = read_question_sets(options.data, options.limit)
+    methods = _methods(options, sets)
+    if options.held_out is not None:
+        check_file(options.held_out)
+    # What trains takes seconds to load; a file that is not there is told before.
     from colm.runs.evaluated import held_out_examples, load_evaluated
 
     evaluated = load_evaluated(
-        namespace.model,
-        namespace.dtype,
-        namespace.device,
-        trust_remote_code=namespace.trust_remote_code,
+        options.model,
+        options.dtype,
+        options.device,
+        trust_remote_code=options.trust_remote_code,
     )
-    result = _beginning(namespace, options, evaluated)
     examples = None
-    if namespace.held_out is not None:
+    if options.held_out is not None:
         examples = held_out_examples(
-            namespace.held_out, namespace.source_column, evaluated, namespace.max_length
+            options.held_out, options.source_column, evaluated, options.max_length
         )
-    top = _heading(namespace, sets, methods, evaluated, result["model"]) if sets else None
-    identity = _identity(namespace, result["model"], top)
-    result["identity"] = digest(identity)
-    output = _output(namespace, sets, result["model"]["steps"], identity)
-    counts = {each.name: len(each.questions) for each in sets}
+    model = _describe_model(options.model, evaluated)
+    top = _heading(options, sets, methods, evaluated, model)
+    identity = _identity(options, model, top)
+    output = Path(options.output) if options.output else _own_file(options, sets, model, identity)
+    result = _beginning(options, evaluated, model) | {"identity": digest(identity)}
     if top is not None:
-        _answer(namespace, sets, methods, evaluated, top, output, result, counts)
-    elif namespace.resume:
-        check_replaceable(output, result, counts)
+        result |= _answers(options, sets, methods, evaluated, top, output, result, say)
+    elif options.resume:
+        check_replaceable(output, result, {})
     if examples is not None:
-        result["held_out"] = _held_out(namespace, evaluated, examples)
+        result["held_out"] = _held_out(options, evaluated, examples, say)
+    result["seconds"] = round(time.monotonic() - began, 1)
+    write_result(result, output)
     return output, result
 
 
-def _methods(namespace: argparse.Namespace, sets: Sequence["QuestionSet"]) -> dict[str, str]:
+def _methods(options: EvaluationOptions, sets: Sequence[QuestionSet]) -> dict[str, str]:
     """How the questions of each set are asked."""
-    from colm.evaluation.asking import choose_method
-
     methods = {
-        each.name: choose_method(each, namespace.method, programs=namespace.programs)
-        for each in sets
+        each.name: choose_method(each, options.method, programs=options.programs) for each in sets
     }
-    if namespace.program_request is not None and "program" not in methods.values():
+    if options.program_request is not None and "program" not in methods.values():
         raise ValueError(
             "--program_request: no program is asked for; add --programs, or --method program"
         )
     return methods
 
 
-def _beginning(
-    namespace: argparse.Namespace, options: Sequence[str], evaluated: "EvaluatedModel"
-) -> dict[str, Any]:
-    """What a result says of the model, the options and the versions."""
-    from colm.evaluation.fingerprint import weights_digest
-
-    first = next(evaluated.model.parameters())
+def _describe_model(name: str, evaluated: "EvaluatedModel") -> dict[str, Any]:
+    """What a result says of the model."""
     return {
-        "format": _FORMAT,
-        "model": {
-            "name": _short_name(namespace.model),
-            "weights": weights_digest(evaluated.model),
-            "dtype": str(first.dtype).removeprefix("torch."),
-            "base": evaluated.base and _short_name(evaluated.base),
-            "steps": trained_steps(namespace.model),
-        },
-        "settings": _settings(namespace, options),
-        "versions": library_versions("math-verify", "sympy"),
-        "device": first.device.type,
-        "notes": [],
+        "name": _short_name(name),
+        "weights": weights_digest(evaluated.model),
+        "dtype": str(next(evaluated.model.parameters()).dtype).removeprefix("torch."),
+        "base": evaluated.base and _short_name(evaluated.base),
+        "steps": trained_steps(name),
     }
 
 
 def _heading(
-    namespace: argparse.Namespace,
-    sets: Sequence["QuestionSet"],
+    options: EvaluationOptions,
+    sets: Sequence[QuestionSet],
     methods: Mapping[str, str],
     evaluated: "EvaluatedModel",
     model: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """What the answers depend on, once the model's chat template takes every question."""
-    from colm.evaluation.asking import heading
-    from colm.evaluation.prompt_tokens import check_prompts
-
+    if not sets:
+        return None
     check_prompts(evaluated.tokenizer, sets)
     named = {key: model[key] for key in ("name", "weights", "dtype")}
-    return heading(sets, methods, _asked(namespace, evaluated), named)
+    return heading(sets, methods, _asked(options, evaluated), named)
 
 
 def _identity(
-    namespace: argparse.Namespace, model: Mapping[str, Any], top: Mapping[str, Any] | None
+    options: EvaluationOptions, model: Mapping[str, Any], top: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Everything that decides a result, but for how many of the questions are asked."""
     held_out = None
-    if namespace.held_out is not None:
-        with Path(namespace.held_out).open("rb") as file:
+    if options.held_out is not None:
+        with Path(options.held_out).open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        held_out = [content, namespace.source_column, namespace.max_length]
-    weights = [model["weights"], model["dtype"]]
+        held_out = [content, options.source_column, options.max_length]
     return {
         "asked": top,
-        "weights": weights,
+        "weights": [model["weights"], model["dtype"]],
         "held_out": held_out,
-        # Spelled as before: the names of results that are there come of it.
-        "length_normalised": namespace.length_normalized,
+        "length_normalised": options.length_normalized,
     }
 
 
-def _output(
-    namespace: argparse.Namespace,
-    sets: Sequence["QuestionSet"],
-    steps: int | None,
+def _own_file(
+    options: EvaluationOptions,
+    sets: Sequence[QuestionSet],
+    model: Mapping[str, Any],
     identity: Mapping[str, Any],
 ) -> Path:
-    """The file that was named, or one of the evaluation's own."""
-    if namespace.output:
-        return Path(namespace.output)
+    """A file of the evaluation's own, where none was named."""
     names = [each.name.replace("/", "-") for each in sets]
-    if namespace.held_out is not None:
-        names.append(f"{Path(namespace.held_out).name.split('.')[0]}-loss")
-    return result_file(namespace.model, names, steps, identity)
+    if options.held_out is not None:
+        names.append(f"{Path(options.held_out).name.split('.')[0]}-loss")
+    return result_file(options.model, names, model["steps"], identity)
 
 
-def _answer(
-    namespace: argparse.Namespace,
-    sets: Sequence["QuestionSet"],
+def _beginning(
+    options: EvaluationOptions, evaluated: "EvaluatedModel", model: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a result says before anything is asked; files are named without their folders."""
+    settings = {k: v for k, v in sorted(asdict(options).items()) if k not in _OF_THE_OUTPUT}
+    settings["data"] = [Path(path).name for path in options.data]
+    settings["held_out"] = options.held_out and Path(options.held_out).name
+    return {
+        "format": _FORMAT,
+        "model": model,
+        "settings": settings,
+        "versions": library_versions("math-verify", "sympy"),
+        "device": next(evaluated.model.parameters()).device.type,
+        "notes": [],
+    }
+
+
+def _answers(
+    options: EvaluationOptions,
+    sets: Sequence[QuestionSet],
     methods: Mapping[str, str],
     evaluated: "EvaluatedModel",
     top: Mapping[str, Any],
     output: Path,
-    result: dict[str, Any],
-    counts: Mapping[str, int],
-) -> None:
-    """Ask the questions and put the verdicts into the result."""
-    from colm.evaluation.asking import ask
-    from colm.evaluation.journal import Journal
-    from colm.evaluation.judging.equivalence import FormulaComparison
-    from colm.evaluation.results import macro_accuracy, set_results
-
-    place, progress = journal_of(output), AnsweringProgress()
+    known: Mapping[str, Any],
+    say: Say,
+) -> dict[str, Any]:
+    """Ask the questions and judge the answers: verdicts by set, their mean, and notes."""
+    place = journal_of(output)
     with (
-        Journal(place, top, resume=namespace.resume) as journal,
+        Journal(place, top, resume=options.resume) as journal,
         FormulaComparison() as same_formula,
     ):
-        if namespace.resume:
-            check_replaceable(output, result, counts)
+        if options.resume:
+            check_replaceable(output, known, {each.name: len(each.questions) for each in sets})
         try:
-            ask(sets, methods, _asked(namespace, evaluated), journal, progress)
+            ask(sets, methods, _asked(options, evaluated), journal, AnsweringProgress(say))
         except KeyboardInterrupt:
-            print(f"\nanswers so far are in {place}; the same command goes on", file=sys.stderr)
+            say(f"\nanswers so far are in {place}; the same command goes on")
             raise
-        result["sets"] = {
+        found = {
             each.name: set_results(
                 each,
                 methods[each.name],
                 journal.answers,
                 same_formula=same_formula,
-                length_normalized=namespace.length_normalized,
+                length_normalized=options.length_normalized,
             )
             for each in sets
         }
-    if same_formula.unsettled:
-        result["notes"].append(
-            f"{same_formula.unsettled} formulas could not be compared in time: they count as right "
-            "where their values agree or they are written alike."
+    refused = sum(each.get("programs", {}).get("refused", 0) for each in found.values())
+    return {
+        "sets": found,
+        "accuracy": macro_accuracy(list(found.values())),
+        "notes": _notes(same_formula.unsettled, refused),
+    }
+
+
+def _notes(unsettled: int, refused: int) -> list[str]:
+    """What the figures do not tell."""
+    notes = []
+    if unsettled:
+        notes.append(
+            f"{unsettled} formulas could not be compared in time: they count as right where their "
+            "values agree or they are written alike."
         )
-    result["accuracy"] = macro_accuracy(list(result["sets"].values()))
-    refused = sum(each.get("programs", {}).get("refused", 0) for each in result["sets"].values())
     if refused:
-        result["notes"].append(
+        notes.append(
             f"{refused} programs were not run: nothing on this machine could have held them. Their "
             "questions were answered in words."
         )
+    return notes
 
 
-def _asked(namespace: argparse.Namespace, evaluated: "EvaluatedModel") -> "Asked":
-    from colm.evaluation.asking import Asked
-    from colm.evaluation.programs import PROGRAM_REQUEST
-
-    request = namespace.program_request
+def _asked(options: EvaluationOptions, evaluated: "EvaluatedModel") -> Asked:
+    request = options.program_request
     return Asked(
         model=evaluated.model,
         tokenizer=evaluated.tokenizer,
-        max_new_tokens=namespace.max_new_tokens,
-        batch_size=namespace.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.batch_size,
         program_request=PROGRAM_REQUEST if request is None else request,
-        program_seconds=namespace.program_seconds,
+        program_seconds=options.program_seconds,
     )
 
 
 def _held_out(
-    namespace: argparse.Namespace,
+    options: EvaluationOptions,
     evaluated: "EvaluatedModel",
     examples: Sequence[Mapping[str, Any]],
+    say: Say,
 ) -> dict[str, Any]:
     """The loss on held-out examples."""
-    from dataclasses import asdict
-
-    from colm.evaluation import held_out_loss
-
-    print(f"held-out loss of {len(examples)} examples ...", file=sys.stderr, flush=True)
+    say(f"held-out loss of {len(examples)} examples ...")
     loss = asdict(held_out_loss(evaluated.model, examples))
-    return {"file": Path(namespace.held_out).name, "examples": len(examples), **loss}
-
-
-def _settings(namespace: argparse.Namespace, options: Sequence[str]) -> dict[str, Any]:
-    """The options, files by their names alone."""
-    settings = {name: getattr(namespace, name) for name in options}
-    settings["data"] = [Path(path).name for path in namespace.data]
-    settings["held_out"] = namespace.held_out and Path(namespace.held_out).name
-    return settings
+    return {"file": Path(str(options.held_out)).name, "examples": len(examples), **loss}
 
 
 def _short_name(name: str) -> str:
     """A folder's own name; that of a model on the hub whole."""
     return Path(name).resolve().name if Path(name).expanduser().is_dir() else name
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """Return accuracy by set and held-out loss by source as text.
-
-    Args:
-        result: What ``evaluate`` returned.
-
-    Returns:
-        One table, or two.
-    """
-    from colm.reports.tables import Table
-
-    parts = []
-    if "sets" in result:
-        rows = [
-            [
-                name,
-                each["method"],
-                str(each["questions"]),
-                f"{each['accuracy']:.1%}",
-                f"{each['standard_error']:.1%}",
-                str(each["answered_by"].get("program", 0)) if "programs" in each else "-",
-            ]
-            for name, each in result["sets"].items()
-        ]
-        rows.append(["macro", "", "", f"{result['accuracy']:.1%}", "", ""])
-        head = ["set", "method", "questions", "right", "standard error", "by program"]
-        parts.append(Table(head, rows).to_text())
-    if "held_out" in result:
-        loss = result["held_out"]
-        sources = [[source, f"{value:.4f}"] for source, value in loss["by_source"].items()]
-        means = [[name, f"{loss[name]:.4f}"] for name in ("macro", "micro")]
-        parts.append(Table(["held-out loss", ""], [*sources, *means]).to_text())
-    return "\n\n".join(parts)

@@ -12,7 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from colm.durable import write_whole
+from colm.json_text import read_json
+from colm.reports.run_folder import is_run_folder
+from colm.run_record import RUN_FILE
+
 FOLDER = "evaluations"
+JOURNAL_ENDING = ".answers.jsonl"
 #: Where results of models go that are no run's.
 ELSEWHERE = Path("runs") / FOLDER
 
@@ -21,6 +27,29 @@ _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _MOST_CHARACTERS = 60
 #: Options that do not change what is found, or are compared by what is there.
 _NOT_COMPARED = {"batch_size", "device", "limit", "trust_remote_code"}
+
+
+def journal_of(output: Path) -> Path:
+    """Return the file of the answers that are kept while a result is made."""
+    return output.with_name(f"{output.name}{JOURNAL_ENDING}")
+
+
+def check_output(output: Path, resume: bool) -> None:
+    """Refuse a file that cannot be the output, before a model is loaded.
+
+    Args:
+        output: The file that was named.
+        resume: Whether to go on with the answers beside it.
+
+    Raises:
+        ValueError: It is a folder, or is there without answers to go on with.
+    """
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name a file")
+    if output.exists() and resume and not journal_of(output).exists():
+        raise ValueError(
+            f"--output {output} is there already; name another, or write over it with --no_resume"
+        )
 
 
 def result_file(
@@ -67,8 +96,6 @@ def trained_steps(model: str) -> int | None:
     Returns:
         What the trainer's state beside it says; ``None`` where there is none.
     """
-    from colm.json_text import read_json
-
     try:
         state = read_json(Path(model).expanduser() / _STATE)
     except (OSError, ValueError):
@@ -90,8 +117,6 @@ def check_replaceable(
     Raises:
         ValueError: There is a result of something else, or of more questions.
     """
-    from colm.json_text import read_json
-
     if not output.exists():
         return
     try:
@@ -124,8 +149,6 @@ def write_result(result: Mapping[str, Any], output: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    from colm.durable import write_whole
-
     content = f"{json.dumps(result, indent=1, ensure_ascii=False)}\n".encode()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -136,9 +159,6 @@ def write_result(result: Mapping[str, Any], output: Path) -> None:
 
 def _folder(model: str) -> Path:
     """The folder for a model's results."""
-    from colm.reports.run_folder import is_run_folder
-    from colm.run_record import RUN_FILE
-
     folder = Path(model).expanduser()
     if not folder.is_dir():
         return ELSEWHERE / _plain(model.replace("/", "--"))

@@ -1,7 +1,7 @@
 """The help of ``colm sft``: colm's own options first, in groups, before TRL is even loaded."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import NoReturn
 
@@ -117,9 +117,9 @@ def make_opening_parser() -> SFTParser:
     return SFTParser((SelectionArguments, SubspaceArguments))
 
 
-def print_help() -> None:
-    """Print the help, colm's own options while those of TRL, which take seconds, are loaded."""
-    print(make_opening_parser().format_opening(), flush=True)
+def parts_of_help() -> Iterator[str]:
+    """Yield the help: colm's own options, then those of TRL, which take seconds to load."""
+    yield f"{make_opening_parser().format_opening()}\n"
     from colm.runs.arguments import make_sft_parser
 
-    print(make_sft_parser().format_rest(), end="")
+    yield make_sft_parser().format_rest()

@@ -1,4 +1,4 @@
-"""What is shown while a model trains: one line a step, in words."""
+"""What is said while a model trains: one line a step, in words."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from colm.names import shown_name
+from colm.runs.saying import Say, duration_in_words
 
 #: Every so many steps a line is worth keeping, for instance in a log file.
 KEPT_EVERY = 5
@@ -17,18 +18,18 @@ class StepProgress(TrainerCallback):
     """Tells of each logged step: its loss, what was selected, and how long the rest will take.
 
     Args:
-        show: Takes a line, and whether it is worth keeping or may be written over by the next.
+        say: Takes the lines.
         small_sources: The sources that count as small, of which the line says how many were kept.
         clock: Returns seconds.
     """
 
     def __init__(
         self,
-        show: Callable[[str, bool], None],
+        say: Say,
         small_sources: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._show = show
+        self._say = say
         self._small_sources = small_sources
         self._clock = clock
         self._began = clock()
@@ -58,7 +59,7 @@ class StepProgress(TrainerCallback):
             f"{duration_in_words(seconds * (steps - step))} left",
         ]
         kept = step in (1, steps) or step % KEPT_EVERY == 0
-        self._show("   ".join(part for part in parts if part), kept)
+        self._say("   ".join(part for part in parts if part), kept)
 
 
 def selection_in_words(logs: Mapping[str, Any], small_sources: Collection[str] = ()) -> str:
@@ -91,24 +92,3 @@ def selection_in_words(logs: Mapping[str, Any], small_sources: Collection[str] =
 def _loss_in_words(loss: float) -> str:
     """Three decimals, or a power of ten where a run diverges."""
     return f"{loss:.3g}" if abs(loss) >= _VERY_LARGE else f"{loss:.3f}"
-
-
-def duration_in_words(seconds: float) -> str:
-    """Return a duration as people say it.
-
-    Args:
-        seconds: How long, 0 or more.
-
-    Returns:
-        Seconds, or minutes and seconds, or hours and minutes.
-
-    Example:
-        >>> duration_in_words(9.4), duration_in_words(125), duration_in_words(7290)
-        ('9 s', '2 min 05 s', '2 h 01 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
