@@ -26,7 +26,7 @@ def run(monkeypatch, tmp_path, options):
     return json.loads(path.read_text())
 
 
-@pytest.mark.filterwarnings("ignore:.*candidates of small sources do not fit")
+@pytest.mark.filterwarnings("ignore:.*small sources")
 @pytest.mark.parametrize("options", ["--selector gradient_matching --plain", "--full"])
 def test_a_tiny_shape_is_timed(monkeypatch, tmp_path, options):
     result = run(monkeypatch, tmp_path, f"{TINY} {options}")

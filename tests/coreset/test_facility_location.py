@@ -224,7 +224,7 @@ def test_computes_in_float32_or_wider(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("n", "budget"), [(3, 0), (3, 4), (3, -1), (0, 0), (0, 1)])
 def test_a_budget_out_of_range_is_refused(n: int, budget: int) -> None:
-    message = rf"^budget must be between 1 and the number of examples, {n}; got {budget}\.$"
+    message = rf"^budget.* 1 .* {n}.* {budget}\.$"
     with pytest.raises(ValueError, match=message):
         facility_location(torch.ones(n, n), budget)
 
@@ -233,11 +233,11 @@ def test_a_budget_out_of_range_is_refused(n: int, budget: int) -> None:
 def test_what_is_not_finite_is_refused(value: float) -> None:
     matrix = torch.ones(3, 3)
     matrix[1, 2] = value
-    with pytest.raises(ValueError, match="similarity must be finite"):
+    with pytest.raises(ValueError, match=r"similarity.*finite"):
         facility_location(matrix, 1)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 2, 2)])
 def test_what_is_not_square_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="similarity must be a square matrix; got shape"):
+    with pytest.raises(ValueError, match=r"similarity must be a square matrix.* shape"):
         facility_location(torch.ones(shape), 1)

@@ -199,12 +199,12 @@ def test_l1_is_the_similarity_of_training() -> None:
     ("change", "message"),
     [
         ({"features": torch.ones(3)}, "features must be a matrix"),
-        ({"features": torch.full((3, 2), torch.nan)}, "features must be finite; got NaN"),
-        ({"budget": 0}, "budget must be between 1 and the number of examples, 3; got 0"),
-        ({"budget": 4}, "budget must be between 1 and the number of examples, 3; got 4"),
-        ({"metric": "l3"}, "distance must be one of l1, l2, cosine; got 'l3'"),
-        ({"rows_at_once": 0}, "rows_at_once must be .*at least 1; got 0"),
-        ({"tie_tolerance": -1.0}, "tie_tolerance must not be negative; got -1.0"),
+        ({"features": torch.full((3, 2), torch.nan)}, "features.*finite.* NaN"),
+        ({"budget": 0}, "budget.* 1 .* 3.* 0"),
+        ({"budget": 4}, "budget.* 1 .* 3.* 4"),
+        ({"metric": "l3"}, "distance.*l1, l2, cosine.* 'l3'"),
+        ({"rows_at_once": 0}, "rows_at_once must be .*at least 1.* 0"),
+        ({"tie_tolerance": -1.0}, "tie_tolerance.*negative.* -1.0"),
     ],
 )
 def test_bad_input_is_refused_by_name(change, message) -> None:

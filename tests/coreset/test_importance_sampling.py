@@ -163,9 +163,9 @@ def test_the_selector_weighs_and_follows_label_tokens():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features": torch.full((3, 2), torch.nan)}, "features must be finite"),
-        ({"budget": 4}, "budget must be between 1 and the number of examples, 3; got 4"),
-        ({"noise": -1.0}, "noise must not be negative"),
+        ({"features": torch.full((3, 2), torch.nan)}, "features.*finite"),
+        ({"budget": 4}, "budget.* 1 .* 3.* 4"),
+        ({"noise": -1.0}, "noise.*negative"),
         ({"target": torch.tensor([1.0, 0, 1])}, "target must have 3 positive entries"),
         ({"generator": None}, "generator must be"),
     ],

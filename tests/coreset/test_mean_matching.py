@@ -178,7 +178,7 @@ def test_narrow_floats_are_widened_first(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("n", "budget"), [(3, 0), (3, 4), (0, 0), (0, 1)])
 def test_a_budget_out_of_range_is_refused(n: int, budget: int) -> None:
-    message = rf"^budget must be between 1 and the number of examples, {n}; got {budget}\.$"
+    message = rf"^budget.* 1 .* {n}.* {budget}\.$"
     with pytest.raises(ValueError, match=message):
         mean_matching(torch.ones(n, 2), budget)
 
@@ -187,10 +187,10 @@ def test_a_budget_out_of_range_is_refused(n: int, budget: int) -> None:
 def test_what_is_not_finite_is_refused(value: float) -> None:
     rows = torch.ones(3, 2)
     rows[1, 1] = value
-    with pytest.raises(ValueError, match="features must be finite"):
+    with pytest.raises(ValueError, match=r"features.*finite"):
         mean_matching(rows, 2)
 
 
 def test_what_is_not_a_matrix_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"features must be a matrix; got shape \[3\]"):
+    with pytest.raises(ValueError, match=r"features must be a matrix.* shape \[3\]"):
         mean_matching(torch.ones(3), 1)

@@ -188,16 +188,16 @@ def test_a_source_without_a_share_is_left_out() -> None:
 
 @pytest.mark.parametrize("budget", [-1, 4])
 def test_a_budget_out_of_range_is_refused(budget: int) -> None:
-    with pytest.raises(ValueError, match=rf"^budget must be between 0 and .* 3; got {budget}\.$"):
+    with pytest.raises(ValueError, match=rf"^budget.* 0 .* 3.* {budget}\.$"):
         source_medoids(torch.ones(3, 2), torch.zeros(3, dtype=torch.int64), budget)
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"distance": "l3"}, "distance must be one of"),
-        ({"allocation": "fair"}, "allocation must be one of"),
-        ({"criterion": "size", "kept_dimensions": 1}, "dimension_criterion must be one of"),
+        ({"distance": "l3"}, "distance.*l1"),
+        ({"allocation": "fair"}, "allocation.*balanced"),
+        ({"criterion": "size", "kept_dimensions": 1}, "dimension_criterion.*gradient"),
     ],
 )
 def test_an_unknown_option_is_refused(option: dict[str, str], message: str) -> None:

@@ -113,14 +113,14 @@ def test_none_pools_the_sources(drawn) -> None:
 
 
 def test_an_unknown_allocation_is_refused_with_the_choices() -> None:
-    message = rf"^allocation must be one of {', '.join(ALLOCATIONS)}; got 'equal'\.$"
+    message = rf"^allocation.*{', '.join(ALLOCATIONS)}.* 'equal'\.$"
     with pytest.raises(ValueError, match=message):
         allocate([1], 1, "equal")
 
 
 @pytest.mark.parametrize(("counts", "budget"), [([1, -1], 1), ([1, 1], -1)])
 def test_negative_numbers_are_refused(counts: list[int], budget: int) -> None:
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match="negative"):
         allocate(counts, budget)
 
 

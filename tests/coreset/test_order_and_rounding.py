@@ -14,7 +14,7 @@ from colm.coreset.observed import Observed
 SELECTORS = available_selectors()
 NOISE = 1e-6
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*small sources do not fit")
+pytestmark = pytest.mark.filterwarnings("ignore:.*small sources")
 
 every_selector = pytest.mark.parametrize("name", SELECTORS)
 seeds = st.integers(0, 10**6)

@@ -323,11 +323,11 @@ def test_a_selector_of_ones_own():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"selector": "best"}, "selector must be one of colm, ssm, .*, none; got 'best'"),
-        ({"distance": "l7"}, "distance must be one of l1, l2, cosine; got 'l7'"),
-        ({"allocation": "fair"}, "allocation must be one of"),
-        ({"normalization": "sgd"}, "normalization must be one of adam, rms, none"),
-        ({"dimension_criterion": "luck"}, "dimension_criterion must be one of gradient"),
+        ({"selector": "best"}, "selector.*colm, ssm, .*, none.* 'best'"),
+        ({"distance": "l7"}, "distance.*l1, l2, cosine.* 'l7'"),
+        ({"allocation": "fair"}, "allocation.*balanced"),
+        ({"normalization": "sgd"}, "normalization.*adam, rms, none"),
+        ({"dimension_criterion": "luck"}, "dimension_criterion.*gradient"),
     ],
 )
 def test_unknown_options_are_named(arguments, message):
@@ -338,7 +338,7 @@ def test_unknown_options_are_named(arguments, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ((torch.zeros(3, 2), 0, None), "budget must be a whole number at least 1; got 0"),
+        ((torch.zeros(3, 2), 0, None), "budget.*whole.* 1.* 0"),
         ((torch.zeros(3, 2), 2, ["a"]), "1 sources were passed for 3 rows"),
         ((None, 2, None), "Pass sources"),
         ((None, 1, ["a", "b"]), "'colm' needs gradients"),
@@ -361,5 +361,5 @@ def test_what_was_seen_is_of_the_rows_to_choose_among():
 
 
 def test_unknown_needs_are_refused():
-    with pytest.raises(ValueError, match=r"needs must be of gradients, losses, .*; got 'features'"):
+    with pytest.raises(ValueError, match=r"needs must be of gradients, losses, .* 'features'"):
         register_selector("curious_for_this_test", needs=("losses", "features"))

@@ -98,7 +98,7 @@ def test_autocast_does_not_narrow_it(metric: str) -> None:
 
 @pytest.mark.parametrize("compare", [pairwise_distances, similarity])
 def test_an_unknown_metric_is_refused_with_the_choices(compare) -> None:
-    with pytest.raises(ValueError, match=r"^distance must be one of l1, l2, cosine; got 'l3'\.$"):
+    with pytest.raises(ValueError, match=r"^distance.*l1, l2, cosine.* 'l3'\.$"):
         compare(torch.ones(2, 2), "l3")
 
 

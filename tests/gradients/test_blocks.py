@@ -117,7 +117,7 @@ def test_depth_is_a_share_of_the_layers(layers, depth, expected):
 
 @pytest.mark.parametrize("depth", [0, -0.1, 1.01, float("nan")])
 def test_a_depth_that_is_no_share_is_refused(depth):
-    with pytest.raises(ValueError, match="depth must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"depth.* 0 .* at most 1"):
         BlockGradients(build("llama"), depth=depth)
 
 
@@ -147,10 +147,10 @@ def test_as_an_observation():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "first"}, "gradient_layers must be one of last, spread"),
+        ({"layers": "first"}, "gradient_layers.*last, spread"),
         (
             {"layers": "spread", "vocabulary": "none"},
-            "vocabulary must be one of full, batch",
+            "vocabulary.*full, batch",
         ),
         ({"layers": "spread", "estimator": "zeroth_order"}, "needs gradient='exact'"),
         ({"vocabulary": "batch"}, "needs gradient_layers='spread'"),

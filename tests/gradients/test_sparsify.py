@@ -60,7 +60,7 @@ def test_random_dimensions_are_distinct_and_come_from_the_generator(kept: int) -
 @pytest.mark.parametrize(
     ("criterion", "given_inputs", "message"),
     [
-        ("size", {}, f"must be one of {', '.join(CRITERIA)}; got 'size'"),
+        ("size", {}, f"{', '.join(CRITERIA)}.* 'size'"),
         ("weight", {}, "dimension_criterion='weight' needs a weight of 3 entries"),
         ("weight", {"weight": torch.ones(2)}, "needs a weight of 3 entries"),
         ("weight_gradient", {"weight": torch.ones(3)}, "'weight_gradient' needs gradients"),
@@ -75,5 +75,5 @@ def test_a_criterion_without_its_input_is_refused(criterion, given_inputs, messa
 
 @pytest.mark.parametrize("kept", [0, -1])
 def test_fewer_than_one_dimension_is_refused(kept: int) -> None:
-    with pytest.raises(ValueError, match=f"kept_dimensions must be at least 1; got {kept}"):
+    with pytest.raises(ValueError, match=f"kept_dimensions.* 1.* {kept}"):
         sparsify(torch.ones(2, 3), kept)

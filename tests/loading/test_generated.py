@@ -106,7 +106,7 @@ def test_an_answer_to_another_question_scores_less(mixture: GeneratedMixture) ->
 
 @pytest.mark.usefixtures("few_examples")
 def test_asking_for_nothing_held_out_is_refused() -> None:
-    with pytest.raises(ValueError, match="held_out_per_source must be at least 1; got 0"):
+    with pytest.raises(ValueError, match=r"held_out_per_source.* 1.* 0"):
         generate_mixture(held_out_per_source=0)
 
 

@@ -187,7 +187,7 @@ def test_a_pattern_is_every_file_that_matches(folder: Path) -> None:
 
 
 def test_a_pattern_that_cannot_be(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"x\*\.jsonl: no data file matches"):
+    with pytest.raises(FileNotFoundError, match=r"x\*\.jsonl: .*matches"):
         load_mixture([Source(str(folder / "x*.jsonl"))])
     with pytest.raises(ValueError, match="one file an entry, but 3 files match"):
         load_mixture([Source(str(folder / "*.jsonl"), fraction=0.5)])

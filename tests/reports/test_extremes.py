@@ -142,7 +142,7 @@ def test_a_comparison_with_something_else_in_it_is_refused(comparison, tmp_path,
     data = json.loads(path.read_text("utf-8"))
     change(data)
     path.write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"c\.json: not a comparison written by colm"):
+    with pytest.raises(ValueError, match=r"c\.json: not a comparison"):
         read_runs([path])
 
 

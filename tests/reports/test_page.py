@@ -66,7 +66,7 @@ def test_a_fetch_would_be_seen(text: str) -> None:
 
 def test_every_plot_and_table_is_there(page: str) -> None:
     titles = outline(page).titles
-    assert titles[0] == "CoLM ends 16.7% lower in held-out loss than random after 6 steps"
+    assert "16.7% lower" in titles[0]
     assert titles[1:] == [
         "Plots",
         "Held-out loss by source",

@@ -209,7 +209,7 @@ def test_runs_of_all_kinds_stand_side_by_side(tmp_path, comparison) -> None:
     assert [arm.name for arm in joined.arms] == ["mine", "CoLM", "random"]
     assert joined.before is None
     assert any("runs of their own" in note for note in joined.notes)
-    assert headline(joined) == "3 runs, with no loss on held-out examples to compare them by"
+    assert headline(joined).startswith("3 runs, with no loss")
     page = write_page(tmp_path / "all.html", joined).read_text("utf-8")
     assert page.count("<h3>Sources kept over time") == 3
 
@@ -228,11 +228,11 @@ def test_names_are_given_or_told_apart(tmp_path, comparison) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("{", "is not a file of JSON"),
-        ("\0\udcff", "is not a file of JSON"),
-        ("[]", "not a comparison written by colm"),
+        ("{", "not .* JSON"),
+        ("\0\udcff", "not .* JSON"),
+        ("[]", "not a comparison"),
         ('{"arms": [{"name": "a", "scores": {"macro": "x"}}]}', "not a comparison"),
-        ('{"benchmark": "step"}', "not a comparison written by colm"),
+        ('{"benchmark": "step"}', "not a comparison"),
     ],
 )
 def test_a_foreign_file_is_refused_by_name(tmp_path, content: str, complaint: str) -> None:

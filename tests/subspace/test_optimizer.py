@@ -306,9 +306,9 @@ def test_optimiser_states_are_of_the_size_of_b(model, batch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"inner_steps": 0}, "inner_steps must be a whole number at least 1; got 0"),
-        ({"proximal": 0.0}, "proximal must be above 0, or None for no such term; got 0.0"),
-        ({"moments": "x"}, "moments must be one of averaged, reset, kept; got 'x'"),
+        ({"inner_steps": 0}, "inner_steps.*whole.* 1.* 0"),
+        ({"proximal": 0.0}, "proximal.* 0.*None.* 0.0"),
+        ({"moments": "x"}, "moments.*averaged, reset, kept.* 'x'"),
     ],
 )
 def test_what_is_out_of_range_is_refused(model, change, message):

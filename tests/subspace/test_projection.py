@@ -59,9 +59,9 @@ def test_p_of_another_type_is_the_same_but_for_rounding(sampling, dtype):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rank": 0}, "rank must be 1 to 8, the inputs of the weight; got 0"),
-        ({"rank": 9}, "rank must be 1 to 8, the inputs of the weight; got 9"),
-        ({"sampling": "uniform"}, "sampling must be one of haar, gaussian; got 'uniform'"),
+        ({"rank": 0}, "rank must be 1 to 8, the inputs of the weight.* 0"),
+        ({"rank": 9}, "rank must be 1 to 8, the inputs of the weight.* 9"),
+        ({"sampling": "uniform"}, "sampling.*haar, gaussian.* 'uniform'"),
     ],
 )
 def test_what_is_out_of_range_is_refused(change, message):

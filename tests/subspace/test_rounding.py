@@ -46,5 +46,5 @@ def test_other_types_are_rounded_to_the_nearest(dtype):
 
 
 def test_an_unknown_rounding_is_refused():
-    with pytest.raises(ValueError, match="rounding must be one of stochastic, nearest; got 'up'"):
+    with pytest.raises(ValueError, match=r"rounding.*stochastic, nearest.* 'up'"):
         round_to(torch.ones(1), torch.bfloat16, "up")

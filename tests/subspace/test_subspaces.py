@@ -303,10 +303,10 @@ def test_a_rank_above_the_inputs_is_all_of_them(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rank": 0}, "rank must be a whole number at least 1; got 0"),
-        ({"sampling": "x"}, "sampling must be one of haar, gaussian; got 'x'"),
-        ({"rounding": "x"}, "rounding must be one of stochastic, nearest; got 'x'"),
-        ({"others": ["x"]}, "others must be one of norms, embeddings, head, rest; got 'x'"),
+        ({"rank": 0}, "rank.*whole.* 1.* 0"),
+        ({"sampling": "x"}, "sampling.*haar, gaussian.* 'x'"),
+        ({"rounding": "x"}, "rounding.*stochastic, nearest.* 'x'"),
+        ({"others": ["x"]}, "others.*norms, embeddings, head, rest.* 'x'"),
     ],
 )
 def test_what_is_out_of_range_is_refused_and_the_model_stays(model, change, message):

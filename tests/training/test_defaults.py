@@ -280,7 +280,7 @@ def test_a_plain_configuration_keeps_its_values_and_gets_the_defaults(config):
     assert (args.selector, governed(args)) == ("colm", COLM)
     args = with_selection_arguments(config(TrainingArguments, seed=9), CoLMTrainingArguments)
     assert args.seed == 9
-    with pytest.raises(ValueError, match="args must be a CoLMConfig; got dict"):
+    with pytest.raises(ValueError, match=r"args must be a CoLMConfig.* dict"):
         with_selection_arguments({}, CoLMConfig)
 
 
@@ -325,20 +325,19 @@ def test_help_names_the_defaults_that_the_selector_decides(capsys):
     [
         (
             {"projections": ["v", "x"]},
-            "projections must be one of q, k, v, o, mlp, spread; got 'x'",
+            "projections.*q, k, v, o, mlp, spread.* 'x'",
         ),
-        ({"projections": []}, "projections must be one of q, k, v, o, mlp, spread; got ''"),
+        ({"projections": []}, "projections.*q, k, v, o, mlp, spread.* ''"),
         ({"projections": ["v", "v"]}, "projections must differ from each other; got"),
-        ({"projections": b"v"}, "projections must be one name or a list of names; got b'v'"),
-        ({"small_sources": b"a"}, "small_sources must be one name or a list of names; got b'a'"),
+        ({"projections": b"v"}, "projections must be one name or a list of names.* b'v'"),
+        ({"small_sources": b"a"}, "small_sources must be one name or a list of names.* b'a'"),
         (
             {"candidate_sampling": "weighted"},
-            "candidate_sampling must be one of uniform, unimax, inverse_source_size; got "
-            "'weighted'",
+            "candidate_sampling.*uniform, unimax, inverse_source_size.* 'weighted'",
         ),
-        ({"source_clusters": 1}, "source_clusters must be a whole number at least 2; got 1"),
-        ({"match_every": -1}, "match_every must be a whole number at least 0; got -1"),
-        ({"match_every": None}, "match_every must be a whole number at least 0; got None"),
+        ({"source_clusters": 1}, "source_clusters.*whole.* 2.* 1"),
+        ({"match_every": -1}, "match_every.*whole.* 0.* -1"),
+        ({"match_every": None}, "match_every.*whole.* 0.* None"),
         (
             {"source_clusters": 4, "source_column": "origin"},
             "source_clusters=4 makes sources of its own, and source_column='origin' names others",

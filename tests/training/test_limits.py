@@ -1,6 +1,5 @@
 """What selection cannot work with is refused in ``__init__``, in one line that names the option."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -13,27 +12,26 @@ from tests.training.conftest import make_records
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"candidate_ratio": 0.5}, "candidate_ratio must be a number at least 1; got 0.5"),
-        ({"candidate_ratio": float("nan")}, "candidate_ratio must be a number at least 1; got nan"),
+        ({"candidate_ratio": 0.5}, "candidate_ratio.* 1.* 0.5"),
+        ({"candidate_ratio": float("nan")}, "candidate_ratio.* 1.* nan"),
         (
             {"selector": "best"},
-            "selector must be one of colm, ssm, mean_matching, gradient_matching, "
-            "balanced_sampling",
+            "selector.*colm, ssm, mean_matching, gradient_matching, balanced_sampling",
         ),
-        ({"gradient": "second_order"}, "gradient must be one of exact, directional, zeroth_order"),
-        ({"normalization": "sgd"}, "normalization must be one of adam, rms, none"),
-        ({"dimension_criterion": "x"}, "dimension_criterion must be one of gradient, weight"),
-        ({"distance": "l3"}, "distance must be one of l1, l2, cosine"),
-        ({"allocation": "fair"}, "allocation must be one of proportional, balanced, none"),
-        ({"selection_scope": "node"}, "selection_scope must be one of local, global"),
-        ({"kept_dimensions": 0}, "kept_dimensions must be a whole number at least 1; got 0"),
-        ({"num_directions": 1.5}, "num_directions must be a whole number at least 1; got 1.5"),
-        ({"selection_tokens": -1}, "selection_tokens must be a whole number at least 1; got -1"),
-        ({"perturbation_scale": 0}, "perturbation_scale must be a number above 0; got 0"),
+        ({"gradient": "second_order"}, "gradient.*exact, directional, zeroth_order"),
+        ({"normalization": "sgd"}, "normalization.*adam, rms, none"),
+        ({"dimension_criterion": "x"}, "dimension_criterion.*gradient, weight"),
+        ({"distance": "l3"}, "distance.*l1, l2, cosine"),
+        ({"allocation": "fair"}, "allocation.*proportional, balanced, none"),
+        ({"selection_scope": "node"}, "selection_scope.*local, global"),
+        ({"kept_dimensions": 0}, "kept_dimensions.*whole.* 1.* 0"),
+        ({"num_directions": 1.5}, "num_directions.*whole.* 1.* 1.5"),
+        ({"selection_tokens": -1}, "selection_tokens.*whole.* 1.* -1"),
+        ({"perturbation_scale": 0}, "perturbation_scale.* 0.* 0"),
     ],
 )
 def test_unknown_options_are_named_with_the_choices(options, message, tmp_path):
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         CoLMConfig(output_dir=str(tmp_path), **options)
     assert "\n" not in str(caught.value)
 

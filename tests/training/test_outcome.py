@@ -106,7 +106,7 @@ def test_what_the_optimiser_objects_to_is_one_line(make_trainer, dataset):
 @pytest.mark.parametrize("ratio", [1, 2])
 def test_no_epochs_are_refused_before_training(make_trainer, dataset, epochs, ratio):
     trainer = make_trainer(dataset, num_train_epochs=epochs, max_steps=-1, candidate_ratio=ratio)
-    with pytest.raises(ValueError, match="num_train_epochs must be a number above 0"):
+    with pytest.raises(ValueError, match=r"num_train_epochs.* 0"):
         trainer.train()
 
 

@@ -143,7 +143,7 @@ def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="is not a folder"), holding(tmp_path / "file"):
+    with pytest.raises(ValueError, match="folder"), holding(tmp_path / "file"):
         pass
     beneath = holding(tmp_path / "file" / "run")
     with pytest.raises(OSError, match="cannot be written to") as caught, beneath:
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_one_run_does_not_open_the_folder_of_another(tmp_path: P
 def test_an_output_folder_is_a_folder(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    with pytest.raises(ValueError, match="is not a folder"):
+    with pytest.raises(ValueError, match="folder"):
         find_checkpoint(path, None)
 
 

@@ -98,7 +98,7 @@ def test_a_small_source_is_kept_whole_whatever_its_kind(make_trainer, kind, form
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["integers", "class labels", "booleans"])
 @pytest.mark.parametrize("sampling", ["uniform", "unimax", "inverse_source_size"])
-@pytest.mark.filterwarnings("ignore:.*do not fit a budget")
+@pytest.mark.filterwarnings("ignore:.*small sources")
 def test_the_same_is_drawn_and_kept_whatever_a_source_is_called(
     make_trainer, record_selections, kind, sampling
 ):

@@ -159,9 +159,9 @@ def test_transformers_own_trainer_has_subspaces_too(make_trainer, dataset):
     ("options", "message"),
     [
         ({"optim": "adafactor"}, "subspace_rank=4 .* set optim to one of adamw_torch"),
-        ({"subspace_rank": 0}, "subspace_rank must be a whole number at least 1; got 0"),
-        ({"subspace_inner_steps": 0}, "subspace_inner_steps must be a whole number at least 1"),
-        ({"subspace_proximal": -1.0}, "subspace_proximal must be a number above 0; got -1.0"),
+        ({"subspace_rank": 0}, "subspace_rank.*whole.* 1.* 0"),
+        ({"subspace_inner_steps": 0}, "subspace_inner_steps.*whole.* 1"),
+        ({"subspace_proximal": -1.0}, "subspace_proximal.* 0.* -1.0"),
         ({"subspace_sampling": "x"}, "subspace_sampling .* haar, gaussian"),
         ({"subspace_moments": "x"}, "subspace_moments .* averaged, reset, kept"),
         ({"subspace_rounding": "x"}, "subspace_rounding .* stochastic, nearest"),
