@@ -1,6 +1,7 @@
 """The environment of every test and docstring example, set before a heavy library reads it."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -14,3 +15,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector pass over the libraries: each training runs it, over a million objects."""
+    gc.collect()
+    gc.freeze()
