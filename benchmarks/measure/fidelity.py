@@ -39,7 +39,7 @@ from colm.data.generated import generate_mixture
 from colm.gradients import zeroth_order
 from colm.gradients.value_gradients import ValueGradients
 from colm.runs.pretrained import demo_model_folder
-from colm.training.step.arrange import length_sorted_chunks
+from colm.training.step.chunks import length_sorted_chunks
 
 # How frozen weights and LoRA are kept, and whether the forward runs under autocast.
 PRECISIONS = {

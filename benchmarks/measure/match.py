@@ -54,7 +54,7 @@ from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.per_example import example_gradients, trained_parameters
 from colm.runs.pretrained import demo_model_folder
 from colm.training.example import label_token_count
-from colm.training.step.arrange import length_sorted_chunks
+from colm.training.step.chunks import length_sorted_chunks
 from colm.training.step.match import adam_scale
 
 Example = dict[str, Any]

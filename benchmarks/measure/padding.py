@@ -24,7 +24,8 @@ from benchmarks.record import write_result
 from colm.data import format_dataset, read_file
 from colm.data.generated import generate_mixture
 from colm.runs.pretrained import demo_model_folder
-from colm.training.step.arrange import even_parts, length_sorted_chunks, split_kept
+from colm.training.step.arrange import even_parts, split_kept
+from colm.training.step.chunks import length_sorted_chunks
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ Measured on gloo processes of this machine, which the script starts itself: each
 ``ExampleSelection`` as training does, on random features in place of a model's, so that what is
 timed is the exchange and the selection alone. Then modelled to more processes than there are here.
 Symbols: n candidates of all processes, r = n / 2 kept, w processes, d features, d' of them kept
-(see ``colm.training.step.thinning``).
+(see ``colm.training.step.look``).
 
 The model, in ``predict``, assumes
 
@@ -53,10 +53,9 @@ from colm.training.processes.dealing import deal
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.packets import packed
 from colm.training.processes.parts import in_parts
-from colm.training.step.keep import ExampleSelection
-from colm.training.step.look import CandidateObserver
-from colm.training.step.model_access import ModelAccess
-from colm.training.step.thinning import MOST_NUMBERS
+from colm.training.step.draw import DrawnCandidates, candidates_of
+from colm.training.step.keep import ExampleSelection, Kept
+from colm.training.step.look import MOST_NUMBERS, CandidateObserver, ModelAccess
 
 SOURCES = 8
 SELECTOR = "gradient_matching"
@@ -145,7 +144,7 @@ def work(rank: int, ranks: int, port: int, folder: str, options: argparse.Namesp
             if ranks > 1:
                 distributed.barrier()
             started = time.perf_counter()
-            selection.keep(own, len(own) // 2, step)
+            select(selection, candidates_of([own], "source"), step)
             seconds = time.perf_counter() - started
             received = exchange.received_bytes
             rows.append(
@@ -188,7 +187,10 @@ class RandomFeatures(CandidateObserver):
 
     size = 0
 
-    def weight(self) -> None:
+    def _renew(self) -> bool:
+        return False
+
+    def _weight(self) -> None:
         """No criterion needs one."""
 
     def _look(self, examples: list[Any], *_: Any) -> dict[str, Tensor]:
@@ -215,11 +217,16 @@ def make_selection(
     )
     nothing: Any = None
     access = ModelAccess(nothing, nothing, nothing, nothing, nothing)
-    selection = ExampleSelection(args, access, core, "source", 0, exchange)
     features = RandomFeatures(args, access, core.needs, 0, exchange)
     features.size = kept_dimensions(n, size)
-    selection._observe = features
-    return selection
+    return ExampleSelection(args, core, features, "source", exchange)
+
+
+def select(selection: ExampleSelection, drawn: DrawnCandidates, step: int) -> Kept:
+    """Keep half of the candidates, as a step of training does."""
+    split = selection.split(drawn, len(drawn.examples) // 2, step)
+    seen = selection.observer.look(split.own, split.table, split.to_see, step)
+    return selection.keep(split, seen)
 
 
 def make_examples(n: int, options: argparse.Namespace, step: int) -> list[dict[str, Any]]:
@@ -296,8 +303,9 @@ def unit_costs(options: argparse.Namespace) -> dict[str, float]:
     examples = make_examples(n, options, 0)
     with TemporaryDirectory() as folder:
         selection = make_selection("random", n, Exchange(), 1, folder)
-        own = seconds_of(lambda: tabulate(examples, "source", Exchange()))
-        together = seconds_of(lambda: selection.keep(examples, n // 2, 0))
+        drawn = candidates_of([examples], "source")
+        own = seconds_of(lambda: tabulate(drawn.examples, drawn.sources, Exchange()))
+        together = seconds_of(lambda: select(selection, drawn, 0))
     return {
         "part_seconds": part_seconds,
         "number_seconds": seconds_of(handle) / many.numel(),

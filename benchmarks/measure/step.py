@@ -174,7 +174,6 @@ class StepBench:
         self.kept = options.r
         self.plain_too = options.plain
         self.model, self.optimizer = prepare(trainer)
-        self.selection = trainer._selection
         self.loader = iter(trainer.get_train_dataloader())
         self.chosen: list[dict[str, Any]] = []
 
@@ -191,7 +190,7 @@ class StepBench:
         row = {f"{name}_seconds": timed(step, draw) for name, step in kinds.items()}
         after = timed(self.colm, draw)
         self.trainer.state.global_step += 1
-        metrics = self.selection.metrics.drain()
+        metrics = self.trainer._selection_metrics.drain()
         return row | {
             "colm_seconds": (before + after) / 2,
             "colm_before_seconds": before,

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from colm import CoLMConfig, CoLMSFTTrainer
+from colm.training.step.draw import candidates_of
 
 SIZES = {"adding": 40, "copying": 40, "rare": 4}
 
@@ -39,17 +40,32 @@ def dataset() -> Dataset:
     return Dataset.from_list(make_records())
 
 
-def note_selections(trainer):
-    """The token ids of what a trainer keeps, step by step, filled as it runs."""
-    kept, keep = [], trainer._selection.keep
+def select_among(selection, examples, budget, step=0):
+    """What a selection keeps of raw examples, as a step of training has it choose."""
+    split = selection.split(candidates_of([examples], selection.source_column), budget, step)
+    seen = selection.observer.look(split.own, split.table, split.to_see, step)
+    return selection.keep(split, seen)
 
-    def noting(examples, budget, step):
-        chosen = keep(examples, budget, step)
-        kept.append([tuple(example["input_ids"]) for example in chosen])
-        return chosen
+
+def on_keep(trainer, note):
+    """Call a function with what each step of a trainer keeps."""
+    keep = trainer._selection.keep
+
+    def noting(split, seen):
+        kept = keep(split, seen)
+        note(kept)
+        return kept
 
     trainer._selection.keep = noting
-    return kept
+
+
+def note_selections(trainer):
+    """The token ids of what a trainer keeps, step by step, filled as it runs."""
+    steps = []
+    on_keep(
+        trainer, lambda kept: steps.append([tuple(each["input_ids"]) for each in kept.examples])
+    )
+    return steps
 
 
 def build_trainer(
@@ -98,15 +114,11 @@ def make_trainer(tiny_model_folder, tmp_path):
 
 def note_candidates(trainer):
     """Note the token ids of the candidates that a trainer draws, step by step."""
-    drawn = []
-    keep = trainer._selection.keep
-
-    def noting(examples, budget, step):
-        drawn.append([tuple(example["input_ids"]) for example in examples])
-        return keep(examples, budget, step)
-
-    trainer._selection.keep = noting
-    return drawn
+    steps = []
+    on_keep(
+        trainer, lambda kept: steps.append([tuple(each["input_ids"]) for each in kept.split.own])
+    )
+    return steps
 
 
 class StopAt(TrainerCallback):

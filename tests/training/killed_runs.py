@@ -31,7 +31,7 @@ import colm.training.checkpoints.selector_state
 import conftest  # noqa: F401  the environment of tests
 from colm.training.checkpoints import manifest
 from tests.conftest import CHAT_TEMPLATE, save_tiny_model
-from tests.training.conftest import StopAt, build_trainer, make_records
+from tests.training.conftest import StopAt, build_trainer, make_records, on_keep
 
 STEPS, SAVED_EVERY = 6, 2
 OPTIONS = {
@@ -60,15 +60,13 @@ def run(trainer, folder, name, resume=None, rank=0):
     """Train; note each step's kept examples at once, and the weights at the end."""
     trainer.args.output_dir = str(folder / "runs" / name.partition("+")[0])
     notes = (folder / f"{name}.{rank}.kept").open("a")
-    keep = trainer._selection.keep
 
-    def noting(examples, budget, step):
-        chosen = keep(examples, budget, step)
+    def note(kept):
+        line = [kept.split.step, [e["input_ids"] for e in kept.examples]]
         # A process that is killed does not flush.
-        print(json.dumps([step, [e["input_ids"] for e in chosen]]), file=notes, flush=True)
-        return chosen
+        print(json.dumps(line), file=notes, flush=True)
 
-    trainer._selection.keep = noting
+    on_keep(trainer, note)
     if resume is not None:
         # What is not loaded from the checkpoint must not be right by chance.
         torch.rand(7)

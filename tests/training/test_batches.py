@@ -8,6 +8,7 @@ from transformers import DataCollatorWithFlattening
 from colm import CoLMTrainer, CoLMTrainingArguments
 from colm.training import trainer as trainer_module
 from colm.training.step.arrange import averages_over_step
+from tests.training.conftest import on_keep
 from tests.training.test_streaming import PLAIN, Sized
 
 
@@ -56,8 +57,7 @@ def test_a_padding_free_step_holds_no_padding(make_trainer, dataset):
     trainer = make_trainer(dataset, padding_free=True, max_length=None)
     pools = iter(trainer.get_train_dataloader())
     kept = []
-    keep = trainer._selection.keep
-    trainer._selection.keep = lambda *given: kept.extend(keep(*given)) or kept
+    on_keep(trainer, lambda chosen: kept.extend(chosen.examples))
     batches, _ = trainer.get_batch_samples(pools, 2, trainer.args.device)
     rows = [batch["input_ids"].shape for batch in batches]
     assert [row[0] for row in rows] == [1, 1]

@@ -107,7 +107,9 @@ def test_hidden_states_are_those_of_each_example_alone(make_trainer, kinds, monk
     bare = trainer._remove_unused_columns(trainer.train_dataset, "Training")
     trainer.model.train()
     state = torch.random.get_rng_state()
-    hidden = mean_hidden_states(bare, trainer.args, trainer._selection.access, trainer._group)
+    hidden = mean_hidden_states(
+        bare, trainer.args, trainer._selection.observer.access, trainer._group
+    )
     assert torch.equal(torch.random.get_rng_state(), state)
     assert trainer.model.training
     assert all(p.grad is None for p in trainer.model.parameters())

@@ -18,8 +18,8 @@ from transformers import Adafactor
 from colm.gradients.per_example import example_gradients, trained_parameters
 from colm.training.example import WEIGHT_KEY, label_token_count
 from colm.training.limits import check_parallelism
-from colm.training.step.match import GradientSums, adam_scale
-from tests.training.conftest import SIZES, make_records
+from colm.training.step.match import GradientSums, adam_scale, match
+from tests.training.conftest import SIZES, make_records, on_keep, select_among
 
 
 def example_loss(model, input_ids, labels, reduction):
@@ -316,26 +316,21 @@ def test_other_optimisers_have_no_scale(make):
     assert adam_scale(None) is None
 
 
-def note_steps(trainer):
+def note_steps(trainer, monkeypatch):
     """Note candidates, kept weights and the stacked gradients of each measured step."""
-    noted, keep, measure = [], trainer._selection.keep, trainer._selection.measure_match
+    noted = []
 
-    def keeping(examples, budget, step):
-        kept = keep(examples, budget, step)
-        noted.append((examples, kept))
-        return kept
+    def matching(kept, *access):
+        examples, kept_examples = noted[-1]
+        modes = {module: module.training for module in trainer.model.modules()}
+        gradients = stacked_gradients(trainer.model, examples)
+        for module, mode in modes.items():
+            module.training = mode
+        noted[-1] = (examples, kept_examples, gradients, dense_adam_scale(trainer))
+        return match(kept, *access)
 
-    def measuring():
-        if trainer._selection._to_match is not None:
-            examples, kept = noted[-1]
-            modes = {module: module.training for module in trainer.model.modules()}
-            gradients = stacked_gradients(trainer.model, examples)
-            for module, mode in modes.items():
-                module.training = mode
-            noted[-1] = (examples, kept, gradients, dense_adam_scale(trainer))
-        measure()
-
-    trainer._selection.keep, trainer._selection.measure_match = keeping, measuring
+    on_keep(trainer, lambda kept: noted.append((kept.split.own, kept.examples)))
+    monkeypatch.setattr("colm.training.trainer.match", matching)
     return noted
 
 
@@ -374,7 +369,7 @@ def dense_adam_scale(trainer):
     ],
 )
 @pytest.mark.parametrize("adapter", [True, False])
-def test_the_trainer_logs_the_true_match(make_trainer, options, adapter):
+def test_the_trainer_logs_the_true_match(make_trainer, monkeypatch, options, adapter):
     # No two examples alike, so that each kept one is found among the candidates.
     records = {record["prompt"]: record for record in make_records()}
     dataset = Dataset.from_list(list(records.values()))
@@ -387,7 +382,7 @@ def test_the_trainer_logs_the_true_match(make_trainer, options, adapter):
         **options,
     )
     trainer.model.double()
-    noted = note_steps(trainer)
+    noted = note_steps(trainer, monkeypatch)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     names = {"match_error", "gradient_error", "gradient_norm", "theorem_4_1", "match_seconds"}
@@ -479,15 +474,13 @@ def test_candidates_that_cannot_be_compared_take_no_part(make_trainer, dataset):
     unlabelled = [{**row, "labels": [-100] * len(row["input_ids"])} for row in rows[:2]]
     selection = trainer._build_selection("source", SIZES)
     selection._warned_unlabelled = True
-    matches = []
-    for examples in (rows[2:], [*unlabelled, *rows[2:]]):
-        selection.keep(examples, 3, 0)
-        selection.measure_match()
-        matches.append(selection.metrics.drain())
+    access, total = selection.observer.access, selection.exchange.total
+    matches = [
+        match(select_among(selection, examples, 3), access, total)
+        for examples in (rows[2:], [*unlabelled, *rows[2:]])
+    ]
     for name in ("match_error", "gradient_norm"):
-        assert matches[0][f"colm/{name}"] == matches[1][f"colm/{name}"]
-    selection.measure_match()
-    assert selection.metrics.drain() == {}
+        assert matches[0][name] == matches[1][name]
 
 
 class Spread:
@@ -530,8 +523,8 @@ def test_the_docs_list_what_is_logged(make_trainer, dataset):
     rows = re.findall(r"^\| (`colm/.*?) \|", page, re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`(colm/\w+)", row)}
     trainer = make_trainer(dataset, match_every=1, max_steps=2)
-    trainer._selection.metrics.count("non_finite", 1)
-    trainer._selection.metrics.count("without_label_tokens", 1)
+    trainer._selection_metrics.count("non_finite", 1)
+    trainer._selection_metrics.count("without_label_tokens", 1)
     trainer.train()
     logged = {key for entry in trainer.state.log_history for key in entry if "colm/" in key}
     assert {"/".join(key.split("/")[:2]) for key in logged} == listed

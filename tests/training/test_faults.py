@@ -14,13 +14,14 @@ from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling
 
 from colm import CoLMTrainer, CoLMTrainingArguments, available_selectors
-from colm.coreset.observed import Observed
 from colm.coreset.registry import get_selector
 from colm.gradients.example_observer import ExampleObserver
 from colm.training.options.by_selector import options_by_selector
 from colm.training.processes.candidate_table import tabulate
-from colm.training.step.token_limit import TokenLimit
-from tests.training.conftest import SIZES, build_trainer, make_records
+from colm.training.step.chunks import TokenLimit
+from colm.training.step.draw import candidates_of
+from colm.training.step.record import SelectionMetrics
+from tests.training.conftest import SIZES, build_trainer, make_records, on_keep, select_among
 from tests.training.processes import run_in_processes
 
 ROWS = make_records()
@@ -93,9 +94,13 @@ def steps_of(trainer):
 def observe(trainer, examples):
     """What a fresh observer sees of examples."""
     selection = trainer._build_selection("source", SIZES)
-    table = tabulate(examples, "source", selection.exchange)
-    bare = [{k: v for k, v in e.items() if k != "source"} for e in examples]
-    return selection._observe, selection._observe(bare, table, torch.arange(len(table)), 0)
+    return selection.observer, look_again(selection.observer, examples)
+
+
+def look_again(observer, examples):
+    drawn = candidates_of([examples], "source")
+    table = tabulate(drawn.examples, drawn.sources, observer.exchange)
+    return observer.look(drawn.examples, table, torch.arange(len(table)), 0).observed
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +160,7 @@ def check_features_under_little_memory(trainer, caplog, place, options):
         observer, halved = observe(trainer, examples)
         limit, said = observer._limit.most_tokens, len(failures)
         # Once halved, the limit holds: nothing fails again.
-        bare = [{k: v for k, v in e.items() if k != "source"} for e in examples]
-        table = tabulate(examples, "source", trainer._selection.exchange)
-        observer(bare, table, torch.arange(len(table)), 0)
+        look_again(observer, examples)
     assert 0 < said == len(failures)
     assert limit <= ROOM_TOKENS < trainer.args.selection_tokens
     lines = [record.getMessage() for record in caplog.records if "out of memory" in record.message]
@@ -204,12 +207,9 @@ def test_an_example_too_large_by_itself_is_named(make_trainer, dataset):
 
 
 def test_where_processes_share_a_model_none_goes_on_by_itself():
-    def look_at(chunk):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
     limit = TokenLimit(100, 4, recovers=False)
     with pytest.raises(torch.OutOfMemoryError, match="set selection_tokens below 12"):
-        limit.look([4, 3, 2], look_at)
+        limit.check_recovery([4, 3, 2], torch.OutOfMemoryError("CUDA out of memory."))
     assert limit.most_tokens == 100
 
 
@@ -227,17 +227,11 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_trainer, dataset):
 
 
 def test_unless_told_otherwise_the_tokens_of_a_look_follow_the_longest_example():
-    looked_at = []
-
-    def look_at(chunk):
-        looked_at.append(chunk)
-        return Observed(losses=torch.zeros(len(chunk)))
-
     lengths = [30, 7, 20, 30, 11, 9, 30, 30]
     limit = TokenLimit(None, 2)
-    order, _ = limit.look(lengths, look_at)
-    assert sorted(order) == list(range(len(lengths)))
-    filled = [len(chunk) * max(lengths[index] for index in chunk) for chunk in looked_at]
+    chunks = limit.chunks(lengths)
+    assert sorted(index for chunk in chunks for index in chunk) == list(range(len(lengths)))
+    filled = [len(chunk) * max(lengths[index] for index in chunk) for chunk in chunks]
     assert max(filled) == limit.tokens(lengths) == 2 * 30
     # However large a micro-batch is, an accelerator is busy with less.
     assert TokenLimit(None, 1000).tokens(lengths) == 8192
@@ -297,10 +291,12 @@ def test_what_is_not_finite_is_left_out_by_every_selector(trainer, poisoned, par
         with options_of(trainer, {"selector": selector}):
             selection = trainer._build_selection(None, None)
             with pytest.warns(UserWarning, match="NaN or infinite"):
-                kept = selection.keep(rows, 12, 0)
-        assert len(kept) == 12
-        assert all(token not in example["input_ids"] for example in kept), selector
-        assert selection.metrics.drain()["colm/non_finite"] == 8
+                kept = select_among(selection, rows, 12)
+        assert len(kept.examples) == 12
+        assert all(token not in example["input_ids"] for example in kept.examples), selector
+        metrics = SelectionMetrics()
+        metrics.record(kept)
+        assert metrics.drain()["colm/non_finite"] == 8
 
 
 def test_a_gradient_whose_square_overflows_spoils_no_later_selection(trainer, poisoned):
@@ -312,7 +308,7 @@ def test_a_gradient_whose_square_overflows_spoils_no_later_selection(trainer, po
     with options_of(trainer, {"selector": "colm"}):
         selection = trainer._build_selection(None, None)
         for step in range(3):
-            selection.keep(rows, 8, step)
+            select_among(selection, rows, 8, step)
     state = selection.selector.state_dict()
     assert state["moments.step"] == 3
     assert all(torch.isfinite(value).all() for value in state.values())
@@ -408,23 +404,23 @@ def in_each_process(model_folder, folder):
             num_train_epochs=1,
             accelerator_config={"even_batches": False},
         )
-        drawn, keep = [], trainer._selection.keep
+        drawn = []
 
-        def noting(examples, budget, step, keep=keep, drawn=drawn):
-            kept = keep(examples, budget, step)
-            drawn.append((len(examples), len(kept)))
-            return kept
+        def note(kept, drawn=drawn):
+            drawn.append((len(kept.split.own), len(kept.examples)))
 
-        trainer._selection.keep = noting
+        on_keep(trainer, note)
         trainer.train()
         done[scope] = drawn, [p.detach().clone() for p in trainer.model.parameters()]
     rank, selection = trainer.args.process_index, make_selection(trainer)
     examples = list(trainer.train_dataset)[rank * 16 : rank * 16 + 16]
     room = ROOM_TOKENS if rank == 0 else 10**6
-    done["whole"] = [tuple(e["input_ids"]) for e in selection.keep(examples, 8, 0)]
+    done["whole"] = [tuple(e["input_ids"]) for e in select_among(selection, examples, 8).examples]
     selection = make_selection(trainer)
     with little_memory(trainer.model, room=room) as failures:
-        done["halved"] = [tuple(e["input_ids"]) for e in selection.keep(examples, 8, 0)]
+        done["halved"] = [
+            tuple(e["input_ids"]) for e in select_among(selection, examples, 8).examples
+        ]
     done["failures"] = len(failures)
     return done
 

@@ -20,7 +20,14 @@ from colm.coreset import registry
 from colm.coreset.registry import available_selectors
 from colm.training.example import label_token_count
 from colm.training.step import look as observing
-from tests.training.conftest import SIZES, StopAt, build_trainer, make_records, note_selections
+from tests.training.conftest import (
+    SIZES,
+    StopAt,
+    build_trainer,
+    make_records,
+    note_selections,
+    select_among,
+)
 from tests.training.processes import run_in_processes
 
 pytestmark = pytest.mark.slow
@@ -109,7 +116,12 @@ def selections(trainer, selector, split):
         drawn = rng.sample(list(trainer.train_dataset), DRAWN)
         budget = KEPT - number + 1 if rank == number - 1 else 1
         own = drawn[bounds[rank] : bounds[rank + 1]]
-        kept.append([tuple(example["input_ids"]) for example in selection.keep(own, budget, step)])
+        kept.append(
+            [
+                tuple(example["input_ids"])
+                for example in select_among(selection, own, budget, step).examples
+            ]
+        )
     return kept, selection.selector.state_dict()
 
 
@@ -172,7 +184,7 @@ def refuse_a_column(trainer):
     """What is said of a column that cannot be sent, on every process and before anything is."""
     examples = [{**row, "image": object()} for row in list(trainer.train_dataset)[:4]]
     with pytest.raises(ValueError, match="column 'image' holds a object") as refused:
-        make_selection(trainer, "random").keep(examples, 2, 0)
+        select_among(make_selection(trainer, "random"), examples, 2)
     return str(refused.value)
 
 
@@ -224,14 +236,15 @@ def keep_at_the_edges(trainer):
 
     torn = make_selection(trainer, selector="random")
     torn.selector.selector = dataclasses.replace(torn.selector.selector, choose=first_or_last)
-    return {
-        "torn": torn.keep(rows[:8] if rank == 0 else rows[8:16], 4, 0),
-        "one without labels": selection.keep(alone, 2, 0),
-        "none with labels": selection.keep(nothing, 1, 1),
-        "first alone": selection.keep(rows[12:16] if rank == 0 else unlabelled, 1 - rank, 2),
-        "second alone": selection.keep(rows[12:16] if rank == 1 else unlabelled, 1 - rank, 3),
-        "first has all": selection.keep(rows[12:16] if rank == 0 else [], 1 - rank, 4),
+    among = {
+        "torn": (torn, rows[:8] if rank == 0 else rows[8:16], 4, 0),
+        "one without labels": (selection, alone, 2, 0),
+        "none with labels": (selection, nothing, 1, 1),
+        "first alone": (selection, rows[12:16] if rank == 0 else unlabelled, 1 - rank, 2),
+        "second alone": (selection, rows[12:16] if rank == 1 else unlabelled, 1 - rank, 3),
+        "first has all": (selection, rows[12:16] if rank == 0 else [], 1 - rank, 4),
     }
+    return {name: select_among(*given).examples for name, given in among.items()}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Selections follow the candidates and nothing else: chunks, padding and order play no part.
 
-Each relation runs a few steps of ``ExampleSelection.keep``, moments and all, on random weights and
+Each relation runs a few steps of ``ExampleSelection``, moments and all, on random weights and
 compares what is kept; the number of processes is the matter of ``test_global_scope.py``.
 """
 
@@ -17,8 +17,10 @@ from colm.training.example import WEIGHT_KEY
 from colm.training.options.by_selector import options_by_selector
 from colm.training.processes.candidate_table import content_key, tabulate
 from colm.training.processes.exchange import Exchange
+from colm.training.step.arrange import arrange
 from colm.training.step.look import CandidateObserver
-from tests.training.conftest import SIZES, build_trainer, make_records
+from colm.training.step.match import match
+from tests.training.conftest import SIZES, build_trainer, make_records, select_among
 
 BATCHINGS = {
     "plain": {},
@@ -86,7 +88,7 @@ def keep(trainers):
             examples = rng.sample(list(trainer.train_dataset), DRAWN)
             if shuffle is not None:
                 random.Random(shuffle + step).shuffle(examples)
-            kept.append(selection.keep(examples, KEPT, step))
+            kept.append(select_among(selection, examples, KEPT, step).examples)
         vars(trainer.args).update(given)
         return [[(tuple(e["input_ids"]), e.get(WEIGHT_KEY, 1.0)) for e in step] for step in kept]
 
@@ -135,12 +137,15 @@ def test_random_draws_anew_each_step_and_seed(keep, make_trainer):
     trainer = make_trainer(Dataset.from_list(make_records()), selector="random")
     examples = list(trainer.train_dataset)[:DRAWN]
     kept = [
-        frozenset(content_key(example) for example in trainer._selection.keep(examples, KEPT, step))
+        frozenset(map(content_key, select_among(trainer._selection, examples, KEPT, step).examples))
         for step in range(4)
     ]
     assert len(set(kept)) == 4
     again = make_trainer(Dataset.from_list(make_records()), selector="random", seed=1)
-    assert frozenset(map(content_key, again._selection.keep(examples, KEPT, 0))) != kept[0]
+    assert (
+        frozenset(map(content_key, select_among(again._selection, examples, KEPT).examples))
+        != kept[0]
+    )
 
 
 def test_the_published_code_goes_by_the_order_of_the_batch(keep):
@@ -158,12 +163,12 @@ def test_what_is_seen_of_a_row_is_its_own(trainers, batching):
         {key: example[key] for key in ("input_ids", "labels")}
         for example in list(trainer.train_dataset)[:DRAWN]
     ]
-    table = tabulate(examples, None, Exchange())
+    table = tabulate(examples, ["all"] * DRAWN, Exchange())
     needs = ("gradients", "hidden", "prompt")
-    access = trainer._selection.access
+    access = trainer._selection.observer.access
     observe = CandidateObserver(trainer.args, access, needs, 0, Exchange())
     rows = torch.tensor(random.Random(5).sample(range(DRAWN), 17))
-    seen = observe(examples, table, rows, step=0)
+    seen = observe.look(examples, table, rows, step=0).observed
     alone = ExampleObserver(trainer.model, needs)
     for place, row in enumerate(rows.tolist()):
         batch = {key: torch.tensor([value]) for key, value in examples[row].items()}
@@ -181,7 +186,7 @@ def test_directions_are_drawn_each_step_but_once_a_run_in_the_published_code(
     trainer = make_trainer(
         Dataset.from_list(make_records()), gradient=gradient, reference_behaviour=reference
     )
-    observe = trainer._selection._observe
+    observe = trainer._selection.observer
     first, again, second = (observe._draw_directions(step)[0] for step in (0, 0, 1))
     assert torch.equal(first, again)
     assert torch.equal(first, second) == reference
@@ -198,7 +203,7 @@ def test_copies_of_an_example_are_interchangeable(make_trainer, selector):
         selection = trainer._build_selection("source", SIZES)
         if shuffle is not None:
             random.Random(shuffle).shuffle(examples)
-        kept.append(sorted(e["input_ids"] for e in selection.keep(examples, 7, 0)))
+        kept.append(sorted(e["input_ids"] for e in select_among(selection, examples, 7).examples))
     assert kept[0] == kept[1] == kept[2]
 
 
@@ -232,8 +237,8 @@ def test_no_global_random_state_is_touched(make_trainer, selector, gradient):
     random.seed(3)
     np.random.seed(3)  # noqa: NPY002
     state = torch.random.get_rng_state()
-    trainer._selection.keep(examples, KEPT, 0)
-    trainer._selection.measure_match()
+    kept = select_among(trainer._selection, examples, KEPT)
+    match(kept, trainer._selection.observer.access, Exchange().total)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert random.getstate() == random.Random(3).getstate()
     fresh = np.random.RandomState(3).get_state()
@@ -242,8 +247,10 @@ def test_no_global_random_state_is_touched(make_trainer, selector, gradient):
 
 def test_the_kept_come_longest_first_and_without_their_source(make_trainer):
     trainer = make_trainer(Dataset.from_list(make_records()), selector="random")
-    kept = trainer._selection.keep(list(trainer.train_dataset)[:DRAWN], KEPT, 0)
-    lengths = [len(example["input_ids"]) for example in kept]
+    kept = select_among(trainer._selection, list(trainer.train_dataset)[:DRAWN], KEPT).examples
+    parts = arrange(trainer, kept, 2)
+    lengths = [len(example["input_ids"]) for part in parts for example in part]
+    assert len(lengths) == len(kept) == KEPT
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] > lengths[-1]
     assert not any("source" in example for example in kept)
@@ -254,7 +261,7 @@ def test_a_selector_that_looks_at_nothing_costs_no_forward(make_trainer, selecto
     trainer = make_trainer(Dataset.from_list(make_records()), selector=selector)
     calls = []
     trainer.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    trainer._selection.keep(list(trainer.train_dataset)[:DRAWN], KEPT, 0)
+    select_among(trainer._selection, list(trainer.train_dataset)[:DRAWN], KEPT)
     assert calls == []
 
 
@@ -266,4 +273,4 @@ def test_a_selector_without_gradients_costs_no_backward(make_trainer, monkeypatc
         raise AssertionError("a backward was run")
 
     monkeypatch.setattr(torch.autograd, "grad", backward)
-    trainer._selection.keep(list(trainer.train_dataset)[:DRAWN], KEPT, 0)
+    select_among(trainer._selection, list(trainer.train_dataset)[:DRAWN], KEPT)

@@ -5,36 +5,18 @@ be called; so the classes themselves are asked.
 """
 
 import inspect
+import re
 
 import pytest
 from transformers import Trainer
+from trl import SFTConfig, SFTTrainer
 
 from colm import CoLMSFTTrainer, CoLMTrainer
 from colm.data.exact_json import ExactJson
 from colm.memory.subspaces.optimizer import SubspaceOptimizer
 from colm.runs.progress import StepProgress
 from colm.runs.select import DryRunTrainer
-
-# Methods of transformers' Trainer without which a step, a checkpoint or a resumed run is another.
-HOOKS = {
-    "_get_train_sampler",
-    "_issue_warnings_after_load",
-    "_load_best_model",
-    "_load_from_checkpoint",
-    "_load_optimizer_and_scheduler",
-    "_push_from_checkpoint",
-    "_run_epoch",
-    "_save",
-    "_save_checkpoint",
-    "_save_optimizer_and_scheduler",
-    "compute_loss",
-    "create_optimizer",
-    "get_batch_samples",
-    "get_train_dataloader",
-    "log",
-    "save_model",
-    "train",
-}
+from colm.training import trainer
 
 
 def overrides(derived):
@@ -81,8 +63,10 @@ def test_overrides_take_what_the_overridden_take(derived):
 
 
 @pytest.mark.parametrize("derived", [CoLMTrainer, CoLMSFTTrainer])
-def test_hooks_of_the_trainer_are_still_there(derived):
-    assert set(overrides(derived)) >= HOOKS
+def test_the_trainer_names_every_method_that_it_overrides(derived):
+    """Without which a step, a checkpoint or a resumed run is another."""
+    named = set(re.findall(r"``(\w+)``", trainer.__doc__.partition("is overridden")[2]))
+    assert set(overrides(derived)) == named
 
 
 def test_a_wrong_signature_and_a_missing_hook_are_seen():
@@ -97,3 +81,11 @@ def test_a_wrong_signature_and_a_missing_hook_are_seen():
     found = overrides(Wrong)
     assert found.keys() == {"log"}
     assert "start_time" in mismatch(*found["log"])
+
+
+def test_no_attribute_of_the_plain_trainer_is_taken_for_another(make_trainer, dataset):
+    ours = vars(make_trainer(dataset))
+    plain = vars(make_trainer(dataset, trainer_class=SFTTrainer, config_class=SFTConfig))
+    assert {name: type(ours[name]) for name in plain if name != "args"} == {
+        name: type(value) for name, value in plain.items() if name != "args"
+    }

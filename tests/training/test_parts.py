@@ -14,9 +14,8 @@ from colm.coreset.registry import Selector, available_selectors, get_selector
 from colm.gradients.example_observer import ExampleObserver
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.parts import in_parts
-from colm.training.step import thinning
-from colm.training.step.thinning import ThinnedObserver
-from tests.training.conftest import make_records
+from colm.training.step.look import ThinnedObserver
+from tests.training.conftest import make_records, select_among
 
 LIMITED = [name for name in available_selectors() if get_selector(name).most_together]
 
@@ -202,7 +201,6 @@ def test_how_many_dimensions_follows_from_the_batch_alone(make_trainer, dataset,
     rows = list(trainer.train_dataset)
     assert len(rows) == len(make_records())
     for step, count in enumerate((16, 5)):
-        assert len(trainer._selection.keep(rows[:count], 2, step)) == 2
+        assert len(select_among(trainer._selection, rows[:count], 2, step).examples) == 2
     # Four examples in each of two micro-batches, two candidates for each: 16.
     assert len(trainer._selection.selector.state_dict()["moments.exp_avg"]) == 10
-    assert thinning.MOST_NUMBERS == 2**28

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colm.training.example import Pool, PoolCollator, label_token_count
-from colm.training.step.arrange import even_parts, length_sorted_chunks
+from colm.training.step.arrange import even_parts
+from colm.training.step.chunks import length_sorted_chunks
 from colm.training.step.record import SelectionMetrics
 from tests.training.conftest import SIZES
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colm.training.step.pool_size import find_pool_size
+from colm.training.step.draw import find_pool_size
 from tests.training.conftest import make_records
 from tests.training.test_streaming import PLAIN, Once, Sized, stream
 

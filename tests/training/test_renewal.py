@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from colm import CoLMSFTTrainer, CoLMTrainer, CoLMTrainingArguments
-from tests.training.conftest import make_records
+from tests.training.conftest import make_records, on_keep
 from tests.training.test_tensor_examples import Rows, pad
 
 SMALL = {
@@ -35,7 +35,7 @@ def other_model(trainer, seed=3):
 
 def looked_at(trainer):
     """The models that each training looks with."""
-    return trainer._selection._observe._observer.model
+    return trainer._selection.observer.example_observer.model
 
 
 def tokenised(trainer, records):
@@ -188,17 +188,19 @@ def test_another_adapter_is_looked_at_from_the_next_step_on(make_trainer, datase
         dataset, selector="colm", trainer_options={"peft_config": peft.LoraConfig(**lora)}
     )
     trainer.model.add_adapter("wider", peft.LoraConfig(**{**lora, "r": 4}))
-    kept, widths = trainer._selection.keep, []
+    split, widths = trainer._selection.split, []
 
-    def switching(examples, budget, step):
+    def switching(drawn, budget, step):
         if step == 2:
             trainer.model.set_adapter("wider")
-        chosen = kept(examples, budget, step)
-        (projection,) = trainer._selection._observe._observer.gradients.projections
-        widths.append(projection.shape[1])
-        return chosen
+        return split(drawn, budget, step)
 
-    trainer._selection.keep = switching
+    def note(_kept):
+        (projection,) = trainer._selection.observer.example_observer.gradients.projections
+        widths.append(projection.shape[1])
+
+    trainer._selection.split = switching
+    on_keep(trainer, note)
     trainer.train()
     assert widths == [2, 2, 4, 4]
 

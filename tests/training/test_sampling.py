@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import RandomSampler
 
-from colm.training.step.draw import InverseSizeSampler
+from colm.training.step.samplers import InverseSizeSampler
 from tests.training.conftest import SIZES, StopAt, build_trainer, make_records, note_candidates
 from tests.training.processes import run_in_processes
 

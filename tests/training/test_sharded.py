@@ -27,7 +27,13 @@ from colm.gradients import block_gradients, label_loss
 from colm.training.limits import check_parallelism, shards_weights
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.lockstep import Lockstep, make_filler
-from tests.training.conftest import StopAt, build_trainer, make_records, note_selections
+from tests.training.conftest import (
+    StopAt,
+    build_trainer,
+    make_records,
+    note_selections,
+    select_among,
+)
 from tests.training.processes import run_in_processes
 
 pytestmark = pytest.mark.slow
@@ -182,9 +188,11 @@ def keep_unlike(trainer):
     """What is kept where processes that select apart have unlike numbers of candidates."""
     rows = list(trainer.train_dataset)
     first = trainer.args.process_index == 0
-    keep = trainer._selection.keep
     return [
-        [tuple(example["input_ids"]) for example in keep(candidates, budget, step)]
+        [
+            tuple(example["input_ids"])
+            for example in select_among(trainer._selection, candidates, budget, step).examples
+        ]
         for step, (candidates, budget) in enumerate(
             [
                 # All are kept, without a look; many chunks; one; neither has anything to look at.
@@ -271,7 +279,6 @@ def test_what_fills_up_has_no_labels_and_no_foreign_tokens():
 
 def test_one_process_keeps_step_with_nobody():
     lockstep = Lockstep(Exchange())
-    assert not lockstep.is_needed
     with lockstep([5, 6], 100) as missing:
         assert missing == 0
 

@@ -118,17 +118,17 @@ def test_it_trains_with_colm(make_trainer, dataset, monkeypatch, name, selection
 
 def watch_the_look(trainer):
     """Whether each look left weights and optimiser as they were, LOMO's hooks included."""
-    unchanged, keep = [], trainer._selection.keep
+    unchanged, select = [], trainer._micro_batches
 
-    def watching(*args):
+    def watching(pools):
         before = [p.detach().clone() for p in trainer.model.parameters()]
-        chosen = keep(*args)
+        batches = select(pools)
         after = trainer.model.parameters()
         same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         unchanged.append(same and all(p.grad is None for p in trainer.model.parameters()))
-        return chosen
+        return batches
 
-    trainer._selection.keep = watching
+    trainer._micro_batches = watching
     return unchanged
 
 

@@ -99,7 +99,7 @@ def test_every_selector_selects_from_a_stream(streaming, selector):
             16 if selector == "none" else 8
         )
         assert items > 0
-    metrics = streaming._selection.metrics.drain()
+    metrics = streaming._selection_metrics.drain()
     assert sum(metrics.get(f"colm/candidates/{s}", 0) for s in ("adding", "copying", "rare")) == 16
 
 

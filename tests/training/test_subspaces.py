@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 from colm import CoLMTrainer, CoLMTrainingArguments
 from colm.training.checkpoints import manifest
 from colm.training.subspace_training import SUBSPACES_FILE
+from tests.training.conftest import on_keep
 
 RSO = {"subspace_rank": 4, "subspace_inner_steps": 3, "max_steps": 7}
 SELECTIONS = {
@@ -111,18 +112,16 @@ def test_the_best_model_is_loaded_at_the_end(make_trainer, dataset, tmp_path):
 @pytest.mark.slow
 def test_features_are_those_of_b_and_its_moments_go_with_p(make_trainer, dataset):
     trainer = make_trainer(dataset, **RSO)
-    steps, keep = [], trainer._selection.keep
+    steps = []
 
-    def noting(*args):
-        chosen = keep(*args)
+    def note(_kept):
         moments = trainer._selection.selector._moments
-        projection = trainer._selection._observe._observer.gradients.projections[0]
+        projection = trainer._selection.observer.example_observer.gradients.projections[0]
         assert projection.is_adapter
         assert len(moments.exp_avg) == projection.shape[0] * 4
         steps.append(moments.step)
-        return chosen
 
-    trainer._selection.keep = noting
+    on_keep(trainer, note)
     trainer.train()
     assert steps == [1, 2, 3, 1, 2, 3, 1]
 

@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from colm import CoLMConfig, CoLMTrainer, CoLMTrainingArguments, register_selector
 from colm.coreset import registry
-from tests.training.conftest import SIZES, make_records
+from tests.training.conftest import SIZES, make_records, on_keep
 
 
 def weights(trainer):
@@ -246,8 +246,7 @@ def test_an_example_with_nan_is_left_out_counted_and_warned_about_once(make_trai
     with torch.no_grad():
         trainer.model.get_input_embeddings().weight[poison] = float("nan")
     kept = []
-    original = trainer._selection.keep
-    trainer._selection.keep = lambda *a: kept.extend(original(*a)) or kept[-8:]
+    on_keep(trainer, lambda chosen: kept.extend(chosen.examples))
     with pytest.warns(UserWarning, match="NaN or infinite") as caught:
         trainer.train()
     assert sum("NaN or infinite" in str(w.message) for w in caught) == 1

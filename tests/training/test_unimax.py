@@ -9,7 +9,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.training.step.draw import MOST_REPEATS, UniMaxSampler
+from colm.training.step.samplers import MOST_REPEATS, UniMaxSampler
 from tests.training.conftest import SIZES, make_records, note_candidates
 from tests.training.test_sampling import draws, sources_of_sizes
 

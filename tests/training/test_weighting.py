@@ -12,7 +12,7 @@ from colm import Choice, CoLMTrainer, CoLMTrainingArguments, register_selector
 from colm.coreset import registry
 from colm.training.example import WEIGHT_KEY
 from colm.training.step.weigh import collate_weighted
-from tests.training.conftest import StopAt, build_trainer, make_records
+from tests.training.conftest import StopAt, build_trainer, make_records, on_keep, select_among
 from tests.training.processes import run_in_processes
 
 
@@ -84,13 +84,7 @@ def test_the_gradient_is_the_weighted_mean_over_label_tokens(make_trainer, datas
     trainer.model.double()
     pools = list(islice(trainer.get_train_dataloader(), 2))
     kept = {}
-    keep = trainer._selection.keep
-
-    def noting(*arguments):
-        kept["examples"] = keep(*arguments)
-        return kept["examples"]
-
-    trainer._selection.keep = noting
+    on_keep(trainer, lambda chosen: kept.update(examples=chosen.examples))
     batches, items = trainer.get_batch_samples(iter(pools), 2, trainer.args.device)
     weights = [example[WEIGHT_KEY] for example in kept["examples"]]
     assert sorted(weights) == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -143,7 +137,7 @@ def test_medoids_weigh_by_the_candidates_they_stand_for(make_trainer, dataset):
     trainer = make_trainer(dataset, selector="colm", weighted=True)
     pools = list(islice(trainer.get_train_dataloader(), 2))
     examples = [example for pool in pools for example in pool]
-    kept = trainer._selection.keep(examples, 8, 0)
+    kept = select_among(trainer._selection, examples, 8).examples
     assert sum(example[WEIGHT_KEY] for example in kept) == len(examples)
     trainer.train()
     plain = make_trainer(dataset, selector="colm")
@@ -220,13 +214,7 @@ def step_of_each(model_folder, folder):
         lr_scheduler_type="constant",
     )
     kept = []
-    keep = trainer._selection.keep
-
-    def noting(*arguments):
-        kept.extend(keep(*arguments))
-        return list(kept)
-
-    trainer._selection.keep = noting
+    on_keep(trainer, lambda chosen: kept.extend(chosen.examples))
     before = [p.detach().clone() for p in trainer.model.parameters()]
     trainer.train()
     moved = [b - p.detach() for b, p in zip(before, trainer.model.parameters(), strict=True)]

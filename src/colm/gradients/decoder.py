@@ -25,6 +25,13 @@ def class_name(model: nn.Module) -> str:
     return plain_class(base_model(model)).__name__
 
 
+def text_config(model: Any) -> Any:
+    """Return the configuration of a model's decoder, ``None`` of a model without one."""
+    config = getattr(model, "config", None)
+    get_text_config = getattr(config, "get_text_config", None)
+    return get_text_config(decoder=True) if callable(get_text_config) else config
+
+
 def find_decoder(model: nn.Module) -> nn.Module:
     """Return the module that turns token ids into hidden states.
 

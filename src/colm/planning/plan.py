@@ -26,7 +26,7 @@ from colm.planning.tally import Work, storage_bytes
 from colm.runs.arguments import SFTArguments
 from colm.training.limits import UPDATES_IN_BACKWARD
 from colm.training.papers import selects
-from colm.training.step.token_limit import token_limit
+from colm.training.step.chunks import token_limit
 
 #: Ways of training that a plan compares: that of the run, whatever it selects with, and plain steps
 #: on r, n and 2n examples.

@@ -24,8 +24,7 @@ from colm.runs.arguments import SFTArguments
 from colm.runs.pretrained import LOADING_ERRORS, cannot_load, check_folder
 from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.exchange import Exchange
-from colm.training.step.look import CandidateObserver
-from colm.training.step.model_access import ModelAccess
+from colm.training.step.look import CandidateObserver, ModelAccess
 from colm.training.subspace_training import enter_subspaces
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -175,4 +174,4 @@ def observer_of(args: SelectionArguments, model: nn.Module) -> ExampleObserver |
         optimizer=lambda: None,
     )
     # As the trainer makes it, whatever options that takes.
-    return CandidateObserver(args, access, needs, 0, Exchange())._model_observer()
+    return CandidateObserver(args, access, needs, 0, Exchange()).example_observer

@@ -8,7 +8,7 @@ Symbols: n candidates of a step, r kept.
 import copy
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +16,14 @@ from typing import Any
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from colm.coreset.registry import get_selector
-from colm.coreset.selection import Selection
 from colm.names import shown_name
 from colm.runs.arguments import SFTArguments
 from colm.runs.kept_shares import Candidate
 from colm.runs.output_folder import find_checkpoint
 from colm.runs.sft import build_trainer, named_refusals
 from colm.training.checkpoints.manifest import choose_last, find_checkpoints
-from colm.training.example import Example
 from colm.training.options.config import CoLMConfig
-from colm.training.processes.candidate_table import CandidateTable
-from colm.training.step.keep import ExampleSelection
+from colm.training.step.keep import Kept
 from colm.training.step.record import PREFIX
 from colm.training.trainer import CoLMSFTTrainer
 
@@ -59,60 +56,8 @@ class DryRun:
     notes: tuple[str, ...]
 
 
-class RecordingSelection(ExampleSelection):
-    """Selects as in training, and notes what becomes of each candidate.
-
-    Args:
-        usual: the selection of the trainer.
-        decode: returns token ids as text.
-    """
-
-    def __init__(self, usual: ExampleSelection, decode: Callable[[Any], str]) -> None:
-        super().__init__(
-            usual.args,
-            usual.access,
-            usual.selector,
-            usual.source_column,
-            usual.args.seed,  # type: ignore[attr-defined]
-            usual.exchange,
-        )
-        self.candidates: list[Candidate] = []
-        self.kept_whole: set[str] = set()
-        self._decode = decode
-        self._step = 0
-        self._texts: list[str] = []
-
-    def keep(self, examples: Sequence[Example], budget: int, step: int) -> list[Example]:
-        """Return the examples to train on."""
-        self._step = step
-        self._texts = [self._decode(example["input_ids"]) for example in examples]
-        return super().keep(examples, budget, step)
-
-    def _measure(self, table: CandidateTable, kept: list[int], selection: Selection) -> None:
-        """Note all candidates, where the trainer counts them."""
-        super()._measure(table, kept, selection)
-        weights = dict.fromkeys(kept, 1.0)
-        if self.args.weighted:
-            weights = dict(zip(kept, selection.weights.tolist(), strict=True))
-        self.kept_whole.update(table.sources[row] for row in kept[: selection.kept_whole])
-        self.candidates += [
-            Candidate(
-                step=self._step,
-                source=source,
-                key=f"{int(table.keys[row]):016x}",
-                label_tokens=int(table.label_tokens[row]),
-                kept=row in weights,
-                weight=weights.get(row, 0.0),
-                text=self._texts[row],
-            )
-            for row, source in enumerate(table.sources)
-        ]
-
-
 class DryRunTrainer(CoLMSFTTrainer):
     """Goes through the first steps of a run up to their micro-batches, and trains on none."""
-
-    _selection: RecordingSelection
 
     def __init__(self, *, args: CoLMConfig, **options: Any) -> None:
         """Take what the trainer of a run takes; what writes, shows or sends is turned off."""
@@ -120,28 +65,26 @@ class DryRunTrainer(CoLMSFTTrainer):
         for name, value in _SILENT.items():
             setattr(args, name, value)
         super().__init__(args=args, **{**options, "eval_dataset": None})
+        self.candidates: list[Candidate] = []
+        self.kept_whole: set[str] = set()
         self._steps_left = 0
 
-    def look_ahead(self, steps: int, checkpoint: str | None) -> RecordingSelection:
-        """Select for the first steps of the run.
+    def look_ahead(self, steps: int, checkpoint: str | None) -> None:
+        """Select for the first steps of the run, and note what becomes of each candidate.
 
         Args:
             steps: how many; fewer where the run has no more.
             checkpoint: that the run goes on from, ``None`` where it begins.
-
-        Returns:
-            What was selected.
         """
         self._steps_left = steps
         with _without_complaint():
             self.train(resume_from_checkpoint=checkpoint)
-        return self._selection
 
     def get_batch_samples(self, *args: Any, **options: Any) -> Any:
         """Select as in training, count the step as done, and pass on nothing to train on."""
-        before = len(self._selection.candidates)
+        before = len(self.candidates)
         super().get_batch_samples(*args, **options)
-        drawn = self._selection.candidates[before:]
+        drawn = self.candidates[before:]
         if drawn:
             kept = sum(each.kept for each in drawn)
             logger.info(f"step {self.state.global_step}: {kept} of {len(drawn)} candidates kept")
@@ -166,11 +109,24 @@ class DryRunTrainer(CoLMSFTTrainer):
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Log nothing: no step was trained."""
 
-    def _build_selection(
-        self, source_column: str | None, sizes: dict[str, int] | None
-    ) -> RecordingSelection:
-        usual = super()._build_selection(source_column, sizes)
-        return RecordingSelection(usual, self.processing_class.decode)
+    def _record_kept(self, kept: Kept) -> None:
+        """Note all candidates of a step, where they are counted."""
+        super()._record_kept(kept)
+        split, table = kept.split, kept.split.table
+        whole = list(kept.weights)[: kept.selection.kept_whole]
+        self.kept_whole.update(table.sources[row] for row in whole)
+        self.candidates += [
+            Candidate(
+                step=split.step,
+                source=table.sources[row],
+                key=f"{int(table.keys[row]):016x}",
+                label_tokens=int(table.label_tokens[row]),
+                kept=row in kept.weights,
+                weight=kept.weights.get(row, 0.0),
+                text=self.processing_class.decode(example["input_ids"]),
+            )
+            for row, example in zip(table.own, split.own, strict=True)
+        ]
 
 
 def nothing_to_select(training: CoLMConfig) -> str | None:
@@ -209,10 +165,10 @@ def make_dry_run(arguments: SFTArguments, steps: int) -> DryRun:
         training.output_dir = folder
         trainer = build_trainer(arguments._replace(training=training), DryRunTrainer)
         with named_refusals(arguments, trainer.processing_class):
-            selection = trainer.look_ahead(steps, checkpoint)
-    if not selection.candidates:
+            trainer.look_ahead(steps, checkpoint)
+    if not trainer.candidates:
         raise ValueError("there is no step to select for: the run has ended, or has no data")
-    return DryRun(selection.candidates, _notes(trainer, selection, steps))
+    return DryRun(trainer.candidates, _notes(trainer, steps))
 
 
 def _checkpoint(training: CoLMConfig) -> str | None:
@@ -229,10 +185,10 @@ def _checkpoint(training: CoLMConfig) -> str | None:
     return None if last is None else str(last)
 
 
-def _notes(trainer: DryRunTrainer, selection: RecordingSelection, asked: int) -> tuple[str, ...]:
+def _notes(trainer: DryRunTrainer, asked: int) -> tuple[str, ...]:
     """What a table does not tell."""
-    args, metrics = trainer.args, selection.metrics.drain()
-    first, last = selection.candidates[0].step, selection.candidates[-1].step
+    args, metrics = trainer.args, trainer._selection_metrics.drain()
+    first, last = trainer.candidates[0].step, trainer.candidates[-1].step
     steps = last - first + 1
     drawn, kept = trainer.candidates_and_kept
     fewer = f", all that the run has of {asked} asked for" if steps < asked else ""
@@ -240,9 +196,9 @@ def _notes(trainer: DryRunTrainer, selection: RecordingSelection, asked: int) ->
         f"selector {args.selector}: r = {kept} kept of n = {drawn} drawn at a step",
         f"steps {first} to {last}{fewer}" if steps > 1 else f"step {first}{fewer}",
     ]
-    if selection.kept_whole:
+    if trainer.kept_whole:
         notes.append(
-            f"small sources kept whole: {', '.join(map(shown_name, sorted(selection.kept_whole)))}"
+            f"small sources kept whole: {', '.join(map(shown_name, sorted(trainer.kept_whole)))}"
         )
     for name, scale in (("matching_error", ""), ("match_error", " in all trained parameters")):
         if (value := metrics.get(f"{PREFIX}{name}")) is not None:
@@ -254,7 +210,7 @@ def _notes(trainer: DryRunTrainer, selection: RecordingSelection, asked: int) ->
     ):
         if number := round(metrics.get(f"{PREFIX}{name}", 0) * steps):
             notes.append(f"{number} candidates {what} were passed over")
-    if steps > 1 and selection.selector.needs:
+    if steps > 1 and trainer._selection.selector.needs:
         notes.append(
             f"step {first} is what the run keeps; later ones are what it would keep if its weights "
             "stayed as they are now"

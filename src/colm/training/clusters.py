@@ -16,12 +16,12 @@ from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from colm.coreset.coreset_selector import ONE_SOURCE
 from colm.training.checkpoints.selector_state import SELECTOR_FILE
 from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.candidate_table import tabulate
 from colm.training.processes.exchange import Exchange
-from colm.training.step.look import CandidateObserver
-from colm.training.step.model_access import ModelAccess
+from colm.training.step.look import CandidateObserver, ModelAccess
 
 #: Column that names the cluster of an example.
 CLUSTER_COLUMN = "colm_cluster"
@@ -83,15 +83,15 @@ def mean_hidden_states(
     dataset: Dataset, args: SelectionArguments, access: ModelAccess, group: Exchange
 ) -> Tensor:
     """Return the mean last hidden state of each example, ``[N, e]`` float32 on the CPU."""
-    look = CandidateObserver(args, access, ("hidden",), seed=0, exchange=group)
+    observer = CandidateObserver(args, access, ("hidden",), seed=0, exchange=group)
     processes = range(group.num_processes)
     blocks = []
     for start in range(0, len(dataset), _BLOCK_EXAMPLES):
         rows = torch.arange(start, min(start + _BLOCK_EXAMPLES, len(dataset)))
         shares = [rows[process :: group.num_processes] for process in processes]
         own = [dataset[row] for row in shares[group.process_index].tolist()]
-        table = tabulate(own, None, group)
-        hidden = look(own, table, torch.arange(len(table)), step=0).hidden
+        table = tabulate(own, [ONE_SOURCE] * len(own), group)
+        hidden = observer.look(own, table, torch.arange(len(table)), step=0).observed.hidden
         assert hidden is not None
         # The rows come process by process.
         blocks.append(hidden.float().cpu()[torch.cat(shares).argsort()])

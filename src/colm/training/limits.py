@@ -13,12 +13,11 @@ from trl import SFTTrainer
 from colm.coreset.coreset_selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 from colm.coreset.registry import get_selector
 from colm.gradients.adapters import check_adapter
-from colm.gradients.decoder import base_model, class_name
+from colm.gradients.decoder import base_model, class_name, text_config
 from colm.training.options.by_selector import brought_by
 from colm.training.options.selection_arguments import SelectionArguments
-from colm.training.step.draw import column_names
-from colm.training.step.model_access import text_config
-from colm.training.step.pool_size import length_of
+from colm.training.step.draw import length_of
+from colm.training.step.source_columns import column_names
 from colm.training.vocabulary import check_token_ids
 
 SHOWN_NAMES = 20

@@ -1,12 +1,26 @@
 """``CoLMTrainer`` and ``CoLMSFTTrainer``: the plain trainers, drawing large and training small.
 
-Two overrides do it and no training loop is forked: the data loader hands out pools of raw
-candidates ``candidate_ratio`` times as large, and ``get_batch_samples`` selects among them,
-collates what is kept into as many micro-batches as were drawn, and lets the plain trainer go on
-from there. Symbols: n candidates, r kept.
+No training loop is forked. A step of selection is `CoresetTrainerMixin._micro_batches`, which calls
+the modules of ``training/step`` one after the other. Symbols: n candidates, r kept.
+
+What is overridden of ``transformers.Trainer``, here and in the mixins beside it, and why:
+
+- ``get_train_dataloader``: the loader hands out pools of raw candidates;
+- ``get_batch_samples``: a step's pools become as many micro-batches of what is kept;
+- ``compute_loss``: kept examples may weigh in the loss;
+- ``train``: selection is for what the trainer has now; only complete checkpoints are resumed from;
+  the model enters its subspaces and leaves them; a run that trained nothing is refused;
+- ``log``: the averages of selection stand beside the loss; a run that has diverged ends;
+- ``create_optimizer``: Adam works inside subspaces; options it objects to are one line;
+- ``save_model``, ``_save_checkpoint``, ``_push_from_checkpoint``: a checkpoint counts once all of
+  it is there, is not pushed before, and replaces older ones only then;
+- ``_save``, ``_save_optimizer_and_scheduler``: a model in subspaces is saved as a plain one, and
+  what that cannot give back beside it, with the selector's state;
+- ``_load_from_checkpoint``, ``_load_best_model``, ``_load_optimizer_and_scheduler``,
+  ``_issue_warnings_after_load``: these bring it back, without a warning of what lies elsewhere;
+- ``_run_epoch``: a run that is over takes no further step when it is resumed.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -53,22 +68,29 @@ from colm.training.processes.exchange import Exchange
 from colm.training.processes.parts import in_parts
 from colm.training.recording import RecordingMixin
 from colm.training.renewal import BuiltFor, take_replaced_model
-from colm.training.step.arrange import averages_over_step, is_padding_free, split_kept
+from colm.training.step.arrange import arrange
 from colm.training.step.draw import (
-    goes_by_source,
-    make_sampler,
-    report_lack_of_sources,
-    resolve_source_column,
+    candidates_in_all,
+    candidates_of,
+    check_pool,
+    pool_size_of,
     set_sampler_epoch,
     source_feature,
-    source_sizes,
-    with_source_names,
+    without_source,
 )
-from colm.training.step.keep import ExampleSelection
-from colm.training.step.model_access import ModelAccess
-from colm.training.step.pool_size import check_pool, pool_size_of
+from colm.training.step.keep import ExampleSelection, Kept
+from colm.training.step.look import CandidateObserver, ModelAccess
+from colm.training.step.match import match
+from colm.training.step.record import SelectionMetrics
+from colm.training.step.samplers import make_sampler
+from colm.training.step.source_columns import (
+    goes_by_source,
+    report_lack_of_sources,
+    resolve_source_column,
+    source_sizes,
+)
 from colm.training.step.streaming import as_endless, keep_shards, report_unknown_sizes
-from colm.training.step.weigh import collate_weighted, weighted_loss
+from colm.training.step.weigh import weigh, weighted_loss
 from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.vocabulary import check_examples
 
@@ -130,6 +152,7 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
             check_subspaces(self)
         self._sources = source_column, sizes
         self._selection = self._build_selection(source_column, sizes)
+        self._selection_metrics = SelectionMetrics()
         self._built_for = BuiltFor.of(self)
 
     def train(self, *args: Any, **options: Any) -> Any:
@@ -141,7 +164,7 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
         if self.state.global_step > 0:
             # What the training before has not logged is not this one's.
             self._training_since = None
-            self._selection.metrics.drain()
+            self._selection_metrics.drain()
         return super().train(*args, **options)
 
     def _renew(self) -> None:
@@ -181,16 +204,15 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
             # Selecting together, all must draw the same; on its own, each draws its own.
             seed=args.seed + (0 if together else 1_000_003 * args.process_index),
         )
-        access = ModelAccess(
-            model=lambda: self.accelerator.unwrap_model(self.model_wrapped),
-            # Looked up at each call: the data loader swaps the collator, users may replace it.
-            collate=lambda examples: self.data_collator(examples),  # noqa: PLW0108
-            prepare=lambda batch: self._prepare_inputs(dict(batch)),
-            autocast=self.accelerator.autocast,
-            optimizer=lambda: self.optimizer,
-            sharing=self._group if shards_weights(self.accelerator) else Exchange(),
+        observer = CandidateObserver(
+            args, self._model_access(), selector.needs, args.seed, exchange
         )
-        return ExampleSelection(args, access, selector, source_column, args.seed, exchange)
+        return ExampleSelection(args, selector, observer, source_column, exchange)
+
+    def _model_access(self) -> ModelAccess:
+        """What looks at examples has of this trainer."""
+        sharing = self._group if shards_weights(self.accelerator) else Exchange()
+        return ModelAccess.of(self, sharing)
 
     def _enter_subspaces(self) -> None:
         """Put the model into its subspaces; features are taken from B, and so are their moments."""
@@ -211,7 +233,7 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
             self._clusters = load_clusters(checkpoint, len(self.train_dataset))
         elif self._clusters is None:
             bare = self._remove_unused_columns(self.train_dataset, "Training")
-            access, seed = self._selection.access, self.args.seed
+            access, seed = self._model_access(), self.args.seed
             self._clusters = find_clusters(bare, self.args, access, self._group, seed)
         elif self._selection.source_column == CLUSTER_COLUMN:
             return
@@ -226,26 +248,53 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
         Under the name of an input of the model, a pool has that of all its candidates, collated.
         """
         self._renew()
+        loader: DataLoader[Any]
         if not self._selects:
-            plain: DataLoader[Any] = super().get_train_dataloader()
-            return plain
+            if self._draws_by_source:
+                loader = self._loader_of(self.train_dataset, self._train_batch_size)
+            else:
+                loader = super().get_train_dataloader()
+            return loader
         self._set_signature_columns_if_needed()
         collator, columns = self.data_collator, self._signature_columns
-        source_column = self._selection.source_column
-        self.data_collator = PoolCollator(self._selection.collate)
-        self._signature_columns = [*columns, *([source_column] if source_column else [])]
+        column = self._selection.source_column
+        # Whoever asks for a batch of a pool has the collator that the trainer has then.
+        self.data_collator = PoolCollator(
+            lambda pool: self.data_collator(without_source(pool, column))
+        )
+        self._signature_columns = [*columns, *([column] if column else [])]
         try:
-            loader: DataLoader[Any] = self._get_dataloader(
-                dataset=as_endless(self.train_dataset, self.accelerator),
-                description="Training",
-                batch_size=pool_size_of(self).candidates,
-                sampler_fn=self._get_train_sampler,
-                is_training=True,
-            )
+            endless = as_endless(self.train_dataset, self.accelerator)
+            loader = self._loader_of(endless, pool_size_of(self).candidates)
         finally:
             self.data_collator, self._signature_columns = collator, columns
         keep_shards(loader)
         return loader
+
+    def _loader_of(self, dataset: Any, batch_size: int) -> Any:
+        """Return the plain trainer's loader, with the sampler that draws candidates."""
+        return self._get_dataloader(
+            dataset=dataset,
+            description="Training",
+            batch_size=batch_size,
+            sampler_fn=self._candidate_sampler,
+            is_training=True,
+        )
+
+    def _candidate_sampler(self, dataset: Any) -> Any:
+        """Return the sampler of candidates: by source, or the plain trainer's."""
+        if not self._draws_by_source:
+            return self._get_train_sampler(dataset)
+        # What is passed in lacks the columns that the model does not take.
+        column = str(self._selection.source_column)
+        return make_sampler(self.train_dataset, column, self.args, candidates_in_all(self))
+
+    @property
+    def _draws_by_source(self) -> bool:
+        """Whether candidates are drawn in another way than the plain trainer draws examples."""
+        return (
+            self._selection.source_column is not None and self.args.candidate_sampling != "uniform"
+        )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, *args: Any, **options: Any
@@ -254,60 +303,44 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
         parent = super().get_batch_samples
         set_sampler_epoch(self.callback_handler.train_dataloader, int(self.state.epoch or 0))
         self._note_training_time()
-        if not self._selects:
-            batches = list(islice(epoch_iterator, num_batches))
-            self._training_since = time.perf_counter()
-            return parent(iter(batches), num_batches, *args, **options)
-        pools = list(islice(epoch_iterator, num_batches))
-        started = time.perf_counter()
-        micro_batches = self._micro_batches(pools) if pools else []
-        self._selection.metrics.measure("selection_seconds", time.perf_counter() - started)
-        self._selection.measure_match()
+        batches = list(islice(epoch_iterator, num_batches))
+        if self._selects and batches:
+            batches = self._micro_batches(batches)
         self._training_since = time.perf_counter()
-        return parent(iter(micro_batches), num_batches, *args, **options)
+        return parent(iter(batches), num_batches, *args, **options)
 
     def _micro_batches(self, pools: list[Pool]) -> list[Any]:
-        """Collate what is kept of ``pools`` into one micro-batch each."""
-        column = self._selection.source_column
-        examples = with_source_names(
-            [example for pool in pools for example in pool],
-            column,
-            source_feature(column, self.train_dataset) or self._source_feature,
-        )
-        check_examples(self, examples)
-        budget = pool_size_of(self).budget(len(examples), len(pools))
-        kept = self._selection.keep(examples, budget, self.state.global_step)
-        parts = split_kept(
-            kept,
-            len(pools),
-            by_tokens=averages_over_step(self),
-            padding_free=is_padding_free(self.data_collator),
-        )
-        if not self.args.weighted:
-            return [self.data_collator(part) for part in parts]
-        # Where each process averages over its own tokens, it weighs among its own.
-        counts_together = self.args.average_tokens_across_devices
-        return collate_weighted(
-            parts,
-            self.data_collator,
-            lambda counts: self._group.total(counts) if counts_together else counts,
-        )
+        """Take one step of selection, in its order: a micro-batch comes of each pool."""
+        started, step, selection = time.perf_counter(), self.state.global_step, self._selection
+        column = selection.source_column
+        feature = source_feature(column, self.train_dataset) or self._source_feature
+        drawn = candidates_of(pools, column, feature)
+        if not isinstance(self.train_dataset, Dataset):
+            check_examples(self, drawn.examples)
+        budget = pool_size_of(self).budget(len(drawn.examples), len(pools))
+        split = selection.split(drawn, budget, step)
+        seen = selection.observer.look(split.own, split.table, split.to_see, step)
+        kept = selection.keep(split, seen)
+        micro_batches = weigh(self, arrange(self, kept.examples, len(pools)))
+        self._record_kept(kept)
+        self._selection_metrics.measure("selection_seconds", time.perf_counter() - started)
+        if self.args.match_every and step % self.args.match_every == 0:
+            found = match(kept, selection.observer.access, selection.exchange.total)
+            for name, value in found.items():
+                self._selection_metrics.measure(name, value)
+        return micro_batches
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Return the sampler of candidates."""
-        column = self._selection.source_column
-        if column is None or self.args.candidate_sampling == "uniform":
-            return super()._get_train_sampler(train_dataset)
-        # What is passed in lacks the columns that the model does not take.
-        return make_sampler(self.train_dataset, column, self.args, self._candidates_in_all)
+    def _record_kept(self, kept: Kept) -> None:
+        """Count what a step kept of which candidates."""
+        self._selection_metrics.record(kept)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
         """Compute the plain trainer's loss, weighted where the examples of a batch are."""
-        weight = inputs.pop(WEIGHT_KEY, None)
-        if weight is None:
+        if WEIGHT_KEY not in inputs:
             return super().compute_loss(model, inputs, *args, **options)
-        with weighted_loss(self, model, weight):
-            return super().compute_loss(model, inputs, *args, **options)
+        batch = {name: value for name, value in inputs.items() if name != WEIGHT_KEY}
+        with weighted_loss(self, model, inputs[WEIGHT_KEY]):
+            return super().compute_loss(model, batch, *args, **options)
 
     @property
     def candidates_and_kept(self) -> tuple[int, int]:
@@ -317,27 +350,18 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
         drawn = batches * size.candidates
         return drawn, size.budget(drawn, batches)
 
-    @property
-    def _candidates_in_all(self) -> int:
-        """Candidates of the whole run, in all processes."""
-        args = self.args
-        if args.max_steps <= 0:
-            return math.ceil(float(args.num_train_epochs) * len(self.train_dataset))
-        batches: int = args.max_steps * args.gradient_accumulation_steps * args.world_size
-        return batches * pool_size_of(self).candidates
-
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Log the averages of selection with those of the training step."""
         if "loss" in logs:
             self._note_training_time()
-            logs.update(self._selection.metrics.drain())
+            logs.update(self._selection_metrics.drain())
         super().log(logs, *args, **options)
 
     def _note_training_time(self) -> None:
         """Close the interval since batches were made: forward, backward and optimiser step."""
         if self._training_since is not None:
             seconds = time.perf_counter() - self._training_since
-            self._selection.metrics.measure("training_seconds", seconds)
+            self._selection_metrics.measure("training_seconds", seconds)
             self._training_since = None
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from colm.coreset.coreset_selector import ONE_SOURCE
-from colm.data import source_of
 from colm.training.example import Example, label_token_count, token_count, whole_numbers
 from colm.training.processes.exchange import Exchange
 
@@ -43,17 +41,14 @@ class CandidateTable:
 
 
 def tabulate(
-    examples: Sequence[Example], source_column: str | None, exchange: Exchange
+    examples: Sequence[Example], sources: Sequence[str], exchange: Exchange
 ) -> CandidateTable:
     """Return the table of the candidates of all processes.
 
     Args:
         examples: this process's, which may be none.
-        source_column: column that names the source; all are of one source where ``None``.
+        sources: name of the source of each.
         exchange: the processes that select together.
-
-    Raises:
-        ValueError: a candidate has no source.
     """
     rank = exchange.process_index
     numbers = [
@@ -62,13 +57,9 @@ def tabulate(
     ]
     joined = exchange.rows(torch.tensor(numbers, dtype=torch.int64).reshape(-1, 4)).cpu()
     tokens, label_tokens, keys, owners = joined.unbind(1)
-    if source_column is None:
-        names = [ONE_SOURCE] * len(examples)
-    else:
-        names = [source_of(example.get(source_column), source_column) for example in examples]
     first = int((owners < rank).sum())
     return CandidateTable(
-        sources=exchange.names(names),
+        sources=exchange.names(sources),
         tokens=tokens,
         label_tokens=label_tokens,
         keys=keys,

@@ -4,12 +4,56 @@ Symbols: r kept examples, w processes.
 """
 
 from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
+
+from colm.training.example import Example, token_count, without_labels
+from colm.training.processes.candidate_table import CandidateTable
+from colm.training.processes.exchange import Exchange
 
 # Moves go on until the processes' tokens differ by no more than this share of their mean: the
 # slowest process sets the pace of a step, and an example is a few kilobytes.
 _UNEVEN = 0.05
+
+
+def share_out(
+    kept: Sequence[int], own: Sequence[Example], table: CandidateTable, exchange: Exchange
+) -> dict[int, Example]:
+    """Return what this process trains on of what all keep, by row; at least one example.
+
+    Where less is kept than there are processes, some get an example without labels. Every process
+    calls this at the same time.
+
+    Args:
+        kept: r rows of the table, the same on every process.
+        own: this process's candidates, those of the rows ``table.own``.
+        table: the candidates of all processes.
+        exchange: the processes.
+    """
+    me, processes = exchange.process_index, exchange.num_processes
+    tokens, owners = table.tokens[kept].tolist(), table.owners[kept].tolist()
+    trained_by = dict(zip(kept, deal(tokens, owners, processes), strict=True))
+    moves = [
+        (row, owner, to)
+        for (row, to), owner in zip(trained_by.items(), owners, strict=True)
+        if to != owner
+    ]
+    # A process without candidates of its own needs something to fill its micro-batch with.
+    idle = {*range(processes)} - {*trained_by.values()} - {*table.owners.tolist()}
+    moves += [(kept[0], owners[0], to) for to in sorted(idle)]
+    examples = {row: own[row - table.own.start] for row in kept if row in table.own}
+    # All processes know all moves, so that all or none of them take part.
+    if moves:
+        leaving: dict[int, dict[int, Example]] = defaultdict(dict)
+        for row, owner, to in moves:
+            if owner == me:
+                leaving[to][row] = examples[row]
+        examples |= exchange.examples(leaving)
+    share = {row: examples[row] for row in kept if trained_by[row] == me}
+    if share:
+        return share
+    return {kept[0]: without_labels(min([*own, *examples.values()], key=token_count))}
 
 
 def deal(lengths: Sequence[int], owners: Sequence[int], processes: int) -> list[int]:

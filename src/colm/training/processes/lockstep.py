@@ -28,11 +28,6 @@ class Lockstep:
     def __init__(self, sharing: Exchange) -> None:
         self.sharing = sharing
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether other processes wait for this one's forwards."""
-        return self.sharing.num_processes > 1
-
     @contextmanager
     def __call__(self, label_tokens: Sequence[int], vocabulary_size: int) -> Iterator[int]:
         """Agree on a look; inside, the head is called as often as all processes can keep up with.
@@ -46,7 +41,7 @@ class Lockstep:
         Yields:
             How many chunks this process has to add.
         """
-        if not self.is_needed:
+        if self.sharing.num_processes == 1:
             yield 0
             return
         most = max((calls_needed(number, vocabulary_size) for number in label_tokens), default=0)

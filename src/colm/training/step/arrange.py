@@ -12,12 +12,27 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers import DataCollatorWithFlattening
 
+from colm.gradients.decoder import text_config
 from colm.training.example import Example, token_count, without_labels
-from colm.training.step.model_access import text_config
+
+
+def arrange(trainer: Any, kept: Sequence[Example], parts: int) -> list[list[Example]]:
+    """Split the examples of a step into micro-batches in the way that suits a trainer.
+
+    Args:
+        trainer: whose collator and loss decide.
+        kept: r examples, at least one.
+        parts: micro-batches.
+    """
+    return split_kept(
+        kept,
+        parts,
+        by_tokens=averages_over_step(trainer),
+        padding_free=is_padding_free(trainer.data_collator),
+    )
 
 
 def split_kept(
@@ -90,46 +105,6 @@ def _even_rows(lengths: Sequence[int], rows: int) -> list[list[int]]:
     return dealt
 
 
-# What a forward pass costs beyond its tokens, in tokens. Launching a model's kernels one by one
-# takes an accelerator as long as computing thousands of tokens; a CPU hardly notices.
-CALL_TOKENS_ACCELERATOR = 2048
-CALL_TOKENS_CPU = 128
-
-
-def cheapest_runs(lengths: Sequence[int], most_tokens: int, run_tokens: int) -> list[slice]:
-    """Cut into any number of runs of least cost: the tokens of each, and ``run_tokens`` for each.
-
-    Costs O(k m), m being the most rows that a run can have.
-
-    Args:
-        lengths: ``[k]`` tokens, descending.
-        most_tokens: bound on rows x longest row of a run; a longer row is a run of its own.
-        run_tokens: what a run costs beyond its tokens, at least 0.
-
-    Returns:
-        The runs in order; none of no lengths.
-
-    Example:
-        >>> cheapest_runs([9, 8, 4, 3], 18, run_tokens=2)
-        [slice(0, 2, None), slice(2, 4, None)]
-    """
-    number = len(lengths)
-    cost = np.full(number + 1, np.inf)
-    cost[0] = 0
-    came_from = np.zeros(number + 1, dtype=np.int64)
-    for start, longest in enumerate(max(1, length) for length in lengths):
-        most_rows = min(number - start, max(1, most_tokens // longest))
-        stops = slice(start + 1, start + most_rows + 1)
-        through = cost[start] + run_tokens + longest * np.arange(1, most_rows + 1)
-        better = through < cost[stops]
-        cost[stops][better] = through[better]
-        came_from[stops][better] = start
-    bounds = [number]
-    while bounds[-1] > 0:
-        bounds.append(int(came_from[bounds[-1]]))
-    return _slices(bounds[::-1])
-
-
 def fewest_padded(lengths: Sequence[int], runs: int, most_tokens: int) -> list[slice]:
     """Cut into so many runs that padding is least, none of them empty.
 
@@ -162,40 +137,7 @@ def fewest_padded(lengths: Sequence[int], runs: int, most_tokens: int) -> list[s
     bounds = [number]
     for starts in reversed(came_from):
         bounds.append(int(starts[bounds[-1] - 1]))
-    return _slices([0, *bounds[::-1]])
-
-
-def _slices(bounds: Sequence[int]) -> list[slice]:
-    return [slice(start, stop) for start, stop in pairwise(bounds)]
-
-
-def length_sorted_chunks(
-    lengths: Sequence[int], most_tokens: int, call_tokens: int | None = None
-) -> list[list[int]]:
-    """Group examples of similar length so that a padded chunk has at most ``most_tokens`` tokens.
-
-    What a chunk costs beyond its tokens is weighed against padding. Longest first, so that memory
-    peaks early; an example longer than the bound is a chunk of its own.
-
-    Args:
-        lengths: tokens of each example.
-        most_tokens: bound on rows x longest row of a chunk.
-        call_tokens: what another forward pass costs, in tokens; by default what it costs on an
-            accelerator where there is one, else on a CPU.
-
-    Returns:
-        Chunks of indices; each index once.
-
-    Example:
-        >>> length_sorted_chunks([3, 9, 4, 8], 18, call_tokens=2)
-        [[1, 3], [2, 0]]
-    """
-    if call_tokens is None:
-        on_accelerator = torch.accelerator.is_available()
-        call_tokens = CALL_TOKENS_ACCELERATOR if on_accelerator else CALL_TOKENS_CPU
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    runs = cheapest_runs([lengths[i] for i in order], most_tokens, call_tokens)
-    return [order[run] for run in runs]
+    return [slice(start, stop) for start, stop in pairwise([0, *bounds[::-1]])]
 
 
 def even_parts(items: Sequence[Example], parts: int) -> list[list[Example]]:

@@ -1,178 +1,205 @@
-"""How candidates are drawn from the data set: uniformly, or every source equally often.
+"""What a step draws: how many candidates of how many, and the examples in its pools.
 
-The sources are those that a column names; what stands there may be text, numbers or class labels,
-and from here on a source is a name. SSM draws an example with a probability inversely proportional
-to the size of its source; here with replacement, which the paper leaves open. UniMax draws are as
-even over sources, but bound how often an example comes again, and go through a source's examples in
-turn. An epoch is as many draws as there are examples either way. Symbols: N examples in the data
-set, Q its sources.
+The options ask for n = ``candidate_ratio`` * r. Where the data has fewer for each micro-batch of a
+step, it is all of them that are drawn, and r is kept all the same: otherwise a large ratio on small
+data would train on next to nothing. Symbols: n candidates and r kept of a micro-batch, N examples.
 """
 
 import logging
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from datasets import Dataset
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from colm.coreset.mixture import (
-    SMALL_SOURCES_NONE,
-    inverse_size_weights,
-    unimax_draws,
-)
-from colm.data import SOURCE_COLUMN, source_counts, source_of, source_values
-from colm.randomness import keyed_generator
+from colm.coreset.coreset_selector import ONE_SOURCE
+from colm.data import source_of
 from colm.training.example import Example
 
-#: Training goes on to learn from an example about as often.  Paper: Muennighoff et al. 2023,
-#: "Scaling Data-Constrained Language Models".
-MOST_REPEATS = 4
+logger = logging.getLogger(__name__)
 
 
-class SourceSampler(Sampler[int], ABC):
-    """Draws examples by their sources; what is drawn depends on ``seed`` and the epoch alone.
+@dataclass(frozen=True)
+class DrawnCandidates:
+    """The candidates of a step in this process, in the order drawn.
 
-    So every process draws the same, and so does a resumed run.
+    Attributes:
+        examples: raw, without the column that names their source.
+        sources: the name of each one's source.
+    """
+
+    examples: list[Example]
+    sources: list[str]
+
+
+def candidates_of(
+    pools: Iterable[Iterable[Example]], source_column: str | None, feature: Any = None
+) -> DrawnCandidates:
+    """Return the candidates of a step.
 
     Args:
-        sources: name of each example's source, N of them.
-        seed: of the run's data.
+        pools: raw examples, as the data set has them.
+        source_column: that names the source; all are of one source without it.
+        feature: type of the column, ``None`` where it is not known.
 
     Raises:
-        ValueError: there are no examples.
-    """
-
-    def __init__(self, sources: Sequence[str], seed: int) -> None:
-        if len(sources) == 0:
-            raise ValueError("There are no examples to draw from.")
-        self._number = len(sources)
-        self._seed = seed
-        self._epoch = 0
-
-    def __len__(self) -> int:
-        """Return N, the draws of an epoch."""
-        return self._number
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self._epoch = epoch
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[int]:
-        """Draw the examples of the epoch."""
-
-
-class InverseSizeSampler(SourceSampler):
-    """Draws examples so that every source is drawn equally often, and its examples uniformly.
-
-    Holds N float64.  Paper: SSM (v1), Alg. 1.
+        ValueError: an example has no source.
 
     Example:
-        >>> sampler = InverseSizeSampler(["web"] * 998 + ["books"] * 2, seed=0)
-        >>> 400 < sum(row >= 998 for row in sampler) < 600
-        True
+        >>> candidates_of([[{"input_ids": [1], "source": 3}]], "source")
+        DrawnCandidates(examples=[{'input_ids': [1]}], sources=['3'])
+    """
+    raw = [example for pool in pools for example in pool]
+    if source_column is None:
+        return DrawnCandidates([dict(each) for each in raw], [ONE_SOURCE] * len(raw))
+    names = [source_of(each.get(source_column), source_column, feature) for each in raw]
+    return DrawnCandidates(without_source(raw, source_column), names)
+
+
+def source_feature(source_column: str | None, *datasets: Any) -> Any:
+    """Return the type of the source column by the first data set that tells, else ``None``."""
+    for dataset in datasets:
+        features = getattr(dataset, "features", None)
+        if features and source_column in features:
+            return features[source_column]
+    return None
+
+
+def without_source(examples: Sequence[Example], source_column: str | None) -> list[Example]:
+    """Return examples as the model's collator takes them."""
+    return [
+        {key: value for key, value in example.items() if key != source_column}
+        for example in examples
+    ]
+
+
+@dataclass(frozen=True)
+class PoolSize:
+    """Candidates and kept examples of each micro-batch.
+
+    Attributes:
+        asked: n as the options have it.
+        candidates: n as the data allows it, r at least.
+        kept: r.
+        share: of the candidates of a step that are kept, as far as they are no more than r.
     """
 
-    def __init__(self, sources: Sequence[str], seed: int) -> None:
-        super().__init__(sources, seed)
-        # Searched instead of torch.multinomial, which takes 2^24 examples at most.
-        self._cumulative = inverse_size_weights(sources).double().cumsum(0)
+    asked: int
+    candidates: int
+    kept: int
+    share: float
 
-    def __iter__(self) -> Iterator[int]:
-        """Draw the examples of the epoch."""
-        generator = keyed_generator(self._seed, self._epoch, "candidates")
-        places = torch.rand(len(self), generator=generator, dtype=torch.float64)
-        rows = torch.searchsorted(self._cumulative, places * self._cumulative[-1], right=True)
-        # Rounding may put a place at the very end.
-        yield from rows.clamp(max=len(self) - 1).tolist()
+    def budget(self, examples: int, pools: int) -> int:
+        """Return how many examples to keep.
+
+        Args:
+            examples: candidates of a step, fewer at the end of an epoch.
+            pools: that they came in, each of which becomes a micro-batch.
+
+        Returns:
+            The same share as ever, but one for each micro-batch at least, and r at most.
+
+        Example:
+            >>> find_pool_size(4, 1000, 2, 100).budget(examples=100, pools=2)
+            8
+        """
+        return min(self.kept * pools, max(pools, round(examples * self.share)))
 
 
-class UniMaxSampler(SourceSampler):
-    """Draws every source equally often, as far as that repeats no example too often.
-
-    The draws of a source are spread evenly over the epoch, at a random place within each of as many
-    equal parts, so that batches hold nearly the same of each; and go through its examples in a
-    random order, all of them before any comes again.
+def find_pool_size(
+    kept: int, ratio: float, micro_batches: int, examples: int | None, drop_last: bool = False
+) -> PoolSize:
+    """Return the size of a pool of candidates.
 
     Args:
-        sources: name of each example's source, N of them.
-        seed: of the run's data.
-        draws: candidates of the whole run, which decides what is too often.
-        most_repeats: draws of an example in the run, on average over its source.
+        kept: r.
+        ratio: n / r, as asked for.
+        micro_batches: of a step, in all processes that share the examples.
+        examples: N, ``None`` where nobody knows.
+        drop_last: whether an incomplete pool is left out.
+
+    Returns:
+        As asked for, unless a step would take more than there is.
 
     Example:
-        >>> sampler = UniMaxSampler(["web"] * 900 + ["books"] * 100, seed=0, draws=200)
-        >>> rows = list(sampler)[:200]
-        >>> 98 <= sum(row >= 900 for row in rows) <= 102, len(set(rows))
-        (True, 200)
+        >>> find_pool_size(4, 1000, 1, 128).candidates, find_pool_size(4, 2, 1, 128).candidates
+        (128, 8)
     """
+    asked = round(kept * ratio)
+    if examples is None:
+        # A pool that is short is the end of the data: there is no epoch to take a share of.
+        return PoolSize(asked, asked, kept, 1.0)
+    there = examples // micro_batches if drop_last else examples / micro_batches
+    drawn = min(asked, max(kept, there))
+    return PoolSize(asked, math.ceil(drawn), kept, kept / drawn if drawn else 1.0)
 
-    def __init__(
-        self,
-        sources: Sequence[str],
-        seed: int,
-        draws: int,
-        most_repeats: float = MOST_REPEATS,
-    ) -> None:
-        super().__init__(sources, seed)
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(sources):
-            rows.setdefault(name, []).append(row)
-        self._rows = {name: torch.tensor(rows[name]) for name in sorted(rows)}
-        sizes = {name: len(own) for name, own in self._rows.items()}
-        shares = unimax_draws(sizes, draws, most_repeats)
-        self._draws = _rounded(
-            {name: share * len(sources) / draws for name, share in shares.items()}
+
+def pool_size_of(trainer: Any) -> PoolSize:
+    """Return the size of a trainer's pools, with the data that it has now."""
+    args, accelerator = trainer.args, trainer.accelerator
+    # Batches that are split are those of all processes.
+    processes = 1 if accelerator.split_batches else accelerator.num_processes
+    return find_pool_size(
+        trainer._train_batch_size,
+        args.candidate_ratio,
+        args.gradient_accumulation_steps * processes,
+        length_of(trainer.train_dataset),
+        args.dataloader_drop_last,
+    )
+
+
+def candidates_in_all(trainer: Any) -> int:
+    """Return the candidates of a trainer's whole run, in all processes."""
+    args = trainer.args
+    if args.max_steps <= 0:
+        return math.ceil(float(args.num_train_epochs) * len(trainer.train_dataset))
+    batches: int = args.max_steps * args.gradient_accumulation_steps * args.world_size
+    return batches * pool_size_of(trainer).candidates
+
+
+def length_of(dataset: Any) -> int | None:
+    """Return the number of examples, ``None`` where the data set does not tell."""
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError, AttributeError):
+        return None
+
+
+def check_pool(trainer: Any) -> None:
+    """Refuse data of which no batch is ever full enough, and say where fewer are drawn than asked.
+
+    Args:
+        trainer: built, not yet trained.
+
+    Raises:
+        ValueError: incomplete batches are dropped, and there would be no others.
+    """
+    args, examples = trainer.args, length_of(trainer.train_dataset)
+    if examples is None:
+        return
+    size = pool_size_of(trainer)
+    processes = 1 if trainer.accelerator.split_batches else trainer.accelerator.num_processes
+    if args.dataloader_drop_last and examples < size.candidates * processes:
+        raise ValueError(
+            f"dataloader_drop_last=True drops all of the {examples} training examples, which make "
+            f"no batch of {size.candidates} for {_counted(processes, 'process', 'es')}: set it to "
+            "False, or per_device_train_batch_size lower."
+        )
+    if args.candidate_ratio > 1 and size.candidates < size.asked:
+        batches = processes * args.gradient_accumulation_steps
+        logger.warning(
+            "candidate_ratio=%s asks for %d candidates a step, and there are %d training examples: "
+            "all of them are drawn, and up to %d kept.",
+            args.candidate_ratio,
+            size.asked * batches,
+            examples,
+            min(examples, size.kept * batches),
         )
 
-    def __iter__(self) -> Iterator[int]:
-        """Draw the examples of the epoch."""
-        times, rows = [], []
-        for name, count in self._draws.items():
-            generator = keyed_generator(self._seed, self._epoch, name, "times")
-            within = torch.rand(count, generator=generator, dtype=torch.float64)
-            times.append((torch.arange(count) + within) / max(1, count))
-            rows.append(self._rows_of(name, self._epoch * count, count))
-        yield from torch.cat(rows)[torch.cat(times).argsort()].tolist()
 
-    def _rows_of(self, name: str, start: int, count: int) -> torch.Tensor:
-        """The rows of a source's draws from ``start`` on, over however many passes."""
-        own = self._rows[name]
-        passes = range(start // len(own), math.ceil((start + count) / len(own)))
-        orders = [
-            own[torch.randperm(len(own), generator=keyed_generator(self._seed, number, name))]
-            for number in passes
-        ]
-        first = start % len(own)
-        return torch.cat([*orders, own[:0]])[first : first + count]
-
-
-def _rounded(shares: dict[str, float]) -> dict[str, int]:
-    """Whole numbers next to the shares, of the same sum; ties go to the first."""
-    whole = {name: math.floor(share) for name, share in shares.items()}
-    by_rest = sorted(shares, key=lambda name: whole[name] - shares[name])
-    for name in by_rest[: round(sum(shares.values())) - sum(whole.values())]:
-        whole[name] += 1
-    return whole
-
-
-def make_sampler(dataset: Any, source_column: str, args: Any, draws: int) -> SourceSampler:
-    """Return the sampler that draws by source, as ``args.candidate_sampling`` says.
-
-    Args:
-        dataset: with a length and the source column.
-        source_column: its name.
-        args: the options, whose ``data_seed``, or else ``seed``, decides the draws.
-        draws: candidates of the whole run, in all processes.
-    """
-    seed = args.seed if args.data_seed is None else args.data_seed
-    sources = source_of_each_example(dataset, source_column)
-    if args.candidate_sampling == "unimax":
-        return UniMaxSampler(sources, seed, draws)
-    return InverseSizeSampler(sources, seed)
+def _counted(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{plural if number != 1 else ''}"
 
 
 def set_sampler_epoch(loader: DataLoader[Any] | None, epoch: int) -> None:
@@ -191,135 +218,3 @@ def set_sampler_epoch(loader: DataLoader[Any] | None, epoch: int) -> None:
     sampler: Any = getattr(batches, "sampler", None)
     if hasattr(sampler, "set_epoch"):
         sampler.set_epoch(epoch)
-
-
-logger = logging.getLogger(__name__)
-
-
-def goes_by_source(args: Any) -> bool:
-    """Whether a run has to know the sources of its examples, or names their column.
-
-    The plain trainer's runs do not, and take whatever stands in a column of that name.
-    """
-    named: bool = args.source_column is not None
-    return named or args.candidate_ratio > 1 or args.candidate_sampling != "uniform"
-
-
-def resolve_source_column(name: str | None, dataset: Any) -> str | None:
-    """Return the column that names the source: the one asked for, or 'source' where there is one.
-
-    Raises:
-        ValueError: the column asked for is missing; the message says which there are.
-    """
-    columns = column_names(dataset)
-    if name is None:
-        return SOURCE_COLUMN if SOURCE_COLUMN in columns else None
-    if name not in columns:
-        raise ValueError(
-            f"source_column {name!r} is not in the training data; its columns are "
-            f"{', '.join(columns) or 'none'}."
-        )
-    return name
-
-
-def report_lack_of_sources(
-    args: Any, dataset: Any, source_column: str | None, sizes: Mapping[str, int] | None
-) -> None:
-    """Warn where options draw or keep by source, and there is nothing to tell sources by.
-
-    Args:
-        args: the options.
-        dataset: the training data, as it was passed.
-        source_column: that names the sources, if any does.
-        sizes: of the sources, ``None`` where they are not known.
-    """
-    options = _options_by_source(args)
-    if (source_column is not None and (sizes is None or len(sizes) > 1)) or not options:
-        return
-    columns = ", ".join(column_names(dataset)) or "none"
-    if getattr(args, "packing", False):
-        why = "packing=True joins examples of all sources"
-    elif source_column is None:
-        why = f"the training data has no column {SOURCE_COLUMN!r}"
-    else:
-        why = f"column {source_column!r} has one source only"
-    logger.warning(
-        "%s %s by source, and %s: all examples count as one source. Where another column names "
-        "the sources, set source_column to it; the columns are %s.",
-        " and ".join(options),
-        "goes" if len(options) == 1 else "go",
-        why,
-        columns,
-    )
-
-
-def _options_by_source(args: Any) -> list[str]:
-    """The options in effect that draw or keep by source, with their values."""
-    found = []
-    if args.candidate_sampling != "uniform":
-        found.append(f"candidate_sampling={args.candidate_sampling!r}")
-    if args.candidate_ratio > 1 and args.small_sources != [SMALL_SOURCES_NONE]:
-        found.append(f"small_sources={','.join(args.small_sources)}")
-    return found
-
-
-def source_sizes(dataset: Any, source_column: str | None) -> dict[str, int] | None:
-    """Count the examples of each source; ``None`` where the data set cannot be counted."""
-    if source_column is None or not isinstance(dataset, Dataset):
-        return None
-    return source_counts(dataset, source_column)
-
-
-def source_of_each_example(dataset: Any, source_column: str) -> list[str]:
-    """Return the names of the sources of the N examples of a data set that has a length.
-
-    Raises:
-        ValueError: an example has none.
-    """
-    if isinstance(dataset, Dataset):
-        return source_values(dataset, source_column)
-    rows = range(len(dataset))
-    return [source_of(dataset[row].get(source_column), source_column) for row in rows]
-
-
-def source_feature(source_column: str | None, *datasets: Any) -> Any:
-    """Return the type of the source column by the first data set that tells, else ``None``."""
-    for dataset in datasets:
-        features = getattr(dataset, "features", None)
-        if features and source_column in features:
-            return features[source_column]
-    return None
-
-
-def with_source_names(
-    examples: Sequence[Example], source_column: str | None, feature: Any
-) -> list[Example]:
-    """Return examples with the name of the source in the source column.
-
-    Args:
-        examples: as the data set has them.
-        source_column: that names the source; nothing is changed without one.
-        feature: type of the column, ``None`` where it is not known.
-
-    Raises:
-        ValueError: an example has no source.
-
-    Example:
-        >>> with_source_names([{"input_ids": [1], "source": 3}], "source", None)
-        [{'input_ids': [1], 'source': '3'}]
-    """
-    if source_column is None:
-        return list(examples)
-    return [
-        {**each, source_column: source_of(each.get(source_column), source_column, feature)}
-        for each in examples
-    ]
-
-
-def column_names(dataset: Any) -> list[str]:
-    """Columns of a data set, or the keys of its first example where it does not list them."""
-    names = getattr(dataset, "column_names", None)
-    if names is not None:
-        return list(names)
-    first = next(iter(dataset), None) if dataset is not None else None
-    return list(first) if isinstance(first, Mapping) else []

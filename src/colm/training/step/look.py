@@ -1,11 +1,17 @@
 """Looking at candidates with the model as it trains, whichever processes hold them.
 
 Each process runs its own candidates, in chunks of examples of like length; then the rows of all
-meet. Symbols: n candidates of the whole group, k of them to be looked at.
+meet on every process. So that they fit, features of very many candidates keep a random part of
+their dimensions. Dimensions kept at random estimate every inner product and distance, up to a
+factor that no selector sees, with a relative error of about one over the root of their number; and
+unlike random mixtures they can still be normalised one by one, for Adam or by their root mean
+square. Symbols: n candidates of the whole group, k of them to be looked at, d features.
 """
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +20,7 @@ from torch import Tensor, nn
 from colm.coreset.observed import OBSERVATIONS, Observed
 from colm.coreset.sparsify import WEIGHT_CRITERIA
 from colm.gradients import block_gradients
-from colm.gradients.decoder import base_model
+from colm.gradients.decoder import base_model, text_config
 from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.patching import evaluation_mode
 from colm.gradients.projections import SPREAD
@@ -24,10 +30,61 @@ from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.candidate_table import CandidateTable
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.lockstep import Lockstep, make_filler
-from colm.training.step.arrange import length_sorted_chunks
-from colm.training.step.model_access import ModelAccess
-from colm.training.step.thinning import MOST_NUMBERS, ThinnedObserver
-from colm.training.step.token_limit import token_limit
+from colm.training.step.chunks import is_out_of_memory, token_limit
+
+#: Numbers in the features of all candidates of a step, 1 GiB in float32: up to 1,024 candidates
+#: have all dimensions of even the largest features, 65,536 candidates 4,096.
+MOST_NUMBERS = 2**28
+
+
+@dataclass(frozen=True)
+class ModelAccess:
+    """What selection needs of a trainer, as functions: any of it may be replaced meanwhile.
+
+    Attributes:
+        model: returns the unwrapped model.
+        collate: the real collator.
+        prepare: moves a batch to the model's device.
+        autocast: context of the training forward.
+        optimizer: returns the optimiser, with its state.
+        sharing: the processes that hold the model's weights together; this one alone where it has
+            them all.
+    """
+
+    model: Callable[[], nn.Module]
+    collate: Callable[[Sequence[Example]], Mapping[str, Any]]
+    prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    autocast: Callable[[], AbstractContextManager[Any]]
+    optimizer: Callable[[], Any]
+    sharing: Exchange = field(default_factory=Exchange)
+
+    @classmethod
+    def of(cls, trainer: Any, sharing: Exchange) -> "ModelAccess":
+        """Return that of a trainer, which is asked anew at each call."""
+        return cls(
+            model=lambda: trainer.accelerator.unwrap_model(trainer.model_wrapped),
+            collate=lambda examples: trainer.data_collator(examples),  # noqa: PLW0108
+            prepare=lambda batch: trainer._prepare_inputs(dict(batch)),
+            autocast=trainer.accelerator.autocast,
+            optimizer=lambda: trainer.optimizer,
+            sharing=sharing,
+        )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look shows.
+
+    Attributes:
+        observed: what the selector needs, one row a candidate looked at.
+        weight: ``[d]`` weight that the features are gradients of, where it is asked for.
+        of_other_weights: whether the features are gradients of other weights than at the look
+            before, so that nothing of those can be compared with them.
+    """
+
+    observed: Observed = field(default_factory=Observed)
+    weight: Tensor | None = None
+    of_other_weights: bool = False
 
 
 class CandidateObserver:
@@ -54,41 +111,20 @@ class CandidateObserver:
         self.needs = needs
         self.seed = seed
         self.exchange = exchange
-        self._observer: ExampleObserver | None = None
+        self._found: ExampleObserver | None = None
         self._parts_of_model: list[Any] = []
-        self._lockstep = Lockstep(access.sharing)
-        self._limit = token_limit(args, recovers=not self._lockstep.is_needed)
-        self._has_looked = False
+        self._shares_model = access.sharing.num_processes > 1
+        self._limit = token_limit(args, recovers=not self._shares_model)
 
     def look_anew(self) -> None:
         """Let go of what was found in the model, to be found again."""
-        self._observer = None
+        self._found = None
 
-    def renew(self) -> bool:
-        """Look for everything again where the model is another, or has come to have other parts.
-
-        Returns:
-            Whether features are gradients of other weights than before.
-        """
-        model = self.access.model()
-        if self._observer is None or (
-            self._observer.model is model and self._parts_of_model == parts_of(model)
-        ):
-            return False
-        before, self._observer = _weights_observed(self._observer), None
-        return before != _weights_observed(self._model_observer())
-
-    def weight(self) -> Tensor | None:
-        """Return the weight that the features are gradients of, ``[d]``, where it is asked for."""
-        needed = self.args.dimension_criterion in WEIGHT_CRITERIA and "gradients" in self.needs
-        return self._model_observer().weight() if needed else None
-
-    def __call__(
-        self, own: Sequence[Example], table: CandidateTable, rows: Tensor, step: int
-    ) -> Observed:
+    def look(self, own: Sequence[Example], table: CandidateTable, rows: Tensor, step: int) -> Seen:
         """Return what is to be seen of ``rows [k]`` of the table, in that order.
 
-        Every process calls this with the same rows.
+        Every process calls this with the same rows, also with none: where processes hold a model
+        together, those with nothing to look at run it as often as the others do.
 
         Args:
             own: this process's candidates, those of the rows ``table.own``.
@@ -96,11 +132,61 @@ class CandidateObserver:
             rows: which of them to look at.
             step: the optimiser step, which keys random directions.
         """
+        if not self.needs:
+            return Seen()
+        of_other_weights = self._renew()
+        return Seen(self._observe(own, table, rows, step), self._weight(), of_other_weights)
+
+    @property
+    def example_observer(self) -> ExampleObserver:
+        """What looks at examples of this trainer's model; V is looked for at the first use."""
+        if self._found is None:
+            self._found = ThinnedObserver(
+                self.access.model(),
+                self.needs,
+                most_dimensions=max(1, MOST_NUMBERS // self._most_candidates),
+                estimator=self.args.gradient,
+                projections=("v",) if self._is_spread else self.args.projections,
+                layers="spread" if self._is_spread else "last",
+                depth=block_gradients.DEPTH,
+                vocabulary="batch" if self._is_spread else "full",
+                num_directions=self.args.num_directions,
+                perturbation_scale=self.args.perturbation_scale,
+            )
+            self._parts_of_model = parts_of(self._found.model)
+        return self._found
+
+    def _renew(self) -> bool:
+        """Look for everything again where the model is another, or has come to have other parts.
+
+        Returns:
+            Whether features are gradients of other weights than before.
+        """
+        model = self.access.model()
+        if self._found is None or (
+            self._found.model is model and self._parts_of_model == parts_of(model)
+        ):
+            return False
+        before, self._found = _weights_observed(self._found), None
+        return before != _weights_observed(self.example_observer)
+
+    def _weight(self) -> Tensor | None:
+        """The weight that the features are gradients of, ``[d]``, where it is asked for."""
+        needed = self.args.dimension_criterion in WEIGHT_CRITERIA and "gradients" in self.needs
+        return self.example_observer.weight() if needed else None
+
+    def _observe(
+        self, own: Sequence[Example], table: CandidateTable, rows: Tensor, step: int
+    ) -> Observed:
+        """What each process sees of its own, joined."""
+        if len(rows) == 0:
+            if self._shares_model:
+                self._look([], self._vocabulary(own), step, own)
+            return Observed()
         owners = table.owners[rows]
         mine = rows[owners == self.exchange.process_index]
         examples = [own[row - table.own.start] for row in mine]
         seen = self._look(examples, self._vocabulary(examples), step, own)
-        self._has_looked = True
         # The joined rows come process by process; each goes back to its place.
         place = owners.argsort(stable=True).argsort()
         joined = {
@@ -108,20 +194,6 @@ class CandidateObserver:
             for name, flat in self._parts()
         }
         return Observed(**{name: part[place.to(part.device)] for name, part in joined.items()})
-
-    def accompany(self, own: Sequence[Example], step: int) -> None:
-        """Run what others run to look, where there was nothing for this process to look at.
-
-        Every process calls this after every selection; it does nothing but where the model's
-        weights are sharded and processes select apart.
-
-        Args:
-            own: this process's candidates.
-            step: the optimiser step.
-        """
-        if self.needs and self._lockstep.is_needed and not self._has_looked:
-            self._look([], self._vocabulary(list(own)), step, own)
-        self._has_looked = False
 
     def _parts(self) -> list[tuple[str, bool]]:
         """Names of what is exchanged and whether it has one number a row; losses always are.
@@ -131,7 +203,7 @@ class CandidateObserver:
         names = [name for name in OBSERVATIONS if name in self.needs or name == "losses"]
         return [(name, name == "losses") for name in names]
 
-    def _vocabulary(self, examples: list[Example]) -> Tensor | None:
+    def _vocabulary(self, examples: Sequence[Example]) -> Tensor | None:
         """Tokens ``[v]`` of all candidates looked at, ascending, where the softmax is over those.
 
         The candidates of all processes share it, so that their gradients are of the same loss.
@@ -152,46 +224,76 @@ class CandidateObserver:
         own: Sequence[Example],
     ) -> dict[str, Tensor]:
         """Look at examples of this process, chunk by chunk; nothing is seen of none."""
-        if not examples and not self._lockstep.is_needed:
+        if not examples and not self._shares_model:
             return {}
         # Rows come in the selector's own order, so that the same examples share a chunk whatever
         # the order of the batch: what is seen of them is then the same to the last bit.
         lengths = [token_count(example) for example in examples]
-        observer, directions = self._model_observer(), self._draw_directions(step)
-
-        def look_at(chunk: Sequence[Example]) -> Observed:
-            batch = self.access.prepare(self.access.collate(chunk))
-            known = None if vocabulary is None else vocabulary.to(batch["input_ids"].device)
-            return observer(batch, directions, vocabulary=known)
-
+        waiting = self._limit.chunks(lengths)
+        directions = self._draw_directions(step)
+        order: list[int] = []
+        seen: list[Observed] = []
         with (
             self.access.autocast(),
             # Going through all modules costs as much as a small chunk: once for all of them.
-            evaluation_mode(observer.model),
-            self._in_step(examples, vocabulary) as missing,
+            evaluation_mode(self.example_observer.model),
+            self._in_step(waiting, examples, vocabulary) as missing,
         ):
-            order, seen = self._limit.look(
-                lengths, lambda chunk: look_at([examples[index] for index in chunk])
-            )
+            while waiting:
+                chunk, *others = waiting
+                part = self._try([examples[index] for index in chunk], directions, vocabulary)
+                if part is None:
+                    waiting = self._limit.smaller(waiting, lengths)
+                    continue
+                seen.append(part)
+                order += chunk
+                waiting = others
             for _ in range(missing):
-                look_at([make_filler(own, vocabulary)])
+                self._look_at([make_filler(own, vocabulary)], directions, vocabulary)
         if not seen:
             return {}
         place = torch.tensor(order).argsort()
         parts = {name: [getattr(part, name) for part in seen] for name, _ in self._parts()}
         return {name: torch.cat(part)[place.to(part[0].device)] for name, part in parts.items()}
 
+    def _try(
+        self,
+        chunk: Sequence[Example],
+        directions: list[Tensor] | None,
+        vocabulary: Tensor | None,
+    ) -> Observed | None:
+        """What is seen of a chunk; ``None`` where it does not fit into memory, but less may."""
+        try:
+            return self._look_at(chunk, directions, vocabulary)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._limit.check_recovery(list(map(token_count, chunk)), error)
+        # The error is gone, and with it the tensors that its frames held.
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
+        return None
+
+    def _look_at(
+        self,
+        chunk: Sequence[Example],
+        directions: list[Tensor] | None,
+        vocabulary: Tensor | None,
+    ) -> Observed:
+        """What is seen of examples in one forward."""
+        batch = self.access.prepare(self.access.collate(chunk))
+        known = None if vocabulary is None else vocabulary.to(batch["input_ids"].device)
+        return self.example_observer(batch, directions, vocabulary=known)
+
     def _in_step(
-        self, examples: list[Example], vocabulary: Tensor | None
+        self, chunks: list[list[int]], examples: list[Example], vocabulary: Tensor | None
     ) -> AbstractContextManager[int]:
         """Agree with those who hold the model together on how often it runs."""
-        if not self._lockstep.is_needed:
+        if not self._shares_model:
             return nullcontext(0)
-        config: Any = base_model(self.access.model()).config
-        whole: int = config.get_text_config(decoder=True).vocab_size
-        lengths = list(map(token_count, examples))
-        chunks = length_sorted_chunks(lengths, self._limit.tokens(lengths))
-        return self._lockstep(
+        whole: int = text_config(base_model(self.access.model())).vocab_size
+        return Lockstep(self.access.sharing)(
             [sum(label_token_count(examples[index]) for index in chunk) for chunk in chunks],
             whole if vocabulary is None else len(vocabulary),
         )
@@ -199,7 +301,7 @@ class CandidateObserver:
     def _draw_directions(self, step: int) -> list[Tensor] | None:
         """Draw z of a step; the published code draws it once a run."""
         key = [self.seed] if self.args.reference_behaviour else [self.seed, step]
-        return self._model_observer().draw_directions(keyed_generator(*key, "directions"))
+        return self.example_observer.draw_directions(keyed_generator(*key, "directions"))
 
     @property
     def _is_spread(self) -> bool:
@@ -214,24 +316,6 @@ class CandidateObserver:
         batches = int(args.gradient_accumulation_steps) * self.exchange.num_processes
         return max(1, in_a_batch * batches)
 
-    def _model_observer(self) -> ExampleObserver:
-        """What looks at examples of this trainer's model; V is looked for at the first use."""
-        if self._observer is None:
-            self._observer = ThinnedObserver(
-                self.access.model(),
-                self.needs,
-                most_dimensions=max(1, MOST_NUMBERS // self._most_candidates),
-                estimator=self.args.gradient,
-                projections=("v",) if self._is_spread else self.args.projections,
-                layers="spread" if self._is_spread else "last",
-                depth=block_gradients.DEPTH,
-                vocabulary="batch" if self._is_spread else "full",
-                num_directions=self.args.num_directions,
-                perturbation_scale=self.args.perturbation_scale,
-            )
-            self._parts_of_model = parts_of(self._observer.model)
-        return self._observer
-
 
 def parts_of(model: nn.Module) -> list[Any]:
     """Return a model's modules, and which of its parameters are trained: what projections go by."""
@@ -242,3 +326,45 @@ def _weights_observed(observer: ExampleObserver) -> list[Any]:
     """What the features are gradients of."""
     found = observer.gradients
     return [] if found is None else [projection.modules for projection in found.projections]
+
+
+class ThinnedObserver(ExampleObserver):
+    """An `ExampleObserver` whose features have no more dimensions than fit.
+
+    Args:
+        most_dimensions: features with more keep so many of them at random, always the same.
+        arguments: those of `ExampleObserver`.
+        options: likewise.
+    """
+
+    def __init__(self, *arguments: Any, most_dimensions: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.most_dimensions = most_dimensions
+        self._kept: Tensor | None = None
+
+    def weight(self) -> Tensor:
+        """Return the weight that the kept features are gradients of; see `ExampleObserver`."""
+        return self._thinned(super().weight())
+
+    def __call__(
+        self,
+        batch: Mapping[str, Any],
+        directions: list[Tensor] | None = None,
+        *,
+        vocabulary: Tensor | None = None,
+    ) -> Observed:
+        """Look at a batch as `ExampleObserver` does, and keep what fits of its features."""
+        seen = super().__call__(batch, directions, vocabulary=vocabulary)
+        if seen.gradients is None:
+            return seen
+        return replace(seen, gradients=self._thinned(seen.gradients))
+
+    def _thinned(self, features: Tensor) -> Tensor:
+        """Return ``[..., d]`` with the dimensions kept."""
+        size = features.shape[-1]
+        if size <= self.most_dimensions:
+            return features
+        if self._kept is None:
+            shuffled = torch.randperm(size, generator=keyed_generator("dimensions", size))
+            self._kept = shuffled[: self.most_dimensions].sort().values
+        return features[..., self._kept.to(features.device)]

@@ -16,6 +16,7 @@ kept, P trained parameters.
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 
 from colm.gradients.per_example import example_gradients, trained_parameters
 from colm.training.example import Example
-from colm.training.step.model_access import ModelAccess
+from colm.training.step.keep import Kept
+from colm.training.step.look import ModelAccess
 
 Scale = Callable[[nn.Parameter], Tensor | float | None]
 
@@ -167,6 +169,33 @@ class GradientSums:
         # One transfer, not one a parameter; a model may lie on several devices.
         joined = torch.stack([product.to(products[0].device) for product in products]).cpu()
         return float(joined.double().sum())
+
+
+def match(kept: Kept, access: ModelAccess, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Return how well what a step keeps matches its candidates, by the names that are logged.
+
+    Costs a forward and a backward of each of this process's candidates. Nothing changes: neither
+    model, ``.grad`` and optimiser nor random state.
+
+    Args:
+        kept: what the step keeps.
+        access: the model, the collator, the optimiser.
+        total: sums a tensor over the processes that select together.
+    """
+    started = time.perf_counter()
+    found = match_gradients(_compared(kept), access, "mean", total).metrics()
+    return found | {"match_seconds": time.perf_counter() - started}
+
+
+def _compared(kept: Kept) -> list[Compared]:
+    """This process's candidates of a step, all that could have been kept."""
+    split, table = kept.split, kept.split.table
+    rows = set(split.rows.tolist()) - set(split.rows[kept.selection.non_finite].tolist())
+    return [
+        Compared(example, kept.weights.get(row), max(1.0, float(table.label_tokens[row])))
+        for row, example in zip(table.own, split.own, strict=True)
+        if row in rows
+    ]
 
 
 def match_gradients(

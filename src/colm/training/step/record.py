@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 
 from colm.names import shown_name
 from colm.source_names import MOST_SOURCES, OTHER_SOURCES
+from colm.training.step.keep import Kept
 
 PREFIX = "colm/"
 
@@ -21,6 +22,16 @@ class SelectionMetrics:
         self._totals: dict[str, float] = defaultdict(float)
         self._measured: dict[str, list[float]] = defaultdict(list)
         self._by_source: dict[str, Counter[str]] = {"candidates": Counter(), "kept": Counter()}
+
+    def record(self, kept: Kept) -> None:
+        """Count what a step kept of which candidates, and how well that stands for them."""
+        table, rows = kept.split.table, list(kept.weights)
+        self.count_step(Counter(table.sources), Counter(table.sources[row] for row in rows))
+        self.count("without_label_tokens", int((table.label_tokens == 0).sum()))
+        self.count("non_finite", len(kept.selection.non_finite))
+        share = float(table.label_tokens[rows].sum() / table.label_tokens.sum().clamp(min=1))
+        self.measure("label_token_share", share)
+        self.measure("matching_error", kept.selection.matching_error)
 
     def count_step(self, candidates: Counter[str], kept: Counter[str]) -> None:
         """Count a step's candidates and kept examples, in all and by source."""
@@ -45,7 +56,11 @@ class SelectionMetrics:
         totals = self._totals | self._totals_by_source()
         values = {name: total / steps for name, total in totals.items()}
         values |= {name: sum(seen) / len(seen) for name, seen in self._measured.items()}
-        self.__init__()  # type: ignore[misc]
+        self._steps = 0
+        self._totals.clear()
+        self._measured.clear()
+        for counts in self._by_source.values():
+            counts.clear()
         return {PREFIX + name: value for name, value in values.items()}
 
     def _totals_by_source(self) -> dict[str, float]:

@@ -20,6 +20,24 @@ from trl import SFTTrainer
 
 from colm.gradients.batch import IGNORED_LABEL
 from colm.training.example import WEIGHT_KEY, Example, token_count
+from colm.training.processes.exchange import Exchange
+
+
+def weigh(trainer: Any, parts: Sequence[Sequence[Example]]) -> list[Any]:
+    """Collate the micro-batches of a step, with the weights of their examples if they have some.
+
+    Args:
+        trainer: whose collator and options decide.
+        parts: the examples of each micro-batch.
+
+    Raises:
+        ValueError: see `collate_weighted`.
+    """
+    if not trainer.args.weighted:
+        return [trainer.data_collator(part) for part in parts]
+    # Where each process averages over its own tokens, it weighs among its own.
+    group = trainer._group if trainer.args.average_tokens_across_devices else Exchange()
+    return collate_weighted(parts, trainer.data_collator, group.total)
 
 
 def collate_weighted(
