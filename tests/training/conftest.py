@@ -112,6 +112,14 @@ def make_trainer(tiny_model_folder, tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def smollm_folder(tmp_path_factory):
+    """The pretrained model of the demo, where its package is installed."""
+    from colm.runs.pretrained import demo_model_folder
+
+    return demo_model_folder(tmp_path_factory.mktemp("smollm"))
+
+
 def note_candidates(trainer):
     """Note the token ids of the candidates that a trainer draws, step by step."""
     steps = []

