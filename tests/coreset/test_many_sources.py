@@ -43,6 +43,7 @@ def work(selector, number, candidates=CANDIDATES, **options):
     return counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selector", available_selectors())
 def test_many_sources_compute_no_more_numbers_than_few(selector):
     assert work(selector, CANDIDATES).numbers <= 2 * work(selector, 10).numbers

@@ -295,6 +295,7 @@ fractions = st.fractions(-(10**9), 10**9, max_denominator=10**4)
 exact = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 
 
+@pytest.mark.slow
 @exact
 @given(fractions)
 def test_a_number_equals_itself_however_it_is_written(value):
@@ -351,6 +352,7 @@ def test_hard_formulas_together_take_no_more_than_their_time():
         assert not any(towers)
 
 
+@pytest.mark.slow
 def test_values_settle_what_algebra_does_not():
     with FormulaComparison() as same:
         assert same(r"\cos\frac{\pi}{7}-\cos\frac{2\pi}{7}+\cos\frac{3\pi}{7}", r"\frac12")

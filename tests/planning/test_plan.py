@@ -66,6 +66,7 @@ def measure(monkeypatch):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -93,6 +94,7 @@ def test_a_plan_is_near_what_is_measured(options, tiny_model_folder, tmp_path, m
         assert alive == pytest.approx(measured[f"{way}_alive_bytes"], rel=NEAR), way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_unless_told_otherwise_looks_do_not_move_the_peak(tmp_path, is_checkpointed):
     folder = tmp_path / "model"

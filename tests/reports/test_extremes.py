@@ -49,6 +49,7 @@ def everything_of(comparison, path) -> str:
     return "\n".join([page, text, headline(comparison), lead(comparison), *remarks(comparison)])
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12,
     deadline=None,

@@ -207,6 +207,7 @@ def test_the_match_is_that_of_all_gradients_stacked(candidates, seed):
     assert match.metrics()["theorem_4_1"] == pytest.approx(error / norm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [[1.0] * 24, list(range(10, 34))], ids=["alike", "tokens"])
 def test_a_random_choice_scores_one(counts):
     """Over 2,000 draws the mean square is within 5 standard errors of 1.
@@ -349,6 +350,7 @@ def dense_adam_scale(trainer):
     return torch.cat(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -425,10 +427,15 @@ def test_where_all_are_kept_the_gradient_is_that_of_the_step(make_trainer, datas
     "options",
     [
         {},
-        {"gradient_checkpointing": True},
-        {"bf16": True},
-        {"selector": "random", "optim": "adafactor"},
-        {"padding_free": True, "max_length": None},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"gradient_checkpointing": True},
+                {"bf16": True},
+                {"selector": "random", "optim": "adafactor"},
+                {"padding_free": True, "max_length": None},
+            )
+        ),
     ],
     ids=str,
 )

@@ -124,6 +124,7 @@ def options_of(trainer, options):
         vars(trainer.args).update(given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [cuda_out_of_memory, cpu_out_of_memory, python_out_of_memory])
 def test_every_kind_of_out_of_memory_is_known(trainer, fails):
     examples = list(trainer.train_dataset)[:12]
@@ -134,6 +135,7 @@ def test_every_kind_of_out_of_memory_is_known(trainer, fails):
     torch.testing.assert_close(halved.gradients, whole.gradients, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "options"),
     [

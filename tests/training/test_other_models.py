@@ -93,6 +93,7 @@ def test_it_is_refused_where_examples_are_looked_at(kind, options, tmp_path):
     assert "candidate_ratio=1" in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "options", [{"candidate_ratio": 1}, {"selector": "random"}, {"selector": "longest"}]

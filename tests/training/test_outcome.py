@@ -34,6 +34,7 @@ class Spoil(TrainerCallback):
                 weight.view(-1)[0] = math.nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1, 2])
 @pytest.mark.parametrize("selector", ["random", "balanced_sampling"])
 def test_a_model_that_has_diverged_is_never_saved(make_trainer, dataset, tmp_path, ratio, selector):

@@ -48,6 +48,7 @@ def tokenised(trainer, records):
     return Dataset.from_list(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"selector": "colm"}, {}, {"source_clusters": 2}])
 def test_trainings_of_models_made_for_each_are_alike(tiny_model_folder, tmp_path, options):
     made = []

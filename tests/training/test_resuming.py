@@ -243,6 +243,7 @@ def test_a_checkpoint_that_does_not_say_what_it_belongs_to_is_one_warning(
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": "colm identity 1", "options": 3}', "[" * 9999]
 )

@@ -6,12 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colm.training.step.arrange import (
-    cheapest_runs,
-    fewest_padded,
-    length_sorted_chunks,
-    split_kept,
-)
+from colm.training.step.arrange import fewest_padded, split_kept
+from colm.training.step.chunks import cheapest_runs, length_sorted_chunks
 
 few_lengths = st.lists(st.integers(0, 30), min_size=1, max_size=8).map(
     lambda lengths: sorted(lengths, reverse=True)

@@ -139,6 +139,7 @@ def test_a_number_that_is_no_source_is_refused_with_those_there_are(make_trainer
         make_trainer(with_sources(NUMBERS.get), small_sources=[7])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [Rows, Stream])
 @pytest.mark.parametrize(
     "convert",
@@ -199,6 +200,7 @@ def test_a_column_of_lists_names_no_source(make_trainer):
         make_trainer(with_sources(lambda name: [name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [lambda name: None, lambda name: [name]])
 def test_the_plain_trainer_takes_whatever_stands_in_that_column(make_trainer, convert):
     trainer = make_trainer(with_sources(convert), candidate_ratio=1)

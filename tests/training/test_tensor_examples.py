@@ -43,6 +43,7 @@ def pad(examples):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_labels", [True, False])
 @pytest.mark.parametrize("selector", [None, "colm", "mean_matching", "longest"])
 def test_whatever_examples_are_held_in_the_same_are_kept(make_trainer, selector, with_labels):
@@ -64,6 +65,7 @@ def test_whatever_examples_are_held_in_the_same_are_kept(make_trainer, selector,
 
 
 # TRL makes tensors of what are some already.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
 @pytest.mark.parametrize("name", ["torch", "numpy"])
 @pytest.mark.parametrize("options", [{}, {"selector": "colm"}, {"source_clusters": 2}])

@@ -53,12 +53,17 @@ class StopAt(TrainerCallback):
 @pytest.mark.parametrize(
     "options",
     [
-        {"selector": "balanced_sampling"},
-        {"selector": "importance_sampling"},
-        {"selector": "gradient_matching"},
         {"selector": "colm"},
-        {"selector": "mean_matching", "gradient": "directional"},
-        {"selector": "random"},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"selector": "balanced_sampling"},
+                {"selector": "importance_sampling"},
+                {"selector": "gradient_matching"},
+                {"selector": "mean_matching", "gradient": "directional"},
+                {"selector": "random"},
+            )
+        ),
     ],
     ids=lambda options: options["selector"],
 )
@@ -368,6 +373,7 @@ def test_gradient_checkpointing_changes_no_selection(make_trainer, dataset, reco
     assert_same_weights(runs[0][1], runs[1][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["exact", "directional", "zeroth_order"])
 @pytest.mark.parametrize("criterion", ["gradient", "weight", "weight_gradient", "random"])
 def test_every_gradient_with_every_criterion_of_dimensions(

@@ -155,6 +155,7 @@ def test_the_trainer_counts_the_draws_of_the_whole_run(make_trainer, dataset, op
     assert abs(names.count("adding") - names.count("copying")) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [False, True], ids=["steps", "epochs"])
 def test_a_run_draws_the_same_of_each_step_by_step(make_trainer, epochs):
     length = {"max_steps": -1, "num_train_epochs": 2} if epochs else {"max_steps": 4}
@@ -183,6 +184,7 @@ UNSAMPLED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "options"),
     UNSAMPLED,

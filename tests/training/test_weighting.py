@@ -108,6 +108,7 @@ def trained(trainer):
     return losses, {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
 
 
+@pytest.mark.slow
 @each_kind
 def test_equal_weights_change_no_bit(make_trainer, dataset, kind):
     options, prepare = KINDS[kind]
@@ -169,6 +170,7 @@ def test_no_model_sees_a_weight_and_evaluation_has_none(make_trainer, dataset, u
     assert 0 < trainer.evaluate()["eval_loss"] < before
 
 
+@pytest.mark.slow
 def test_a_resumed_run_weighs_on(make_trainer, tmp_path):
     lora = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
     options = {
