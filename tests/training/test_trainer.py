@@ -26,10 +26,10 @@ def assert_same_weights(first, second):
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_ratio_one_is_bit_identical_to_the_plain_trainer(make_trainer, dataset, adapter):
+def test_ratio_one_as_drawn_is_bit_identical_to_the_plain_trainer(make_trainer, dataset, adapter):
     lora = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
     options = {"peft_config": lora} if adapter else {}
-    ours = make_trainer(dataset, candidate_ratio=1, trainer_options=options)
+    ours = make_trainer(dataset, candidate_ratio=1, arrange="as_drawn", trainer_options=options)
     ours.train()
     plain = make_trainer(
         dataset, trainer_class=SFTTrainer, config_class=SFTConfig, trainer_options=options

@@ -34,7 +34,13 @@ else:
 logger = logging.getLogger(__name__)
 
 #: Options of selection that act where nothing is selected.
-_ALWAYS = {"candidate_ratio", "candidate_sampling", "source_clusters", "source_column"}
+_ALWAYS = {
+    "arrange",
+    "candidate_ratio",
+    "candidate_sampling",
+    "source_clusters",
+    "source_column",
+}
 _SEEDS = ("seed", "data_seed")
 
 

@@ -23,6 +23,7 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,7 @@ from colm.training.clusters import (
     load_clusters,
     with_clusters,
 )
-from colm.training.example import WEIGHT_KEY, Pool, PoolCollator
+from colm.training.example import WEIGHT_KEY, Pool
 from colm.training.limits import (
     check_arguments,
     check_not_empty,
@@ -76,11 +77,11 @@ from colm.training.step.draw import (
     pool_size_of,
     set_sampler_epoch,
     source_feature,
-    without_source,
 )
 from colm.training.step.keep import ExampleSelection, Kept
 from colm.training.step.look import CandidateObserver, ModelAccess
 from colm.training.step.match import match
+from colm.training.step.pools import handing_out_pools, rearranged, rearranges
 from colm.training.step.record import SelectionMetrics
 from colm.training.step.samplers import make_sampler
 from colm.training.step.source_columns import (
@@ -245,31 +246,29 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a loader of pools of raw candidates, ``candidate_ratio`` times as large.
 
-        Under the name of an input of the model, a pool has that of all its candidates, collated.
+        Without selection it is the plain trainer's, in pools of raw examples where steps are
+        rearranged. Under the name of an input of the model, a pool has that of all its examples,
+        collated.
         """
         self._renew()
         loader: DataLoader[Any]
         if not self._selects:
-            if self._draws_by_source:
-                loader = self._loader_of(self.train_dataset, self._train_batch_size)
-            else:
-                loader = super().get_train_dataloader()
+            loader = self._plain_loader()
             return loader
-        self._set_signature_columns_if_needed()
-        collator, columns = self.data_collator, self._signature_columns
-        column = self._selection.source_column
-        # Whoever asks for a batch of a pool has the collator that the trainer has then.
-        self.data_collator = PoolCollator(
-            lambda pool: self.data_collator(without_source(pool, column))
-        )
-        self._signature_columns = [*columns, *([column] if column else [])]
-        try:
+        with handing_out_pools(self, self._selection.source_column):
             endless = as_endless(self.train_dataset, self.accelerator)
             loader = self._loader_of(endless, pool_size_of(self).candidates)
-        finally:
-            self.data_collator, self._signature_columns = collator, columns
         keep_shards(loader)
         return loader
+
+    def _plain_loader(self) -> Any:
+        """Return the plain trainer's loader, or one of pools where steps are rearranged."""
+        with ExitStack() as stack:
+            if rearranges(self):
+                stack.enter_context(handing_out_pools(self, self._selection.source_column))
+            if self._draws_by_source:
+                return self._loader_of(self.train_dataset, self._train_batch_size)
+            return super().get_train_dataloader()
 
     def _loader_of(self, dataset: Any, batch_size: int) -> Any:
         """Return the plain trainer's loader, with the sampler that draws candidates."""
@@ -306,6 +305,8 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
         batches = list(islice(epoch_iterator, num_batches))
         if self._selects and batches:
             batches = self._micro_batches(batches)
+        elif any(isinstance(batch, Pool) for batch in batches):
+            batches = rearranged(self, batches, self._selection.source_column)
         self._training_since = time.perf_counter()
         return parent(iter(batches), num_batches, *args, **options)
 

@@ -76,6 +76,7 @@ MAY_DIFFER: Mapping[str, tuple[str, ...]] = {
         "load_best_model_at_end",
     ),
     "how fast and in how much memory, not what is computed": (
+        "arrange",
         "selection_tokens",
         "gradient_checkpointing",
         "gradient_checkpointing_kwargs",

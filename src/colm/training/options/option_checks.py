@@ -17,6 +17,8 @@ from colm.gradients.value_gradients import ESTIMATORS
 from colm.training.options.by_selector import brought_by
 
 SCOPES = ("local", "global")
+#: How the examples of a step are split into micro-batches.
+BY_LENGTH, AS_DRAWN = ARRANGEMENTS = ("by_length", "as_drawn")
 
 _CHOICES = {
     "gradient": ESTIMATORS,
@@ -26,6 +28,7 @@ _CHOICES = {
     "allocation": ALLOCATIONS,
     "candidate_sampling": CANDIDATE_SAMPLINGS,
     "selection_scope": SCOPES,
+    "arrange": ARRANGEMENTS,
 }
 _LEAST_WHOLE_NUMBER = {
     "num_directions": 1,

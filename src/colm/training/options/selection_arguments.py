@@ -20,7 +20,7 @@ from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.value_gradients import ESTIMATORS
 from colm.training.options.by_selector import options_by_selector
 from colm.training.options.former import refuse_former
-from colm.training.options.option_checks import SCOPES, check_options
+from colm.training.options.option_checks import ARRANGEMENTS, BY_LENGTH, SCOPES, check_options
 from colm.training.options.plain_options import check_plain_options
 
 #: What people set of the options of selection, in the order that help shows; the rest is for who
@@ -31,6 +31,7 @@ OFTEN_SET = (
     "source_column",
     "small_sources",
     "candidate_sampling",
+    "arrange",
     "gradient",
     "weighted",
     "source_clusters",
@@ -100,6 +101,13 @@ class SelectionArguments:
         "equally often as far as none of its examples is drawn more than 4 times in the run on "
         "average; or `inverse_source_size`, with replacement and every source equally often.",
         CANDIDATE_SAMPLINGS,
+    )
+    arrange: str = option(
+        BY_LENGTH,
+        "How the examples of a step share its micro-batches: `by_length`, those of like length "
+        "together, which pads less and gives the same gradient; or `as_drawn`, in equal numbers "
+        "and in order: with `candidate_ratio=1`, TRL's training to the bit.",
+        ARRANGEMENTS,
     )
     gradient: str = option(
         None,

@@ -14,19 +14,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from transformers import DataCollatorWithFlattening
+from trl import SFTTrainer
 
-from colm.gradients.decoder import text_config
+from colm.gradients.decoder import base_model, text_config
 from colm.training.example import Example, token_count, without_labels
+from colm.training.options.option_checks import AS_DRAWN
+
+#: Kinds of model, as transformers names their losses, that take the count of a step's label tokens.
+_COUNTING_LOSSES = ("ForCausalLM", "ForConditionalGeneration")
 
 
 def arrange(trainer: Any, kept: Sequence[Example], parts: int) -> list[list[Example]]:
     """Split the examples of a step into micro-batches in the way that suits a trainer.
 
     Args:
-        trainer: whose collator and loss decide.
+        trainer: whose option ``arrange``, collator and loss decide.
         kept: r examples, at least one.
         parts: micro-batches.
     """
+    if trainer.args.arrange == AS_DRAWN:
+        return even_parts(_filled(kept, parts), parts)
     return split_kept(
         kept,
         parts,
@@ -52,9 +59,7 @@ def split_kept(
     Returns:
         The micro-batches, those of the longest examples first.
     """
-    kept = sorted(kept, key=token_count, reverse=True)
-    while len(kept) < parts:
-        kept.append(without_labels(kept[-1]))
+    kept = sorted(_filled(kept, parts), key=token_count, reverse=True)
     if not by_tokens:
         return even_parts(kept, parts)
     lengths = [token_count(example) for example in kept]
@@ -72,12 +77,31 @@ def averages_over_step(trainer: Any) -> bool:
     loss of the user's own perhaps, and for the balance of a mixture of experts: then how examples
     are split decides what they weigh.
     """
+    is_scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if is_scaled is None:
+        is_scaled = not is_overridden(trainer, "compute_loss", "training_step")
     return bool(
         trainer.model_accepts_loss_kwargs
         and trainer.compute_loss_func is None
-        and getattr(trainer, "loss_is_scaled_for_ga", None) is not False
+        and is_scaled
         and not _balances_experts(trainer)
+        and (isinstance(trainer, SFTTrainer) or _counts_label_tokens(trainer.model))
     )
+
+
+def is_overridden(trainer: Any, *methods: str) -> bool:
+    """Tell whether a user's own trainer, made of one of ours, has methods of its own.
+
+    Args:
+        trainer: of a class of ``colm``, or made of one.
+        methods: their names.
+    """
+    own = []
+    for kind in type(trainer).__mro__:
+        if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            break
+        own.append(kind)
+    return any(name in vars(kind) for kind in own for name in methods)
 
 
 def is_padding_free(collator: Any) -> bool:
@@ -88,6 +112,19 @@ def is_padding_free(collator: Any) -> bool:
 
 def _balances_experts(trainer: Any) -> bool:
     return bool(getattr(text_config(trainer.model), "output_router_logits", False))
+
+
+def _counts_label_tokens(model: Any) -> bool:
+    """Whether a model's own loss is a mean over tokens, not over a batch's examples or rows."""
+    base = base_model(model)
+    encodes = getattr(getattr(base, "config", None), "is_encoder_decoder", False)
+    return getattr(base, "loss_type", None) in _COUNTING_LOSSES and not encodes
+
+
+def _filled(kept: Sequence[Example], parts: int) -> list[Example]:
+    """Add the shortest example, without labels, until there is one for each micro-batch."""
+    missing = max(0, parts - len(kept))
+    return [*kept, *missing * [without_labels(min(kept, key=token_count))]]
 
 
 def _even_rows(lengths: Sequence[int], rows: int) -> list[list[int]]:

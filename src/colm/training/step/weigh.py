@@ -33,7 +33,7 @@ def weigh(trainer: Any, parts: Sequence[Sequence[Example]]) -> list[Any]:
     Raises:
         ValueError: see `collate_weighted`.
     """
-    if not trainer.args.weighted:
+    if not any(WEIGHT_KEY in each for part in parts for each in part):
         return [trainer.data_collator(part) for part in parts]
     # Where each process averages over its own tokens, it weighs among its own.
     group = trainer._group if trainer.args.average_tokens_across_devices else Exchange()

@@ -1,0 +1,128 @@
+"""Loaders that hand out examples raw, in pools, where their micro-batches are formed later.
+
+A plain loader collates as it draws, so what shares a micro-batch is settled before anyone knows
+what else a step has drawn. Here examples come as the plain trainer's own loader draws them, in the
+same order and as many at a time, but uncollated.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from colm.training.clusters import CLUSTER_COLUMN
+from colm.training.example import Example, Pool, PoolCollator
+from colm.training.limits import UPDATES_IN_BACKWARD
+from colm.training.options.option_checks import BY_LENGTH
+from colm.training.step.arrange import arrange, averages_over_step, is_overridden
+from colm.training.step.draw import without_source
+from colm.training.step.weigh import weigh
+
+
+def rearranges(trainer: Any) -> bool:
+    """Tell whether a trainer's plain steps are split into micro-batches by length.
+
+    Else its loader is the plain trainer's: there is nothing to rearrange, or it would change what
+    is learnt, or the examples are not to be had raw.
+
+    Args:
+        trainer: about to train, without selection.
+    """
+    args = trainer.args
+    optim = getattr(args.optim, "value", args.optim)
+    return (
+        args.arrange == BY_LENGTH
+        and args.gradient_accumulation_steps > 1
+        # Packed rows are full already.
+        and not getattr(args, "packing", False)
+        # It fills batches up to so many tokens, whatever the batch size.
+        and getattr(args, "train_sampling_strategy", None) != "batch_rebalance"
+        and optim not in UPDATES_IN_BACKWARD
+        and args.n_gpu <= 1
+        and not _splits_sequences(trainer.accelerator)
+        and not _dispatches(trainer)
+        and averages_over_step(trainer)
+        # Where columns are not told, each step sees: looking into a stream may lose an example.
+        and "input_ids" in (getattr(trainer.train_dataset, "column_names", None) or ["input_ids"])
+        and not is_overridden(trainer, "get_train_dataloader")
+    )
+
+
+@contextmanager
+def handing_out_pools(trainer: Any, source_column: str | None) -> Iterator[None]:
+    """Let the loaders that a trainer makes meanwhile hand out pools.
+
+    Args:
+        trainer: whose collator and columns are put back afterwards.
+        source_column: that is handed out, too, although the model does not take it.
+    """
+    trainer._set_signature_columns_if_needed()
+    collator, columns = trainer.data_collator, trainer._signature_columns
+    loading = trainer.accelerator.dataloader_config
+    dispatches = loading.dispatch_batches
+    # Whoever asks for a batch of a pool has the collator that the trainer has then.
+    trainer.data_collator = PoolCollator(
+        lambda pool: trainer.data_collator(without_source(pool, source_column))
+    )
+    trainer._signature_columns = [*columns, *([source_column] if source_column else [])]
+    # By default accelerate dispatches streams, also where there is nobody to dispatch them to, and
+    # batches that are dispatched are joined and cut.
+    loading.dispatch_batches = False
+    try:
+        yield
+    finally:
+        trainer.data_collator, trainer._signature_columns = collator, columns
+        loading.dispatch_batches = dispatches
+
+
+def rearranged(
+    trainer: Any, pools: Sequence[Pool], source_column: str | None
+) -> list[Mapping[str, Any]]:
+    """Form the micro-batches of a step that trains on all it drew.
+
+    Args:
+        trainer: whose options, collator and loss decide.
+        pools: of its loader, one for each micro-batch.
+        source_column: that was handed out with them.
+
+    Returns:
+        As many micro-batches, as drawn where lengths are unknown or how examples are split would
+        decide what they weigh.
+    """
+    drawn = [_as_collated(trainer, pool, source_column) for pool in pools]
+    examples = [example for part in drawn for example in part]
+    if averages_over_step(trainer) and all(map(_has_length, examples)):
+        # Copies: a collator may take out what it reads.
+        copies = [dict(example) for example in examples]
+        batches = weigh(trainer, arrange(trainer, copies, len(drawn)))
+        # Without labels nobody counts their tokens, and each micro-batch is a mean of its own.
+        if all("labels" in batch for batch in batches):
+            return batches
+    return [trainer.data_collator(part) for part in drawn]
+
+
+def _as_collated(trainer: Any, pool: Pool, source_column: str | None) -> list[Example]:
+    """The examples of a pool as the plain trainer's collator would find them."""
+    is_seen = not trainer.args.remove_unused_columns and source_column != CLUSTER_COLUMN
+    if source_column is None or is_seen:
+        return list(pool)
+    return without_source(list(pool), source_column)
+
+
+def _has_length(example: Any) -> bool:
+    return isinstance(example, Mapping) and hasattr(example.get("input_ids"), "__len__")
+
+
+def _splits_sequences(accelerator: Any) -> bool:
+    """Whether processes hold parts of the same examples, and count label tokens in their way."""
+    parallelism = getattr(accelerator, "parallelism_config", None)
+    return any(getattr(parallelism, f"{kind}_enabled", False) for kind in ("cp", "sp"))
+
+
+def _dispatches(trainer: Any) -> bool:
+    """Whether one process reads for the others: by themselves they would draw otherwise."""
+    dispatches = trainer.accelerator.dispatch_batches
+    if dispatches is None and trainer.accelerator.num_processes > 1:
+        return isinstance(trainer.train_dataset, IterableDataset)
+    return bool(dispatches)
