@@ -6,7 +6,7 @@ from peft import LoraConfig
 from transformers import DataCollatorWithFlattening
 
 from colm import CoLMTrainer, CoLMTrainingArguments
-from colm.training import trainer as trainer_module
+from colm.training.step import arrange
 from colm.training.step.arrange import averages_over_step
 from tests.training.conftest import on_keep
 from tests.training.test_streaming import PLAIN, Sized
@@ -89,7 +89,7 @@ def test_a_split_by_tokens_pads_less_and_learns_the_same(
     options = options | SGD | {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
     runs, tokens = [], []
     for by_tokens in (False, True):
-        monkeypatch.setattr(trainer_module, "averages_over_step", lambda _: by_tokens)  # noqa: B023
+        monkeypatch.setattr(arrange, "averages_over_step", lambda _: by_tokens)  # noqa: B023
         trainer = make_trainer(dataset, **options)
         pools = iter(trainer.get_train_dataloader())
         batches, _ = trainer.get_batch_samples(pools, 3, trainer.args.device)
