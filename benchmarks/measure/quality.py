@@ -6,7 +6,11 @@ constant after its warm-up, so that every measurement stands for a run of its le
 less a step can go on for as many steps as take the same time.
 
 ``python -m benchmarks quality`` runs on the generated mixture; ``--data FILE ...`` on one's own,
-records with ``candidates`` and the ``label`` of the right one included.
+records with ``candidates`` and the ``label`` of the right one included. ``--regime`` makes other
+training data of it, see `benchmarks.regimes`; ``--from-scratch`` trains the small model of bytes of
+`benchmarks.small_model`, all its weights, in the place of a pretrained one's adapters. Each
+measurement has the processor time of training until then, so that arms can be read at equal time
+whatever else the machine did.
 Every run is a file of its own, written when it ends, in ``benchmarks/results/quality/LABEL``: what
 is there is not run again, so a benchmark that was cut short goes on where it was. ``--adapters``
 keeps the trained adapters, for ``colm evaluate``. `benchmarks pace` says what a step of each kind
@@ -30,6 +34,8 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 
 from benchmarks.record import RESULTS, machine, without_folder, write_result
+from benchmarks.regimes import REGIMES, in_regime
+from benchmarks.small_model import byte_tokenizer, small_model
 from colm import CoLMConfig, CoLMSFTTrainer
 from colm.coreset.mixture import small_sources
 from colm.data import format_dataset, read_file, source_counts
@@ -38,6 +44,7 @@ from colm.data.sources import split_evenly
 from colm.evaluation import held_out_loss
 from colm.runs.pretrained import demo_model_folder
 
+FORMER_SETTINGS: dict[str, Any] = {"from_scratch": False, "regime": "imbalanced"}
 SPLIT_SEED = 0  # The same examples are held out whatever the seed of a run.
 
 
@@ -142,6 +149,8 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
         "--data", nargs="+", help="JSONL, CSV or Parquet files; default: the generated mixture"
     )
     parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--from-scratch", action="store_true", help="the small model of bytes")
+    parser.add_argument("--regime", choices=REGIMES, default="imbalanced", help="of training data")
     parser.add_argument("--n", type=int, default=16, help="candidates of a step")
     parser.add_argument("--r", type=int, default=8, help="kept")
     parser.add_argument("--micro-batch", type=int, default=2, help="examples")
@@ -153,8 +162,15 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
 
 def label(options: argparse.Namespace) -> str:
     """The name of these runs' folder."""
-    given = options.label or ("generated" if options.data is None else Path(options.data[0]).name)
-    return str(given).partition(".")[0]
+    if options.label:
+        return str(options.label)
+    data = "generated" if options.data is None else Path(options.data[0]).name
+    parts = [data.partition(".")[0]]
+    if options.regime != "imbalanced":
+        parts.append(options.regime)
+    if options.from_scratch:
+        parts.append("from-scratch")
+    return "-".join(parts)
 
 
 def slug(name: str) -> str:
@@ -179,9 +195,11 @@ def check_same(path: Path, settings: dict[str, Any]) -> None:
     there = json.loads(path.read_text())["settings"]
     for name, value in settings.items():
         shown = without_folder(value)
-        if there[name] != shown:
+        # Results from before there was an option ran as its default says.
+        before = there.get(name, FORMER_SETTINGS.get(name))
+        if before != shown:
             raise SystemExit(
-                f"{path.name} was run with {name}={there[name]}, not {shown}: give these runs "
+                f"{path.name} was run with {name}={before}, not {shown}: give these runs "
                 "another --label"
             )
 
@@ -191,14 +209,17 @@ class QualityBench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.model = options.model or str(demo_model_folder())
-        self.tokenizer = AutoTokenizer.from_pretrained(self.model)
+        self.model = None if options.from_scratch else options.model or str(demo_model_folder())
+        self.tokenizer: Any = (
+            byte_tokenizer() if self.model is None else AutoTokenizer.from_pretrained(self.model)
+        )
         dataset = load_data(options.data)
         split = split_evenly(dataset, options.held_out, seed=SPLIT_SEED)
-        self.train, self.held_out = split.train, split.held_out
+        self.train = in_regime(split.train, options.regime, SPLIT_SEED)
+        self.held_out = split.held_out
         self.sizes = source_counts(self.train)
         self.small = sorted(small_sources(self.sizes))
-        self.untouched: dict[str, float] | None = None
+        self.untouched: dict[int, dict[str, float]] = {}
 
     def run(self, name: str, seed: int) -> tuple[list[dict[str, float]], dict[str, Any]]:
         """Train with one kind of mini-batch; return what was measured, and how it went."""
@@ -207,12 +228,15 @@ class QualityBench:
         steps = every * round(arm.steps * self.options.steps / every)
         with TemporaryDirectory() as folder:
             trainer = self.trainer(arm, seed, steps, folder)
-            # Adapters start as nothing: the model is the same in all runs.
-            self.untouched = self.untouched or self.measure(trainer)
-            measured = [{"steps": 0.0} | self.untouched]
+            # Adapters start as nothing, and a small model is drawn by the seed.
+            drawn_by = 0 if self.model else seed
+            if drawn_by not in self.untouched:
+                self.untouched[drawn_by] = self.measure(trainer)
+            measured = [{"steps": 0.0, "cpu_seconds": 0.0} | self.untouched[drawn_by]]
 
-            def measure(step: int) -> None:
-                measured.append({"steps": float(step)} | self.measure(trainer))
+            def measure(step: int, cpu_seconds: float) -> None:
+                row = {"steps": float(step), "cpu_seconds": cpu_seconds}
+                measured.append(row | self.measure(trainer))
 
             trainer.add_callback(MeasureEvery(every, measure))
             trainer.train()
@@ -237,20 +261,26 @@ class QualityBench:
             logging_steps=1,
         )
         set_seed(seed)
-        model = AutoModelForCausalLM.from_pretrained(
-            self.model, dtype=getattr(torch, self.options.dtype)
-        )
+        model = self.untrained()
         trainer = CoLMSFTTrainer(
             model=model,
             args=args,
             train_dataset=self.train,
             eval_dataset=self.held_out,
             processing_class=self.tokenizer,
-            peft_config=lora(),
+            peft_config=lora() if self.model else None,
         )
         # Tokenised once, for all runs.
         self.train, self.held_out = trainer.train_dataset, trainer.eval_dataset
         return trainer
+
+    def untrained(self) -> Any:
+        """Return the model as training starts from it."""
+        if self.model is None:
+            return small_model(len(self.tokenizer))
+        return AutoModelForCausalLM.from_pretrained(
+            self.model, dtype=getattr(torch, self.options.dtype)
+        )
 
     def measure(self, trainer: CoLMSFTTrainer) -> dict[str, float]:
         """Held-out losses of the model as it is, by source and in all."""
@@ -312,12 +342,19 @@ def training_options(options: argparse.Namespace, arm: Arm) -> dict[str, Any]:
 
 
 class MeasureEvery(TrainerCallback):
-    """Measures after every so many steps: the log's ``training_seconds`` of those steps hold it."""
+    """Measures after every so many steps, while the clock of training stands still."""
 
-    def __init__(self, every: int, measure: Callable[[int], None]) -> None:
+    def __init__(self, every: int, measure: Callable[[int, float], None]) -> None:
         self.every, self.measure = every, measure
+        self.trained, self.since = 0.0, 0.0
+
+    def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        """Start the clock."""
+        self.since = time.process_time()
 
     def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Measure where it is time."""
         if state.global_step % self.every == 0:
-            self.measure(state.global_step)
+            self.trained += time.process_time() - self.since
+            self.measure(state.global_step, self.trained)
+            self.since = time.process_time()

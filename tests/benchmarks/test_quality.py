@@ -59,6 +59,20 @@ def test_runs_are_kept_and_not_run_again(run, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_small_model_trains_from_nothing_in_any_regime(run):
+    options = ["--from-scratch", "--regime", "wrong", "--steps", "2", "--measure-every", "1"]
+    folder = run(quality, *options, "--seeds", "0", "1", "--arms", "plain n") / "quality"
+    first, other = (
+        json.loads((folder / "mine-wrong-from-scratch" / f"plain-n-seed{seed}.json").read_text())
+        for seed in (0, 1)
+    )
+    assert first["repeats"][0]["macro"] != other["repeats"][0]["macro"]
+    seconds = [row["cpu_seconds"] for row in first["repeats"]]
+    assert seconds[0] == 0 < seconds[1] < seconds[2]
+    assert first["repeats"][-1]["macro"] < first["repeats"][0]["macro"]
+
+
+@pytest.mark.slow
 def test_paces_are_of_all_turns(run):
     folder = run(pace, "--arms", "plain r", "balanced sampling", "--turns", "2")
     (path,) = (folder / "pace").glob("*.json")
