@@ -5,13 +5,14 @@ Symbols: n examples, d features.
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from colm.json_text import parse_json
 from colm.source_names import as_source_names
 
 _LARGEST = 2**63 - 2
@@ -220,3 +221,54 @@ def _is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def as_numbers(option: str, value: Any) -> dict[str, float]:
+    """Return numbers by name, as YAML and Python have them, or a command line.
+
+    Args:
+        option: its name.
+        value: a mapping; or the text of one in JSON; or ``name=number``, one or several.
+
+    Raises:
+        ValueError: it is none of these, or a name comes twice.
+
+    Example:
+        >>> as_numbers("source_weights", ["web=1", "code=2.5"])
+        {'web': 1.0, 'code': 2.5}
+    """
+    pairs = [value] if isinstance(value, str) else value
+    if isinstance(pairs, list) and len(pairs) == 1 and str(pairs[0]).lstrip().startswith("{"):
+        pairs = _from_json(option, pairs[0])
+    if isinstance(pairs, Mapping):
+        given = list(pairs.items())
+    elif isinstance(pairs, list | tuple) and all("=" in str(pair) for pair in pairs):
+        given = [str(pair).rpartition("=")[::2] for pair in pairs]
+    else:
+        raise ValueError(f"{option} must be numbers by name, such as a=1 b=2; got {shown(value)}.")
+    names = as_source_names(name for name, _ in given)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{option} must name each once, and one at least; got {shown(value)}.")
+    return {
+        name: _as_float(option, name, number)
+        for name, (_, number) in zip(names, given, strict=True)
+    }
+
+
+def _from_json(option: str, text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{option} is no JSON: {error}; got {shown(text)}.") from error
+
+
+def _as_float(option: str, name: str, value: Any) -> float:
+    """A number, from text where it comes from a command line."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{option} of {shown(name)} must be a number; got {shown(value)}."
+        ) from None

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from colm.coreset.mixture import (
     ALLOCATIONS,
     allocate,
+    bounded_draws,
     inverse_size_weights,
     small_sources,
     source_codes,
-    unimax_draws,
 )
 
 counts_and_budget = st.tuples(st.lists(st.integers(0, 40), max_size=8), st.integers(0, 200))
@@ -172,6 +172,12 @@ def level(sizes: dict[str, int], draws: float, most: float) -> dict[str, float]:
     return {name: min(low, most * size) for name, size in sizes.items()}
 
 
+def unimax_draws(sizes: dict[str, int], draws: float, most: float) -> dict[str, float]:
+    """Equal weights, and limits of so many times each size."""
+    limits = {name: most * size for name, size in sizes.items()}
+    return bounded_draws(dict.fromkeys(sizes, 1.0), draws, limits, sizes)
+
+
 source_sizes = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 10**6), min_size=1)
 
 
@@ -213,3 +219,52 @@ def test_unimax_draws_do_not_depend_on_the_order_of_sources(sizes, draws, random
 )
 def test_unimax_draws_by_hand(draws: int, expected: dict[str, float]) -> None:
     assert unimax_draws({"web": 900, "books": 80, "code": 20}, draws, 4) == pytest.approx(expected)
+
+
+weighted_sources = st.dictionaries(
+    st.sampled_from("abcdefgh"),
+    st.tuples(st.floats(0.01, 100), st.integers(1, 10**4), st.floats(0, 10**5)),
+    min_size=1,
+)
+
+
+@given(weighted_sources, st.integers(0, 10**5))
+def test_bounded_draws_are_in_proportion_up_to_the_limits(sources, draws) -> None:
+    weights, sizes, limits = (
+        {name: each[part] for name, each in sources.items()} for part in range(3)
+    )
+    found = bounded_draws(weights, draws, limits, sizes)
+    assert sum(found.values()) == pytest.approx(draws)
+    if draws > sum(limits.values()):
+        beyond = {name: found[name] - limits[name] for name in sizes}
+        level = (draws - sum(limits.values())) / sum(sizes.values())
+        expected = {name: level * size for name, size in sizes.items()}
+        assert beyond == pytest.approx(expected, rel=1e-6, abs=1e-4)
+        return
+    # Those below their limits get the same for each unit of weight, and nobody gets more for it.
+    rates = {name: found[name] / weights[name] for name in sizes}
+    free = [rates[name] for name in sizes if found[name] < limits[name] * (1 - 1e-9) - 1e-6]
+    for rate in free:
+        assert rate == pytest.approx(max(rates.values()), rel=1e-6, abs=1e-6)
+    assert all(found[name] <= limits[name] + 1e-6 for name in sizes)
+
+
+@pytest.mark.parametrize(
+    ("weights", "draws", "expected"),
+    [
+        # No limit in reach: as the weights say, in any scale.
+        ((3, 1, 0), 80, (60, 20, 0)),
+        ((0.3, 0.1, 0.0), 80, (60, 20, 0)),
+        # The second is full at 40; what it leaves goes to the first, and none to the third.
+        ((1, 3, 0), 100, (60, 40, 0)),
+        # All are full but that which is never drawn, which stays so.
+        ((1, 3, 0), 550, (500, 50, 0)),
+        # What is left is shared by weight, not by size.
+        ((1, 8, 1), 100, (50, 40, 10)),
+    ],
+)
+def test_bounded_draws_by_hand(weights, draws, expected) -> None:
+    names, sizes = ("web", "books", "code"), (100, 10, 5)
+    by_name = [dict(zip(names, values, strict=True)) for values in (weights, sizes, expected)]
+    limits = {"web": 400, "books": 40, "code": 10}
+    assert bounded_draws(by_name[0], draws, limits, by_name[1]) == pytest.approx(by_name[2])

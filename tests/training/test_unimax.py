@@ -9,9 +9,19 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.training.step.samplers import MOST_REPEATS, UniMaxSampler
+from colm.coreset.mixture import bounded_draws
+from colm.training.step.samplers import MixtureSampler
+from colm.training.step.shares import MOST_REPEATS, FixedPlan, rows_by_source
 from tests.training.conftest import SIZES, make_records, note_candidates
 from tests.training.test_sampling import draws, sources_of_sizes
+
+
+def unimax_sampler(sources, seed, draws, most_repeats=MOST_REPEATS):
+    rows = rows_by_source(sources)
+    sizes = {name: len(own) for name, own in rows.items()}
+    limits = {name: most_repeats * size for name, size in sizes.items()}
+    planned = bounded_draws(dict.fromkeys(sizes, 1), draws, limits, sizes) if sizes else {}
+    return MixtureSampler(rows, seed, FixedPlan(planned, len(sources)))
 
 
 def in_a_random_order(sources, seed=0):
@@ -37,7 +47,7 @@ def in_a_random_order(sources, seed=0):
 )
 def test_sources_are_drawn_equally_often_up_to_a_bound(sizes, epochs, expected):
     sources = in_a_random_order(sources_of_sizes(*sizes))
-    rows = draws(UniMaxSampler(sources, seed=0, draws=epochs * len(sources)), epochs)
+    rows = draws(unimax_sampler(sources, seed=0, draws=epochs * len(sources)), epochs)
     counts = Counter(sources[row] for row in rows)
     assert [counts[f"source {i}"] for i in range(len(sizes))] == list(expected)
 
@@ -45,11 +55,11 @@ def test_sources_are_drawn_equally_often_up_to_a_bound(sizes, epochs, expected):
 def test_a_short_run_is_what_is_counted():
     """200 draws of 1,000: two sources share them, although an epoch would be too much for one."""
     sources = in_a_random_order(sources_of_sizes(970, 30))
-    rows = list(UniMaxSampler(sources, seed=1, draws=200))
+    rows = list(unimax_sampler(sources, seed=1, draws=200))
     assert len(rows) == 1000
     small = sum(sources[row] == "source 1" for row in rows[:200])
     assert abs(small - 100) <= 3
-    cut = list(UniMaxSampler(sources, seed=1, draws=200, most_repeats=2))[:200]
+    cut = list(unimax_sampler(sources, seed=1, draws=200, most_repeats=2))[:200]
     assert abs(sum(sources[row] == "source 1" for row in cut) - 60) <= 3
 
 
@@ -61,7 +71,7 @@ mixtures = st.lists(st.integers(1, 30), min_size=1, max_size=5)
 def test_no_example_comes_again_before_all_others_of_its_source(sizes, epochs, seed):
     sources = in_a_random_order(sources_of_sizes(*sizes), seed)
     n = len(sources)
-    sampler = UniMaxSampler(sources, seed, draws=epochs * n)
+    sampler = unimax_sampler(sources, seed, draws=epochs * n)
     rows = draws(sampler, epochs)
     assert len(rows) == epochs * len(sampler) == epochs * n
     for name, size in Counter(sources).items():
@@ -90,7 +100,7 @@ def unevenness(names, window):
 def test_every_batch_holds_nearly_the_same_of_each():
     """Up to any time, draws of a source and of all are within 1, and within 3, of their shares."""
     sources = in_a_random_order(sources_of_sizes(300, 200, 100))
-    names = [sources[row] for row in UniMaxSampler(sources, seed=2, draws=600)]
+    names = [sources[row] for row in unimax_sampler(sources, seed=2, draws=600)]
     assert unevenness(names, 24) <= 2 + 2 * 3 / 3
     assert unevenness(in_a_random_order(names), 24) > 4
 
@@ -98,7 +108,7 @@ def test_every_batch_holds_nearly_the_same_of_each():
 def test_places_are_drawn_at_random():
     """No step has the same sources in the same order as the one before."""
     sources = sources_of_sizes(300, 300, 300)
-    names = [sources[row] for row in UniMaxSampler(sources, seed=3, draws=900)]
+    names = [sources[row] for row in unimax_sampler(sources, seed=3, draws=900)]
     assert len({tuple(names[start : start + 9]) for start in range(0, 900, 9)}) > 80
 
 
@@ -108,7 +118,7 @@ def test_draws_follow_seed_and_epoch_alone():
     def rows(seed, epoch):
         torch.manual_seed(epoch)
         state = torch.random.get_rng_state()
-        sampler = UniMaxSampler(sources, seed, draws=99)
+        sampler = unimax_sampler(sources, seed, draws=99)
         sampler.set_epoch(epoch)
         drawn = list(sampler)
         assert list(sampler) == drawn
@@ -122,14 +132,14 @@ def test_draws_follow_seed_and_epoch_alone():
 
 def test_orders_differ_from_pass_to_pass_and_source_to_source():
     sources = sources_of_sizes(20, 20)
-    rows = draws(UniMaxSampler(sources, seed=0, draws=80), 2)
+    rows = draws(unimax_sampler(sources, seed=0, draws=80), 2)
     first, second = ([row % 20 for row in rows if row // 20 == number] for number in (0, 1))
     assert len({tuple(own[at : at + 20]) for own in (first, second) for at in (0, 20)}) == 4
 
 
 def test_there_must_be_examples():
     with pytest.raises(ValueError, match="no examples"):
-        UniMaxSampler([], seed=0, draws=5)
+        unimax_sampler([], seed=0, draws=5)
 
 
 @pytest.mark.parametrize(

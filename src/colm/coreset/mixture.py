@@ -7,6 +7,7 @@ b the budget.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from colm.checks import as_list, shown
 from colm.source_names import as_source_name, as_source_names
 
 ALLOCATIONS = ("proportional", "balanced", "none")
-#: How candidates are drawn; see `unimax_draws` and `inverse_size_weights`.
-CANDIDATE_SAMPLINGS = ("uniform", "unimax", "inverse_source_size")
+#: How candidates are drawn; see `bounded_draws` and `inverse_size_weights`.
+CANDIDATE_SAMPLINGS = ("uniform", "unimax", "temperature", "weights", "inverse_source_size")
 
 
 def small_sources(counts: Mapping[str, int]) -> frozenset[str]:
@@ -60,32 +61,44 @@ def inverse_size_weights(sources: Sequence[str] | Sequence[int] | Tensor) -> Ten
     return torch.tensor([1 / (len(sizes) * sizes[name]) for name in names], dtype=torch.float64)
 
 
-def unimax_draws(sizes: Mapping[str, int], draws: int, most_repeats: float) -> dict[str, float]:
-    """Share draws equally among sources, as far as that repeats the examples of none too often.
+def bounded_draws(
+    weights: Mapping[str, float],
+    draws: float,
+    limits: Mapping[str, float],
+    sizes: Mapping[str, int],
+) -> dict[str, float]:
+    """Share draws among sources in proportion to their weights, none getting more than its limit.
 
-    A source that is through its examples ``most_repeats`` times leaves the rest of its share to
-    larger ones; where all are, each goes on in proportion to its size.  Paper: Chung et al. 2023,
-    "UniMax: Fairer and More Effective Language Sampling for Large-Scale Multilingual Pretraining",
-    Alg. 1.
+    A source that reaches its limit leaves the rest of its share to the others, in proportion to
+    their weights; where all are at their limits, each goes on in proportion to its size. With equal
+    weights and limits of a few times each size it is UniMax.  Paper: Chung et al. 2023, "UniMax:
+    Fairer and More Effective Language Sampling for Large-Scale Multilingual Pretraining", Alg. 1.
 
     Args:
-        sizes: examples of each source, at least 1.
+        weights: of each source, 0 or more, one of them above 0; of weight 0, none is drawn.
         draws: examples drawn in all.
-        most_repeats: draws of an example, on average over its source.
+        limits: draws of each source at most, as long as another has not reached its own.
+        sizes: examples of each source, at least 1.
 
     Returns:
         Draws of each source, not rounded; their sum is ``draws``.
 
     Example:
-        >>> unimax_draws({"web": 900, "books": 80, "code": 20}, 300, most_repeats=4)
+        >>> sizes = {"web": 900, "books": 80, "code": 20}
+        >>> limits = {name: 4 * size for name, size in sizes.items()}
+        >>> bounded_draws({"web": 1, "books": 1, "code": 1}, 300, limits, sizes)
         {'web': 110.0, 'books': 110.0, 'code': 80.0}
     """
-    shares, left = {}, float(draws)
-    for turn, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
-        shares[name] = min(left / (len(sizes) - turn), most_repeats * sizes[name])
+    drawn = [name for name in weights if weights[name] > 0]
+    # Those that reach their limits come before those that take what these leave.
+    drawn.sort(key=lambda name: limits[name] / weights[name])
+    of_rest = list(accumulate(weights[name] for name in reversed(drawn)))[::-1]
+    shares, left = dict.fromkeys(weights, 0.0), float(draws)
+    for name, rest in zip(drawn, of_rest, strict=True):
+        shares[name] = min(left * weights[name] / rest, limits[name])
         left -= shares[name]
-    beyond = max(0.0, left) / sum(sizes.values())
-    return {name: shares[name] + beyond * size for name, size in sizes.items()}
+    beyond = max(0.0, left) / sum(sizes[name] for name in drawn)
+    return shares | {name: shares[name] + beyond * sizes[name] for name in drawn}
 
 
 def source_codes(names: Sequence[str]) -> Tensor:

@@ -62,6 +62,9 @@ class SFTParser(TrlParser):
             help="Recipe: a YAML file of options, or the name of one that comes with colm, such as "
             "quickstart. Of several, later ones go before earlier ones.",
         )
+        # The type of the option is for Python and recipes; here it is pairs, or JSON.
+        weights = next(action for action in self._actions if action.dest == "source_weights")
+        weights.nargs, weights.metavar = "+", "SOURCE=NUMBER"
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would leave the process with."""

@@ -197,7 +197,7 @@ def check_candidate_sampling(
 ) -> None:
     """Refuse to draw by source where that cannot be.
 
-    UniMax draws are uniform ones where all examples are of one source, and need not know of any.
+    Draws by size are uniform ones where all examples are of one source, and need not know of any.
 
     Raises:
         ValueError: such a data set, or a strategy that draws in another way.
@@ -211,7 +211,7 @@ def check_candidate_sampling(
             f"{option} draws examples by their number, which streamed data does not allow: load "
             "the data whole, or set candidate_sampling='uniform'."
         )
-    if source_column is None and args.candidate_sampling == "inverse_source_size":
+    if source_column is None and args.candidate_sampling in ("inverse_source_size", "weights"):
         raise ValueError(
             f"{option} needs the source of each example: set source_column, or source_clusters "
             f"where sources are unknown; the columns are {', '.join(column_names(dataset))}."

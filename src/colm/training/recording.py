@@ -20,7 +20,7 @@ from colm.data import SOURCE_COLUMN, source_counts
 from colm.run_record import ENDED, RUNNING, STOPPED, RunRecord, read_record, write_record
 from colm.training.checkpoints.model_digest import describe_adapters, plain
 from colm.training.checkpoints.run_options import describe_options
-from colm.training.options.selection_arguments import SelectionArguments
+from colm.training.options.selection_arguments import OPTIONS_OF_DRAWS, SelectionArguments
 from colm.training.options.subspace_arguments import SubspaceArguments
 from colm.training.papers import selects
 from colm.training.step.keep import ExampleSelection
@@ -191,6 +191,8 @@ def record_of(
 
 def _acts(args: Any, name: str) -> bool:
     """Whether an option of selection changes what a run does."""
+    if any(name in names for names in OPTIONS_OF_DRAWS.values()):
+        return name in OPTIONS_OF_DRAWS.get(args.candidate_sampling, ())
     return selects(args) or name in _ALWAYS or (name == "selector" and args.candidate_ratio > 1)
 
 

@@ -45,6 +45,7 @@ from colm.training.clusters import (
     load_clusters,
     with_clusters,
 )
+from colm.training.drawing import DrawingMixin
 from colm.training.example import WEIGHT_KEY, Pool
 from colm.training.limits import (
     check_arguments,
@@ -71,7 +72,6 @@ from colm.training.recording import RecordingMixin
 from colm.training.renewal import BuiltFor, take_replaced_model
 from colm.training.step.arrange import arrange
 from colm.training.step.draw import (
-    candidates_in_all,
     candidates_of,
     check_pool,
     pool_size_of,
@@ -83,7 +83,7 @@ from colm.training.step.look import CandidateObserver, ModelAccess
 from colm.training.step.match import match
 from colm.training.step.pools import handing_out_pools, rearranged, rearranges
 from colm.training.step.record import SelectionMetrics
-from colm.training.step.samplers import make_sampler
+from colm.training.step.shares import check_source_weights
 from colm.training.step.source_columns import (
     goes_by_source,
     report_lack_of_sources,
@@ -96,7 +96,7 @@ from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.vocabulary import check_examples
 
 
-class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingMixin):
+class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingMixin):
     """Selection for any trainer of ``transformers``; placed before it in the bases of a class."""
 
     data_collator: Any
@@ -139,7 +139,10 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
             source_column = resolve_source_column(args.source_column, train_dataset)
         self._source_feature = source_feature(source_column, train_dataset)
         sizes = source_sizes(train_dataset, source_column)
-        check_small_sources(args.small_sources, cluster_names(clusters) if clusters else sizes)
+        known = cluster_names(clusters) if clusters else sizes
+        check_small_sources(args.small_sources, known)
+        if known is not None:
+            check_source_weights(args.source_weights, known)
         report_unknown_sizes(args, source_column, sizes)
         if clusters is None:
             report_lack_of_sources(args, train_dataset, source_column, sizes)
@@ -268,6 +271,7 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
                 stack.enter_context(handing_out_pools(self, self._selection.source_column))
             if self._draws_by_source:
                 return self._loader_of(self.train_dataset, self._train_batch_size)
+            self._report_draws()
             return super().get_train_dataloader()
 
     def _loader_of(self, dataset: Any, batch_size: int) -> Any:
@@ -278,21 +282,6 @@ class CoresetTrainerMixin(RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingM
             batch_size=batch_size,
             sampler_fn=self._candidate_sampler,
             is_training=True,
-        )
-
-    def _candidate_sampler(self, dataset: Any) -> Any:
-        """Return the sampler of candidates: by source, or the plain trainer's."""
-        if not self._draws_by_source:
-            return self._get_train_sampler(dataset)
-        # What is passed in lacks the columns that the model does not take.
-        column = str(self._selection.source_column)
-        return make_sampler(self.train_dataset, column, self.args, candidates_in_all(self))
-
-    @property
-    def _draws_by_source(self) -> bool:
-        """Whether candidates are drawn in another way than the plain trainer draws examples."""
-        return (
-            self._selection.source_column is not None and self.args.candidate_sampling != "uniform"
         )
 
     def get_batch_samples(

@@ -4,9 +4,10 @@ Checked when a configuration is made, before there is a model or data; what thes
 `colm.training.limits`.
 """
 
+import math
 from typing import Any
 
-from colm.checks import check_choice, check_number
+from colm.checks import check_choice, check_not_negative, check_number, shown
 from colm.coreset.coreset_selector import NORMALIZATIONS
 from colm.coreset.mixture import ALLOCATIONS, CANDIDATE_SAMPLINGS, SMALL_SOURCES_NONE
 from colm.coreset.registry import get_selector
@@ -14,11 +15,13 @@ from colm.coreset.similarity import METRICS
 from colm.coreset.sparsify import CRITERIA, WEIGHT_CRITERIA
 from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.value_gradients import ESTIMATORS
+from colm.names import shown_name
 from colm.training.options.by_selector import brought_by
 
 SCOPES = ("local", "global")
 #: How the examples of a step are split into micro-batches.
 BY_LENGTH, AS_DRAWN = ARRANGEMENTS = ("by_length", "as_drawn")
+SHARES_OF = ("examples", "tokens")
 
 _CHOICES = {
     "gradient": ESTIMATORS,
@@ -29,6 +32,7 @@ _CHOICES = {
     "candidate_sampling": CANDIDATE_SAMPLINGS,
     "selection_scope": SCOPES,
     "arrange": ARRANGEMENTS,
+    "source_weights_by": SHARES_OF,
 }
 _LEAST_WHOLE_NUMBER = {
     "num_directions": 1,
@@ -65,6 +69,26 @@ def check_options(args: Any) -> None:
             f"source_column={args.source_column!r} names others: set one of them."
         )
     _check_small_sources(args)
+    _check_draws(args)
+
+
+def _check_draws(args: Any) -> None:
+    """Refuse weights that nothing is drawn by, and numbers out of their range."""
+    check_number("sampling_exponent", args.sampling_exponent, least=0, most=1)
+    if args.most_repeats not in (None, math.inf):
+        check_number("most_repeats", args.most_repeats, above=0, instead="inf")
+    for name, weight in (args.source_weights or {}).items():
+        check_not_negative(f"source_weights of {shown_name(name)!r}", weight)
+    if args.source_weights is not None and not any(args.source_weights.values()):
+        raise ValueError("source_weights are all 0, so nothing would be drawn: set one above 0.")
+    sampling = args.candidate_sampling
+    if args.source_weights is None and sampling == "weights":
+        raise ValueError("candidate_sampling='weights' needs source_weights: one a source.")
+    if args.source_weights is not None and sampling != "weights":
+        raise ValueError(
+            f"source_weights={shown(args.source_weights)} and candidate_sampling={sampling!r} "
+            "cannot both say what is drawn: leave either out."
+        )
 
 
 def _check_projections(args: Any) -> None:

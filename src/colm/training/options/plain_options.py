@@ -64,7 +64,7 @@ _MAY_BE_NONE = {
     "warmup_steps",
 }
 #: Infinite, it clips nothing.
-_MAY_BE_INFINITE = {"max_grad_norm"}
+_MAY_BE_INFINITE = {"max_grad_norm", "most_repeats"}
 #: Steps between what a strategy does, as a number or as a share of the run, and the strategy.
 _EVERY = {
     "logging_steps": "logging_strategy",

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from colm.checks import as_names
+from colm.checks import as_names, as_numbers
 from colm.coreset.coreset_selector import NORMALIZATIONS
 from colm.coreset.mixture import ALLOCATIONS, CANDIDATE_SAMPLINGS
 from colm.coreset.registry import available_selectors
@@ -20,8 +20,21 @@ from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.value_gradients import ESTIMATORS
 from colm.training.options.by_selector import options_by_selector
 from colm.training.options.former import refuse_former
-from colm.training.options.option_checks import ARRANGEMENTS, BY_LENGTH, SCOPES, check_options
+from colm.training.options.option_checks import (
+    ARRANGEMENTS,
+    BY_LENGTH,
+    SCOPES,
+    SHARES_OF,
+    check_options,
+)
 from colm.training.options.plain_options import check_plain_options
+
+#: The options that each way to draw goes by.
+OPTIONS_OF_DRAWS = {
+    "unimax": ("most_repeats",),
+    "temperature": ("sampling_exponent", "most_repeats"),
+    "weights": ("source_weights", "source_weights_by", "most_repeats"),
+}
 
 #: What people set of the options of selection, in the order that help shows; the rest is for who
 #: compares methods.
@@ -31,6 +44,7 @@ OFTEN_SET = (
     "source_column",
     "small_sources",
     "candidate_sampling",
+    "source_weights",
     "arrange",
     "gradient",
     "weighted",
@@ -98,9 +112,31 @@ class SelectionArguments:
     candidate_sampling: str = option(
         None,
         "How candidates are drawn: `uniform`, each example once an epoch; `unimax`, every source "
-        "equally often as far as none of its examples is drawn more than 4 times in the run on "
-        "average; or `inverse_source_size`, with replacement and every source equally often.",
+        "equally often; `temperature`, by a power of its size, `sampling_exponent`; `weights`, by "
+        "`source_weights`; or `inverse_source_size`, with replacement and every source equally "
+        "often. `most_repeats` bounds how often examples come again, but for the last.",
         CANDIDATE_SAMPLINGS,
+    )
+    source_weights: dict[str, float] | str | None = option(  # noqa: RUF009
+        None,
+        "Shares of the draws by source, as numbers in any scale: `{web: 1, code: 2}` in a recipe, "
+        "`web=1 code=2` on the command line. Every source has one; 0 leaves it out. Brings "
+        "`candidate_sampling` `weights`.",
+    )
+    source_weights_by: str = option(
+        "examples",
+        "What `source_weights` are shares of: `examples`, or label `tokens`.",
+        SHARES_OF,
+    )
+    sampling_exponent: float = option(
+        0.5,
+        "With `temperature`, sources are drawn in proportion to their size to this power: 1, as "
+        "the data are; 0, all equally often.",
+    )
+    most_repeats: float | None = option(
+        None,
+        "Draws of an example in the run, on average over its source, before what its source would "
+        "get goes to others; `inf`: any number. Default: 4, and `inf` with `weights`.",
     )
     arrange: str = option(
         BY_LENGTH,
@@ -209,6 +245,7 @@ class SelectionArguments:
         Raises:
             ValueError: one line that names the option, its value and the choices.
         """
+        self._settle_draws()
         for name, value in options_by_selector(self.selector).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
@@ -217,3 +254,9 @@ class SelectionArguments:
         check_options(self)
         check_plain_options(self)
         super().__post_init__()  # type: ignore[misc]
+
+    def _settle_draws(self) -> None:
+        """Read the weights of sources, which bring draws by weights."""
+        if self.source_weights is not None:
+            self.source_weights = as_numbers("source_weights", self.source_weights)
+            self.candidate_sampling = self.candidate_sampling or "weights"

@@ -1,26 +1,24 @@
-"""Samplers that draw candidates by their sources: every source equally often, more or less.
+"""Samplers that draw candidates by their sources, in other shares than the data have.
 
 SSM draws an example with a probability inversely proportional to the size of its source; here with
-replacement, which the paper leaves open. UniMax draws are as even over sources, but bound how often
-an example comes again, and go through a source's examples in turn. An epoch is as many draws as
-there are examples either way. Symbols: N examples in the data set, Q its sources.
+replacement, which the paper leaves open. All other draws go through a source's examples in turn, as
+often as a plan of shares says (`colm.training.step.shares`). An epoch is as many draws as there are
+examples either way. Symbols: N examples in the data set, Q its sources.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
-from colm.coreset.mixture import inverse_size_weights, unimax_draws
+from colm.coreset.mixture import inverse_size_weights
 from colm.randomness import keyed_generator
+from colm.training.step.shares import DrawPlan, FixedPlan, planned_draws, rows_by_source
 from colm.training.step.source_columns import source_of_each_example
-
-#: Training goes on to learn from an example about as often.  Paper: Muennighoff et al. 2023,
-#: "Scaling Data-Constrained Language Models".
-MOST_REPEATS = 4
 
 
 class SourceSampler(Sampler[int], ABC):
@@ -29,17 +27,21 @@ class SourceSampler(Sampler[int], ABC):
     So every process draws the same, and so does a resumed run.
 
     Args:
-        sources: name of each example's source, N of them.
+        sizes: examples of each source, N of them in all.
         seed: of the run's data.
+
+    Attributes:
+        sizes: as given.
 
     Raises:
         ValueError: there are no examples.
     """
 
-    def __init__(self, sources: Sequence[str], seed: int) -> None:
-        if len(sources) == 0:
+    def __init__(self, sizes: Mapping[str, int], seed: int) -> None:
+        self.sizes = sizes
+        self._number = sum(sizes.values())
+        if self._number == 0:
             raise ValueError("There are no examples to draw from.")
-        self._number = len(sources)
         self._seed = seed
         self._epoch = 0
 
@@ -51,6 +53,11 @@ class SourceSampler(Sampler[int], ABC):
         """Choose the epoch that the next iteration draws."""
         self._epoch = epoch
 
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Return the share of the draws that each source gets, at the beginning of a run."""
+        return dict.fromkeys(self.sizes, 1 / len(self.sizes))
+
     @abstractmethod
     def __iter__(self) -> Iterator[int]:
         """Draw the examples of the epoch."""
@@ -61,6 +68,10 @@ class InverseSizeSampler(SourceSampler):
 
     Holds N float64.  Paper: SSM (v1), Alg. 1.
 
+    Args:
+        sources: name of each example's source, N of them.
+        seed: of the run's data.
+
     Example:
         >>> sampler = InverseSizeSampler(["web"] * 998 + ["books"] * 2, seed=0)
         >>> 400 < sum(row >= 998 for row in sampler) < 600
@@ -68,7 +79,7 @@ class InverseSizeSampler(SourceSampler):
     """
 
     def __init__(self, sources: Sequence[str], seed: int) -> None:
-        super().__init__(sources, seed)
+        super().__init__(Counter(sources), seed)
         # Searched instead of torch.multinomial, which takes 2^24 examples at most.
         self._cumulative = inverse_size_weights(sources).double().cumsum(0)
 
@@ -81,73 +92,63 @@ class InverseSizeSampler(SourceSampler):
         yield from rows.clamp(max=len(self) - 1).tolist()
 
 
-class UniMaxSampler(SourceSampler):
-    """Draws every source equally often, as far as that repeats no example too often.
+class MixtureSampler(SourceSampler):
+    """Draws as many examples of each source as a plan says, each source's in turn.
 
-    The draws of a source are spread evenly over the epoch, at a random place within each of as many
-    equal parts, so that batches hold nearly the same of each; and go through its examples in a
-    random order, all of them before any comes again.
+    The draws of a source are spread evenly over a round of the plan, at a random place within each
+    of as many equal parts, so that batches hold nearly the same of each; and go through its
+    examples in a random order, all of them before any comes again.
 
     Args:
-        sources: name of each example's source, N of them.
+        rows: of each source's examples, by name.
         seed: of the run's data.
-        draws: candidates of the whole run, which decides what is too often.
-        most_repeats: draws of an example in the run, on average over its source.
+        plan: that says how many.
 
     Example:
-        >>> sampler = UniMaxSampler(["web"] * 900 + ["books"] * 100, seed=0, draws=200)
-        >>> rows = list(sampler)[:200]
-        >>> 98 <= sum(row >= 900 for row in rows) <= 102, len(set(rows))
+        >>> rows = {"web": range(900), "books": range(900, 1000)}
+        >>> plan = FixedPlan({"web": 1, "books": 1}, epoch=1000)
+        >>> drawn = list(MixtureSampler(rows, seed=0, plan=plan))[:200]
+        >>> 98 <= sum(row >= 900 for row in drawn) <= 102, len(set(drawn))
         (True, 200)
     """
 
-    def __init__(
-        self,
-        sources: Sequence[str],
-        seed: int,
-        draws: int,
-        most_repeats: float = MOST_REPEATS,
-    ) -> None:
-        super().__init__(sources, seed)
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(sources):
-            rows.setdefault(name, []).append(row)
+    def __init__(self, rows: Mapping[str, Sequence[int]], seed: int, plan: DrawPlan) -> None:
+        super().__init__({name: len(own) for name, own in rows.items()}, seed)
         self._rows = {name: torch.tensor(rows[name]) for name in sorted(rows)}
-        sizes = {name: len(own) for name, own in self._rows.items()}
-        shares = unimax_draws(sizes, draws, most_repeats)
-        self._draws = _rounded(
-            {name: share * len(sources) / draws for name, share in shares.items()}
-        )
+        self._plan = plan
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Return the share of the draws that each source gets, at the beginning of a run."""
+        return self._plan.shares
 
     def __iter__(self) -> Iterator[int]:
         """Draw the examples of the epoch."""
-        times, rows = [], []
-        for name, count in self._draws.items():
-            generator = keyed_generator(self._seed, self._epoch, name, "times")
-            within = torch.rand(count, generator=generator, dtype=torch.float64)
-            times.append((torch.arange(count) + within) / max(1, count))
-            rows.append(self._rows_of(name, self._epoch * count, count))
-        yield from torch.cat(rows)[torch.cat(times).argsort()].tolist()
+        orders: dict[str, tuple[int, Tensor]] = {}
+        for number, turn in enumerate(self._plan.rounds(self._epoch)):
+            times, rows = [], []
+            for name, (start, count) in turn.items():
+                key = (self._seed, self._epoch, number, name, "times")
+                within = torch.rand(count, generator=keyed_generator(*key), dtype=torch.float64)
+                times.append((torch.arange(count) + within) / max(1, count))
+                rows.append(self._rows_of(name, start, count, orders))
+            yield from torch.cat(rows)[torch.cat(times).argsort()].tolist()
 
-    def _rows_of(self, name: str, start: int, count: int) -> torch.Tensor:
+    def _rows_of(
+        self, name: str, start: int, count: int, orders: dict[str, tuple[int, Tensor]]
+    ) -> Tensor:
         """The rows of a source's draws from ``start`` on, over however many passes."""
         own = self._rows[name]
-        passes = range(start // len(own), math.ceil((start + count) / len(own)))
-        orders = [
-            own[torch.randperm(len(own), generator=keyed_generator(self._seed, number, name))]
-            for number in passes
-        ]
-        first = start % len(own)
-        return torch.cat([*orders, own[:0]])[first : first + count]
-
-
-def _rounded(shares: dict[str, float]) -> dict[str, int]:
-    """Whole numbers next to the shares, of the same sum; ties go to the first."""
-    whole = {name: math.floor(share) for name, share in shares.items()}
-    by_rest = sorted(shares, key=lambda name: whole[name] - shares[name])
-    for name in by_rest[: round(sum(shares.values())) - sum(whole.values())]:
-        whole[name] += 1
-    return whole
+        parts = [own[:0]]
+        while count > 0:
+            number, first = divmod(start, len(own))
+            if orders.get(name, (None,))[0] != number:
+                generator = keyed_generator(self._seed, number, name)
+                orders[name] = (number, own[torch.randperm(len(own), generator=generator)])
+            part = orders[name][1][first : first + count]
+            parts.append(part)
+            start, count = start + len(part), count - len(part)
+        return torch.cat(parts)
 
 
 def make_sampler(dataset: Any, source_column: str, args: Any, draws: int) -> SourceSampler:
@@ -161,6 +162,8 @@ def make_sampler(dataset: Any, source_column: str, args: Any, draws: int) -> Sou
     """
     seed = args.seed if args.data_seed is None else args.data_seed
     sources = source_of_each_example(dataset, source_column)
-    if args.candidate_sampling == "unimax":
-        return UniMaxSampler(sources, seed, draws)
-    return InverseSizeSampler(sources, seed)
+    if args.candidate_sampling == "inverse_source_size":
+        return InverseSizeSampler(sources, seed)
+    rows = rows_by_source(sources)
+    planned = planned_draws(dataset, rows, args, draws)
+    return MixtureSampler(rows, seed, FixedPlan(planned, len(sources)))
