@@ -290,7 +290,7 @@ def test_the_pictures_caption_says_what_its_results_hold() -> None:
     from colm.reports import Comparison
 
     readme = (ROOT / "README.md").read_text()
-    caption = re.search(r"^\*What `make demo` shows.*?\*$", readme, re.MULTILINE | re.DOTALL)[0]
+    caption = re.search(r"^\*What a demo showed.*?\*$", readme, re.MULTILINE | re.DOTALL)[0]
     results = re.findall(r"([\d.]+) % lower with\s+\[seed (\d+)\]\(([^)]+)\)", caption)
     assert len({seed for _, seed, _ in results}) > 1
     for said, seed, file in results:

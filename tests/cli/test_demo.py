@@ -7,11 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from colm.cli import main
 from colm.cli.demo import choose_folder
 from colm.data import generated
 from colm.reports import Comparison
+from colm.runs.demo import DemoOptions, run_comparison
+from tests.runs.threads import InThread
 
 SIZES = {"chain_sum": 60, "gcd": 40, "coin_flip": 4}
 
@@ -27,7 +30,26 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def quick(tiny_model_folder: Path) -> list[str]:
-    return ["demo", "--model", str(tiny_model_folder), "--steps", "6", "--held-out", "2"]
+    length = ["--minutes", "0.02", "--turns", "2", "--held-out", "2"]
+    return ["demo", "--model", str(tiny_model_folder), *length]
+
+
+def run_in_threads(model: Path, folder: Path, **options) -> Comparison:
+    """The demo without its command, its arms in threads."""
+    given = {
+        "model": str(model),
+        "data": None,
+        "source_column": None,
+        "minutes": 8 / 60,
+        "turns": 2,
+        "batch_size": 4,
+        "candidate_ratio": 2.0,
+        "learning_rate": 1e-3,
+        "held_out": 2,
+        "max_length": 128,
+        "seed": 0,
+    }
+    return run_comparison(DemoOptions(**(given | options)), folder, lambda *_, **__: None, InThread)
 
 
 def write_records(path: Path, sources: tuple[str, ...] = ("sums", "words"), count: int = 20) -> str:
@@ -49,81 +71,76 @@ def test_a_run_ends_with_tables_and_a_report(quick: list[str], capsys) -> None:
     assert main(quick) == 0
     out = capsys.readouterr().out
     assert "small  coin_flip 4" in out
-    assert out.count("step 1/6") == out.count("step 6/6") == 2
-    assert "kept 8 of 16: small sources" in out
-    # What the last table's percentages are of stands right above it.
-    *_, title, table = out.partition("\n\nreport ")[0].split("\n\n")[:-1]
-    assert "candidates" in title
-    assert table.splitlines()[0].split()[:2] == ["source", "(*small)"]
-    (headline,) = re.findall(r"^CoLM (?:ends|and) .* held-out loss .*6 steps\.$", out, re.MULTILINE)
-
+    assert out.count("turn 1/2") == out.count("turn 2/2") == 4
     comparison = Comparison.load("runs/demo/report.json")
-    assert [arm.name for arm in comparison.arms] == ["CoLM", "random mini-batches"]
+    assert [arm.name for arm in comparison.arms] == ["colm", "even", "plain", "small_random"]
     assert comparison.source_sizes == SIZES
     assert comparison.small_sources == ["coin_flip"]
-    colm, plain = comparison.arms
-    assert colm.by_source("colm/candidates") == plain.by_source("colm/candidates")
-    assert colm.share_kept()["coin_flip"] == 1.0
-    for scores in (comparison.before, colm.scores, plain.scores):
-        assert set(scores.loss_by_source) == set(scores.answers_by_source) == set(SIZES)
+    # The fairest control is the random choice that keeps small sources.
+    headline = comparison.findings.headline
+    assert "small_random" in headline
+    assert f"{headline}." in out
+    assert "is best" in out
+    for scores in (comparison.before, *(arm.scores for arm in comparison.arms)):
+        assert set(scores.loss_by_source) == set(SIZES)
         assert scores.macro == pytest.approx(sum(scores.loss_by_source.values()) / 3)
-        assert f"{scores.macro:.3f}" in out
+    colm = comparison.arms[0]
+    assert f"{colm.scores.macro:.3f}" in out
     weighted = sum(colm.scores.loss_by_source[s] * n for s, n in SIZES.items()) / 104
     assert colm.scores.micro == pytest.approx(weighted)
     assert colm.scores.macro < comparison.before.macro
+    assert colm.share_kept()["coin_flip"] == 1.0
 
     page = Path("runs/demo/report.html").read_text("utf-8")
-    assert headline[:-1] in page
+    assert headline in page
     assert not re.search(r"<script|<link|@import|(?:src|href)=[\"']?(?!#)", page)
     assert "report   runs/demo/report.html" in out
-    assert Path("runs/demo/adapter/adapter_model.safetensors").is_file()
+    recipe = yaml.safe_load(Path("runs/demo/recipe.yaml").read_text())
+    assert recipe["dataset_name"] == "runs/demo/data"
+    assert main(["report", "runs/demo", "--output", "again.html"]) == 0
+    assert headline in Path("again.html").read_text("utf-8")
 
 
 @pytest.mark.slow
-def test_the_next_run_takes_the_next_folder(quick: list[str], capsys) -> None:
-    Path("runs/demo").mkdir(parents=True)
-    Path("runs/demo/report.html").write_text("the first")
-    assert main([*quick, "--steps", "1", "--seed", "3"]) == 0
-    assert "report   runs/demo-2/report.html" in capsys.readouterr().out
-    assert Path("runs/demo/report.html").read_text() == "the first"
-    assert Path("runs/demo-2/report.html").is_file()
+def test_a_demo_goes_on_in_its_folder_and_another_takes_the_next(
+    quick: list[str], tiny_model_folder: Path
+) -> None:
+    first = run_in_threads(tiny_model_folder, Path("runs/demo"))
+    state = Path("runs/demo/compare.json").read_bytes()
+    assert run_in_threads(tiny_model_folder, Path("runs/demo")).arms == first.arms
+    assert Path("runs/demo/compare.json").read_bytes() == state
+    assert choose_folder("runs/demo") == Path("runs/demo")
+    assert choose_folder(None) == Path("runs/demo-2")
+    with pytest.raises(ValueError, match="minutes"):
+        run_in_threads(tiny_model_folder, Path("runs/demo"), minutes=1.0)
 
 
 @pytest.mark.slow
-def test_ones_own_data_is_not_scored_and_that_is_said(quick: list[str], capsys) -> None:
+def test_ones_own_files_are_sources(tiny_model_folder: Path) -> None:
     data = write_records(Path("mine.jsonl"))
-    assert main([*quick, "--data", data, "--steps", "1", "--output-dir", "out"]) == 0
-    out = capsys.readouterr().out
-    assert "data     16 records of mine.jsonl, 2 sources" in out
-    assert "Accuracy is left out: nothing scores answers to --data." in out
-    assert "accuracy (" not in out
-    comparison = Comparison.load("out/report.json")
+    comparison = run_in_threads(tiny_model_folder, Path("out"), data=[data])
     assert comparison.source_sizes == {"sums": 8, "words": 8}
-    assert comparison.before.answers is None
-
-
-@pytest.mark.slow
-def test_several_files_are_several_sources(quick: list[str]) -> None:
+    assert comparison.settings["data"] == "records of mine.jsonl"
     files = [write_records(Path(name), ("?",), 9) for name in ("one.jsonl", "two.jsonl")]
     for name in files:
         rows = [json.loads(line) for line in Path(name).read_text().splitlines()]
-        Path(name).write_text(
-            "".join(json.dumps({k: r[k] for k in ("instruction", "output")}) + "\n" for r in rows)
-        )
-    assert main([*quick, "--data", *files, "--steps", "1"]) == 0
-    assert Comparison.load("runs/demo/report.json").source_sizes == {"one": 8, "two": 8}
+        bare = [{k: r[k] for k in ("instruction", "output")} for r in rows]
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in bare))
+    comparison = run_in_threads(tiny_model_folder, Path("other"), data=files)
+    assert comparison.source_sizes == {"one": 8, "two": 8}
 
 
 @pytest.mark.slow
 def test_a_model_without_a_chat_template_will_do(tiny_base_model_folder: Path) -> None:
-    argv = ["demo", "--model", str(tiny_base_model_folder), "--steps", "1", "--held-out", "1"]
-    assert main(argv) == 0
+    comparison = run_in_threads(tiny_base_model_folder, Path("out"), held_out=1, turns=1)
+    assert all(arm.scores is not None for arm in comparison.arms)
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--steps", "0"], "--steps .* 1.* 0"),
+        (["--turns", "0"], "--turns .* 1.* 0"),
+        (["--minutes", "0"], "--minutes .*above 0.* 0"),
         (["--batch-size", "-1"], "--batch_size .* 1.* -1"),
         (["--held-out", "0"], "--held_out .* 1.* 0"),
         (["--candidate-ratio", "0.5"], "candidate_ratio .* 1.* 0.5"),

@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from colm import CoLMSFTTrainer, CoLMTrainer
 from colm.data.exact_json import ExactJson
 from colm.memory.subspaces.optimizer import SubspaceOptimizer
-from colm.runs.progress import StepProgress
+from colm.runs.arm_process import TurnTaking
 from colm.runs.select import DryRunTrainer
 from colm.training import trainer
 
@@ -53,7 +53,14 @@ def mismatch(ours, theirs):
 
 @pytest.mark.parametrize(
     "derived",
-    [CoLMTrainer, CoLMSFTTrainer, DryRunTrainer, StepProgress, ExactJson, SubspaceOptimizer],
+    [
+        CoLMTrainer,
+        CoLMSFTTrainer,
+        DryRunTrainer,
+        TurnTaking,
+        ExactJson,
+        SubspaceOptimizer,
+    ],
 )
 def test_overrides_take_what_the_overridden_take(derived):
     found = overrides(derived)

@@ -15,7 +15,7 @@ from typing import NoReturn
 from colm.cli.parsing import spelled_one_way
 
 #: Modules of this package that are commands, in the order of ``colm --help``.
-COMMANDS = ("demo", "sft", "evaluate", "report", "plan", "select", "env")
+COMMANDS = ("demo", "sft", "compare", "evaluate", "report", "plan", "select", "env")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

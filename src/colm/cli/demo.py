@@ -1,4 +1,4 @@
-"""``colm demo``: CoLM and random mini-batches, side by side, on a small model and a mixture."""
+"""``colm demo``: CoLM and what it is to be held against, on a small model and a mixture."""
 
 import argparse
 import time
@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colm.cli.compare import tell_comparison
 from colm.cli.libraries import set_environment, silence_bitsandbytes
 from colm.cli.parsing import check_counts
 from colm.cli.terminal import Saying
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from colm.reports import Comparison
 
 DEFAULT_FOLDER = Path("runs/demo")
-REPORT_NAME = "report.html"
-#: Percentages alone were read as accuracies.
-KEPT_TITLE = "Share of each source's candidates that was trained on"
+#: What `colm.runs.comparison_file` calls it; that module loads more than a command may.
+COMPARISON_NAME = "compare.json"
 WITHOUT_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -37,7 +37,16 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "column of --data that names the source of a record (default: 'source' where there "
         "is one, else each file is a source)",
     },
-    "--steps": {"type": int, "default": 32, "help": "optimiser steps of each arm (default: 32)"},
+    "--minutes": {
+        "type": float,
+        "default": 1.0,
+        "help": "of training, for each of four arms (default: 1)",
+    },
+    "--turns": {
+        "type": int,
+        "default": 2,
+        "help": "into how many that time is cut; it is measured after each (default: 2)",
+    },
     "--batch_size": {
         "type": int,
         "default": 8,
@@ -46,12 +55,12 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "--candidate_ratio": {
         "type": float,
         "default": 2.0,
-        "help": "examples drawn for each one trained on (default: 2)",
+        "help": "examples drawn for each one trained on, where some are selected (default: 2)",
     },
     "--learning_rate": {
         "type": float,
         "default": 1e-3,
-        "help": "highest learning rate (default: 1e-3)",
+        "help": "after its warm-up (default: 1e-3)",
     },
     "--held_out": {
         "type": int,
@@ -70,8 +79,9 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "--output_dir": {
         "metavar": "FOLDER",
-        "help": "folder for the report and the adapter, new or empty (default: "
-        f"{DEFAULT_FOLDER}, or where that is taken {DEFAULT_FOLDER}-2 and so on)",
+        "help": "folder for the report, the recipe and the data: new or empty, or that of a demo "
+        f"to go on with (default: {DEFAULT_FOLDER}, or where that is taken {DEFAULT_FOLDER}-2 and "
+        "so on)",
     },
 }
 
@@ -84,10 +94,12 @@ def add_parser(subparsers: Any) -> None:
     """
     parser = subparsers.add_parser(
         "demo",
-        help="fine-tune a small model with CoLM and with random mini-batches, and compare",
-        description="Fine-tune a model with LoRA twice, with CoLM and with random mini-batches of "
-        "the same size, and write a report that compares them. Without options it needs no "
-        "network: the model is from a PyPI wheel, the data are generated problems.",
+        help="fine-tune a small model with CoLM and with its controls for equal time, and compare",
+        description="Fine-tune a model with LoRA in four ways for equal time: with CoLM, with a "
+        "random choice that keeps small sources as CoLM does, with even draws, and plainly; and "
+        "write a report that compares them. Without options it needs no network: the model is from "
+        "a PyPI wheel, the data are generated problems. It is colm compare on a recipe that it "
+        "writes.",
     )
     for name, properties in OPTIONS.items():
         parser.add_argument(name, **properties)
@@ -95,7 +107,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Train both arms, evaluate them, print the tables and write the report.
+    """Train all arms, print the tables and write the report.
 
     Args:
         namespace: The options of ``add_parser``.
@@ -108,7 +120,7 @@ def run(namespace: argparse.Namespace) -> int:
         FileNotFoundError: A data file is not there.
     """
     began = time.monotonic()
-    check_counts(namespace, ["steps", "batch_size", "held_out", "max_length"])
+    check_counts(namespace, ["turns", "batch_size", "held_out", "max_length"])
     folder = choose_folder(namespace.output_dir)
     downloads = namespace.model is not None
     set_environment(**({} if downloads else WITHOUT_BARS))
@@ -117,7 +129,12 @@ def run(namespace: argparse.Namespace) -> int:
         comparison = _compare(namespace, folder)
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
-    _finish(comparison, folder, time.monotonic() - began)
+    tell_comparison(comparison, folder)
+    from colm.runs.demo import RECIPE_FILE
+    from colm.runs.saying import duration_in_words
+
+    print(f"recipe   {folder / RECIPE_FILE}, for colm compare or colm sft --config")
+    print(f"took     {duration_in_words(time.monotonic() - began)}")
     return 0
 
 
@@ -132,16 +149,16 @@ def _compare(namespace: argparse.Namespace, folder: Path) -> "Comparison":
 
 
 def choose_folder(output_dir: str | None) -> Path:
-    """Return the folder to write to, one that holds nothing yet.
+    """Return the folder to write to: one that holds nothing yet, or a demo to go on with.
 
     Args:
         output_dir: What was asked for; ``None`` for the demo's own, numbered where taken.
 
     Returns:
-        A folder that is empty or not there.
+        A folder that is empty or not there, or the one asked for, with a comparison in it.
 
     Raises:
-        ValueError: What was asked for is not a folder, or holds something.
+        ValueError: What was asked for is not a folder, or holds something else.
     """
     if output_dir is None:
         folder, number = DEFAULT_FOLDER, 1
@@ -152,29 +169,10 @@ def choose_folder(output_dir: str | None) -> Path:
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is not a folder.")
-    if _is_taken(folder):
+    if _is_taken(folder) and not (folder / COMPARISON_NAME).is_file():
         raise ValueError(f"--output_dir {folder} holds another run: name a new or empty folder.")
     return folder
 
 
 def _is_taken(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-
-
-def _finish(comparison: "Comparison", folder: Path, seconds: float) -> None:
-    """Print the tables, write the report and say where it is."""
-    from colm.reports import headline, source_table, summary_table, write_report
-    from colm.runs.demo import ADAPTER_NAME
-    from colm.runs.saying import duration_in_words
-
-    report = write_report(folder / REPORT_NAME, comparison)
-    print(f"\n{headline(comparison)}.\n")
-    print(summary_table(comparison).to_text())
-    print("\nmacro: mean over sources; micro: mean over the examples of the mixture\n")
-    print(f"{KEPT_TITLE}\n")
-    print(source_table(comparison).to_text())
-    for note in comparison.notes:
-        print(f"\n{note}")
-    print(f"\nreport   {report}")
-    print(f"adapter  {folder / ADAPTER_NAME}")
-    print(f"took     {duration_in_words(seconds)}")

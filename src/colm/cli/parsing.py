@@ -1,6 +1,7 @@
 """Options of several commands: how they are spelled, those of ``colm sft``, and numbers."""
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -117,3 +118,19 @@ def check_counts(namespace: argparse.Namespace, options: Sequence[str]) -> None:
         value = getattr(namespace, option)
         if value is not None and value < 1:
             raise ValueError(f"--{option} must be at least 1; got {value}.")
+
+
+def check_one_process(command: str) -> None:
+    """Refuse to be one of several processes that a launcher started.
+
+    Args:
+        command: That is for one process.
+
+    Raises:
+        ValueError: There are several.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise ValueError(
+            f"colm {command} is for one process, and this is one of {os.environ['WORLD_SIZE']}: "
+            "start it by itself, without torchrun or accelerate launch"
+        )

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colm.cli.libraries import notes_on_stderr
-from colm.cli.parsing import add_sft_command, check_counts, parse_sft_options
+from colm.cli.parsing import (
+    add_sft_command,
+    check_counts,
+    check_one_process,
+    parse_sft_options,
+)
 
 if TYPE_CHECKING:
     from colm.runs.kept_shares import Candidate, Share
@@ -86,11 +91,7 @@ def run(namespace: argparse.Namespace) -> int:
 def _check(namespace: argparse.Namespace) -> None:
     """Refuse what can be known before anything is loaded."""
     check_counts(namespace, ["batches"])
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise ValueError(
-            f"colm select is for one process, and this is one of {os.environ['WORLD_SIZE']}: "
-            "start it by itself, without torchrun or accelerate launch"
-        )
+    check_one_process("select")
     if namespace.output is not None:
         _check_output(namespace.output)
 

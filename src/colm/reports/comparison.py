@@ -14,6 +14,22 @@ from colm.durable import write_whole
 from colm.json_text import read_json
 from colm.reports.arm import MOST_STEPS, Arm, Scores, as_number, clean_log, is_whole
 from colm.reports.run_names import clean
+from colm.reports.tables import Table
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found of arms that were measured more than once, as it is to be read.
+
+    Attributes:
+        headline: The outcome in a sentence, without a full stop.
+        sentences: What else came of it.
+        tables: With a title each.
+    """
+
+    headline: str
+    sentences: Sequence[str]
+    tables: Mapping[str, Table]
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,7 @@ class Comparison:
         settings: What else describes the run, as it is to be read.
         versions: Of the software.
         notes: Sentences a reader must know.
+        findings: What goes before what is read out of the arms, where there is any.
     """
 
     arms: Sequence[Arm]
@@ -37,6 +54,7 @@ class Comparison:
     settings: Mapping[str, str]
     versions: Mapping[str, str]
     notes: Sequence[str] = ()
+    findings: Findings | None = None
 
     def save(self, path: str | Path) -> Path:
         """Write everything as JSON.
@@ -82,6 +100,7 @@ class Comparison:
                     "settings": _pairs(data["settings"]),
                     "versions": _pairs(data["versions"]),
                     "notes": _texts(data.get("notes", ())),
+                    "findings": _findings(data.get("findings")),
                 }
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -101,6 +120,23 @@ class Comparison:
             {**drawn, **self.source_sizes},
             key=lambda source: (-self.source_sizes.get(source, 0), -drawn.get(source, 0.0), source),
         )
+
+
+def _findings(data: Mapping[str, Any] | None) -> Findings | None:
+    """Findings from what JSON has of them."""
+    if data is None:
+        return None
+    tables = {clean(title): _table(table) for title, table in data["tables"].items()}
+    return Findings(_text(data["headline"]), _texts(data["sentences"]), tables)
+
+
+def _table(data: Mapping[str, Any]) -> Table:
+    """A table whose rows are all as long as its head."""
+    head, rows = _texts(data["head"]), [_texts(row) for row in _list(data["rows"])]
+    strong = [None if place is None else _count(place) for place in _list(data["strong"])]
+    if any(len(row) != len(head) for row in rows) or len(strong) not in (0, len(rows)):
+        raise ValueError("rows of a table differ in length")
+    return Table(head, rows, strong)
 
 
 def _arm(data: Mapping[str, Any]) -> Arm:

@@ -67,7 +67,8 @@ def is_report(path: str | Path) -> bool:
 def _page(comparison: Comparison) -> str:
     """The whole document."""
     title = html.escape(headline(comparison))
-    sentences = html.escape(lead(comparison))
+    findings = comparison.findings
+    sentences = html.escape(" ".join(findings.sentences) if findings else lead(comparison))
     style = Path(__file__).with_name("page.css").read_text("utf-8")
     return f"""<!doctype html>
 <html lang="en">
@@ -81,11 +82,18 @@ def _page(comparison: Comparison) -> str:
 <h1>{title}</h1>
 {f"<p class=lead>{sentences}</p>" if sentences else ""}
 {_notes([*comparison.notes, *remarks(comparison)])}
-{_table(summary_table(comparison), "Comparison", "summary")}
+{_figures_of(comparison)}
 {"".join(_sections(comparison))}
 </main>
 </html>
 """
+
+
+def _figures_of(comparison: Comparison) -> str:
+    """The tables that a reader looks at first."""
+    if comparison.findings is None:
+        return _table(summary_table(comparison), "Comparison", "summary")
+    return "".join(_section(title, each) for title, each in comparison.findings.tables.items())
 
 
 def _sections(comparison: Comparison) -> Iterable[str]:

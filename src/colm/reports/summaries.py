@@ -40,7 +40,7 @@ class _Rows:
         if detail:
             self.indented.append(len(self.cells))
         self.cells.append([name, *map(show, values)])
-        self.strong.append(_best(values, best, show) if best else None)
+        self.strong.append(best_place(values, best, show) if best else None)
 
     def add_known(self, name: str, values: Values, show: Show, best: Pick | None = None) -> None:
         """Add a measure that some arm has."""
@@ -184,7 +184,7 @@ def loss_table(comparison: Comparison) -> Table:
         answers = [scores.answers_by_source.get(source) for _, scores in scored]
         star = "*" * (source in comparison.small_sources)
         rows.append([source + star, *map(number, losses), *map(percent, answers)])
-        strong.append(_best(losses, min, number))
+        strong.append(best_place(losses, min, number))
     head = [f"loss, {name}" for name, _ in known]
     head += [f"accuracy, {name}" for name, _ in scored]
     return Table([_source_head(comparison), *head], rows, strong)
@@ -290,8 +290,17 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole else None
 
 
-def _best(values: Values, choose: Pick, show: Show) -> int | None:
-    """The column of the best value, ``None`` where it is alone or another looks the same."""
+def best_place(values: Values, choose: Pick, show: Show) -> int | None:
+    """Return the place of the best value.
+
+    Args:
+        values: Of which some may not be known.
+        choose: ``min`` or ``max``.
+        show: How a value is shown.
+
+    Returns:
+        ``None`` where it is alone, or another looks the same.
+    """
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(known) < 2:
         return None

@@ -36,6 +36,12 @@ def headline(comparison: Comparison) -> str:
     Returns:
         A sentence without a full stop.
     """
+    findings = comparison.findings
+    return findings.headline if findings is not None else _headline(comparison)
+
+
+def _headline(comparison: Comparison) -> str:
+    """The outcome by what is known of each arm."""
     names, outcome = _names(comparison), _outcome(comparison)
     after = _after(comparison.arms)
     if len(names) == 1:

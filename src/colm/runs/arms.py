@@ -1,153 +1,224 @@
-"""Ways of training held against each other: the same model, data, seed and number of steps.
+"""Arms of a comparison: ways of training by short names, told as options of ``colm sft``.
 
-An arm is one way of training. All arms start from the same weights, adapters included, and draw the
-same large mini-batches in the same order; they differ in the options that an arm names.
+An arm is one way of training. A short form settles every option that a selector decides, so that
+``colm`` is CoLM whatever the recipe says of selection; all else is the recipe's. Controls come by
+themselves: plain mini-batches of r, plain ones of n, and for each arm that looks at candidates a
+random choice with the same draws that keeps the same small sources. Symbols: n examples drawn for a
+step, r trained on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from datasets import Dataset
-from peft import LoraConfig
-from torch import nn
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    TrainerCallback,
-    set_seed,
-)
-
+from colm.coreset.mixture import CANDIDATE_SAMPLINGS, SMALL_SOURCES_NONE
+from colm.coreset.registry import available_selectors, get_selector
+from colm.runs.arguments import parse_arguments
+from colm.training.options.by_selector import options_by_selector
 from colm.training.options.config import CoLMConfig
-from colm.training.options.hardware import has_accelerator
-from colm.training.trainer import CoLMSFTTrainer
 
-Metrics = TypeVar("Metrics")
-
-#: LoRA of every linear layer, as in the paper's experiments but smaller.
-LORA: Mapping[str, Any] = {
-    "r": 16,
-    "lora_alpha": 32,
-    "target_modules": "all-linear",
-    "task_type": "CAUSAL_LM",
+PLAIN_R, PLAIN_N = "plain", "plain_n"
+#: Always among the arms of a comparison.
+PLAIN_ARMS = (PLAIN_R, PLAIN_N)
+AS_IN_RECIPE, EVEN = "recipe", "even"
+#: Times n, of the plain arms that train on more than r.
+_LARGER = {PLAIN_N: 1, "plain_2n": 2}
+_MEANINGS = {
+    AS_IN_RECIPE: "as the recipe says",
+    PLAIN_R: "r examples drawn uniformly, all trained on",
+    PLAIN_N: "n examples drawn uniformly, all trained on",
+    "plain_2n": "2n examples drawn uniformly, all trained on",
+    EVEN: "r examples, every source equally often (unimax), all trained on",
 }
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")
+#: What a comparison settles itself, for all arms alike.
+_SETTLED = re.compile(
+    r"(output_dir|seed|data_seed|config|max_steps|num_train_epochs|lr_scheduler_\w+|warmup_\w+"
+    r"|model_name_or_path|datasets?(_\w+)?|test_split_size|source_column|save_\w+|eval_\w+"
+    r"|resume_from_checkpoint|report_to|push_to_hub)"
+)
+#: Options of data sets that an arm may have of its own.
+_OF_LOADING = re.compile(r"dataset_(num_proc|kwargs)")
 
 
 @dataclass(frozen=True)
 class ArmOptions:
-    """One way of training: its name, and the fields of ``CoLMConfig`` that set it apart."""
-
-    name: str
-    options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class ArmResult(Generic[Metrics]):
-    """What came of one way of training: metrics of its model, and what its trainer logged."""
-
-    name: str
-    metrics: Metrics
-    log_history: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class ComparisonResult(Generic[Metrics]):
-    """Metrics of the untouched model and the result of every arm, in their order."""
-
-    before: Metrics
-    arms: Sequence[ArmResult[Metrics]]
-
-
-@dataclass(frozen=True)
-class Setting(Generic[Metrics]):
-    """What all arms of a comparison share.
+    """One way of training.
 
     Attributes:
-        load_model: Returns the untouched model, anew at each call.
-        tokenizer: Of the model.
-        train: Examples in a layout that ``SFTTrainer`` takes, with a source column.
-        held_out: Likewise, never trained on.
-        evaluate: Takes a model and the tokenised held-out examples, returns what is to be known.
-        adapter_dir: Where the first arm's adapter is saved.
-        options: Fields of ``CoLMConfig`` for all arms.
+        name: By which it is told, and its folders are called.
+        options: Of ``colm sft``, over those of the recipe.
+        meaning: What it is, in a few words.
+        looks: Whether a model looks at candidates before it trains on some.
+        control: Name of the arm that tells what the look does by itself, of an arm that looks.
     """
 
-    load_model: Callable[[], PreTrainedModel]
-    tokenizer: PreTrainedTokenizerBase
-    train: Dataset
-    held_out: Dataset
-    evaluate: Callable[[nn.Module, Dataset], Metrics]
-    adapter_dir: Path
+    name: str
     options: Mapping[str, Any]
+    meaning: str
+    looks: bool = False
+    control: str | None = None
 
 
-def compare(
-    arms: Sequence[ArmOptions],
-    setting: Setting[Metrics],
-    make_callback: Callable[[ArmOptions], TrainerCallback] | None = None,
-) -> ComparisonResult[Metrics]:
-    """Train and evaluate each arm from the same start.
+def short_forms() -> tuple[str, ...]:
+    """Return the names that arms have without being told what they are."""
+    drawn = (name for name in CANDIDATE_SAMPLINGS if name not in ("uniform", "weights"))
+    return tuple(dict.fromkeys([*_MEANINGS, *drawn, *available_selectors()]))
+
+
+def make_arms(
+    names: Sequence[str], recipe: Sequence[str], plain: Sequence[str] = PLAIN_ARMS
+) -> list[ArmOptions]:
+    """Return arms and the controls that they are held against.
 
     Args:
-        arms: Ways of training, the one of interest first.
-        setting: What they share.
-        make_callback: Returns a callback for an arm, for instance to show progress.
+        names: Short forms, or ``name:option=value,option=value`` for one's own.
+        recipe: What ``colm sft`` is told, as on its command line.
+        plain: Names of the plain arms that are to be among them.
 
     Returns:
-        Metrics of the untouched model, and of each arm with its log.
+        The arms in their order, without any twice; then the controls that are not among them.
 
     Raises:
-        ValueError: There are no arms, or an option cannot be.
+        ValueError: A name is none, or an option cannot be.
     """
-    if not arms:
-        raise ValueError("a comparison needs at least one arm.")
-    results: list[ArmResult[Metrics]] = []
-    before: Metrics | None = None
-    examples = (setting.train, setting.held_out)
-    for arm in arms:
-        trainer = _make_trainer(arm, setting, examples)
-        # Tokenised by the first trainer, taken as they are by the others.
-        examples = (trainer.train_dataset, trainer.eval_dataset)
-        if before is None:
-            before = setting.evaluate(trainer.model, trainer.eval_dataset)
-        if make_callback is not None:
-            trainer.add_callback(make_callback(arm))
-        trainer.train()
-        metrics = setting.evaluate(trainer.model, trainer.eval_dataset)
-        results.append(ArmResult(arm.name, metrics, trainer.state.log_history))
-        if len(results) == 1:
-            trainer.save_model(str(setting.adapter_dir))
-    assert before is not None
-    return ComparisonResult(before, results)
+    training = parse_arguments(recipe).training
+    arms: list[ArmOptions] = []
+    for name in dict.fromkeys([*names, *plain]):
+        arm = _own_arm(name, training) if ":" in name else _short_form(name, training)
+        if arm.name in {each.name for each in arms}:
+            raise ValueError(f"arm '{arm.name}' is there twice")
+        arms.append(arm)
+    for place, arm in enumerate(list(arms)):
+        settled = _settled_options(arm, recipe)
+        if settled.candidate_ratio > 1 and get_selector(settled.selector).needs:
+            control = _control_of(arm, settled, arms)
+            arms[place] = replace(arm, looks=True, control=control.name)
+    return arms
 
 
-def _make_trainer(
-    arm: ArmOptions, setting: Setting[Metrics], examples: tuple[Dataset, Dataset]
-) -> CoLMSFTTrainer:
-    """The trainer of an arm, with adapters that start the same in every arm."""
-    accelerated = has_accelerator()
-    defaults = {
-        "output_dir": str(setting.adapter_dir),
-        "use_cpu": not accelerated,
-        "dataloader_pin_memory": accelerated,
-        "gradient_checkpointing": False,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Return options as they stand on a command line; those that are ``None`` are left out.
+
+    Args:
+        options: Values by name.
+
+    Example:
+        >>> option_words({"weighted": True, "projections": ["q", "v"], "seed": 3, "lora_r": None})
+        ['--weighted=true', '--projections', 'q', 'v', '--seed=3']
+    """
+    words: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, list | tuple):
+            words += [f"--{name}", *map(str, value)]
+        elif isinstance(value, Mapping):
+            words.append(f"--{name}={json.dumps(value)}")
+        elif value is not None:
+            words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
+    return words
+
+
+def _short_form(name: str, training: CoLMConfig) -> ArmOptions:
+    """The arm that a short form stands for."""
+    if name not in short_forms():
+        raise ValueError(
+            f"--arms: there is no arm '{name}'; there is {', '.join(short_forms())}, or "
+            "name:option=value,option=value"
+        )
+    if name == AS_IN_RECIPE:
+        return ArmOptions(name, {}, _MEANINGS[name])
+    if name in available_selectors():
+        own = {"candidate_ratio": _ratio(training)}
+        drawn = get_selector(name).defaults["candidate_sampling"]
+        meaning = f"selector {name}, of n examples drawn {_drawn(drawn)}"
+        return ArmOptions(name, _settle(name, own), meaning)
+    draws = {EVEN: "unimax", PLAIN_R: "uniform"}.get(name, name)
+    if name in _LARGER:
+        size = _batches_of(training, _LARGER[name])
+        draws = "uniform"
+    else:
+        size = {}
+    options = _settle("none", {"candidate_ratio": 1, "candidate_sampling": draws, **size})
+    meaning = _MEANINGS.get(name, f"r examples drawn {_drawn(draws)}, all trained on")
+    return ArmOptions(name, options, meaning)
+
+
+def _own_arm(text: str, training: CoLMConfig) -> ArmOptions:
+    """The arm of a name and options; with a selector, the other options are as it brings them."""
+    name, _, given = text.partition(":")
+    if not _NAME.fullmatch(name) or name in short_forms():
+        raise ValueError(
+            f"--arms: '{name}' in '{text}' cannot be the name of an arm of one's own: take "
+            "letters, digits and underscores, and no short form"
+        )
+    options: dict[str, Any] = {}
+    for pair in given.split(","):
+        option, sign, value = pair.strip().partition("=")
+        option = option.replace("-", "_")
+        if not sign or not option.isidentifier():
+            raise ValueError(f"--arms: '{pair}' in '{text}' is no option=value")
+        if _SETTLED.fullmatch(option) and not _OF_LOADING.fullmatch(option):
+            raise ValueError(f"--arms: {option} of '{name}' is the same for all arms")
+        options[option] = value.split() if " " in value else value
+    if "selector" in options:
+        selector = str(options["selector"])
+        options = _settle(selector, {"candidate_ratio": _ratio(training), **options})
+    return ArmOptions(name, options, given)
+
+
+def _settle(selector: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """All options that a selector decides, as its record has them, and over them one's own."""
+    return {"selector": selector, **options_by_selector(selector), **own}
+
+
+def _settled_options(arm: ArmOptions, recipe: Sequence[str]) -> CoLMConfig:
+    """The configuration of an arm; what cannot be is told with its name."""
+    try:
+        return parse_arguments([*recipe, *option_words(arm.options)]).training
+    except ValueError as error:
+        raise ValueError(f"arm '{arm.name}': {error}") from error
+
+
+def _control_of(arm: ArmOptions, settled: CoLMConfig, arms: list[ArmOptions]) -> ArmOptions:
+    """The random choice that draws as an arm and keeps its small sources, added where missing."""
+    keeps = settled.small_sources != [SMALL_SOURCES_NONE]
+    selector = "small_random" if keeps else "random"
+    drawn = settled.candidate_sampling
+    own = {
+        "candidate_ratio": settled.candidate_ratio,
+        "small_sources": settled.small_sources,
+        "candidate_sampling": drawn,
     }
-    args = CoLMConfig(**{**defaults, **setting.options, **arm.options})
-    set_seed(args.seed)
-    train, held_out = examples
-    trainer = CoLMSFTTrainer(
-        model=setting.load_model(),
-        args=args,
-        train_dataset=train,
-        eval_dataset=held_out,
-        processing_class=setting.tokenizer,
-        peft_config=LoraConfig(**LORA),
+    options = {**arm.options, **_settle(selector, own)}
+    for each in arms:
+        if each.options == options:
+            return each
+    name = selector if drawn == "uniform" else f"{selector}_{drawn}"
+    if name in {each.name for each in arms}:
+        name = f"{arm.name}_random"
+    kept = "; small sources kept" if keeps else ""
+    control = ArmOptions(
+        name, options, f"a random choice of n examples drawn {_drawn(drawn)}{kept}"
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    arms.append(control)
+    return control
+
+
+def _ratio(training: CoLMConfig) -> float:
+    """The recipe's ratio, or the default where the recipe selects nothing."""
+    given: float = training.candidate_ratio
+    return given if given > 1 else CoLMConfig.candidate_ratio
+
+
+def _batches_of(training: CoLMConfig, times: int) -> dict[str, int]:
+    """Micro-batches no larger than the recipe's that hold some times n examples in all."""
+    size, batches = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    wanted = times * batches * round(size * _ratio(training))
+    size = next(each for each in range(size, 0, -1) if wanted % each == 0)
+    return {"per_device_train_batch_size": size, "gradient_accumulation_steps": wanted // size}
+
+
+def _drawn(sampling: str) -> str:
+    return "uniformly" if sampling == "uniform" else f"by {sampling}"

@@ -1,33 +1,44 @@
-"""The comparison that ``colm demo`` runs: its arms, what they share, and how they are judged."""
+"""What ``colm demo`` compares: CoLM and its controls on generated problems, by a recipe that stays.
 
+The recipe and the data lie in the demo's folder, so that ``colm compare --config`` can be run on
+them with other arms, more seeds or more time.
+"""
+
+import json
 import platform
 import textwrap
-import time
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from trl.scripts.utils import DatasetConfig
 
 from colm.coreset.mixture import small_sources
-from colm.data import source_counts
-from colm.evaluation import AnswerScores, generate_answers, held_out_loss, score_answers
-from colm.reports import Arm, Comparison, Scores
-from colm.runs.arms import ArmOptions, ComparisonResult, Setting, compare
-from colm.runs.demo_material import RECORD_COLUMN, Material, generate_material, read_material
-from colm.runs.pretrained import demo_model_folder, load_model, load_tokenizer
-from colm.runs.progress import StepProgress
+from colm.data import SOURCE_COLUMN, generated, source_counts
+from colm.data.generated import GeneratedMixture
+from colm.durable import write_whole
+from colm.reports import Comparison
+from colm.runs.arguments import parse_arguments
+from colm.runs.arms import EVEN, PLAIN_R, option_words
+from colm.runs.compare import ComparisonPlan, compare
+from colm.runs.compared import report_comparison
+from colm.runs.players import ArmProcess, Start
+from colm.runs.pretrained import demo_model_folder, load_tokenizer
 from colm.runs.saying import Say
+from colm.runs.training_data import HeldOut, load_examples
 from colm.training.options import hardware
-from colm.versions import library_versions
 
-ADAPTER_NAME = "adapter"
-MOST_ANSWER_TOKENS = 64
-ANSWERS_AT_A_TIME = 64
-WARMUP_SHARE = 0.1
+RECIPE_FILE = "recipe.yaml"
+DATA_FOLDER = "data"
+#: In a comparison's folder before it begins.
+MATERIAL = (RECIPE_FILE, DATA_FOLDER)
+#: Steps of the recipe, by which sources are drawn; how many are trained is a matter of time.
+RECIPE_STEPS = 100
+WARMUP_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,8 @@ class DemoOptions:
     model: str | None
     data: Sequence[str] | None
     source_column: str | None
-    steps: int
+    minutes: float
+    turns: int
     batch_size: int
     candidate_ratio: float
     learning_rate: float
@@ -46,13 +58,16 @@ class DemoOptions:
     seed: int
 
 
-def run_comparison(options: DemoOptions, folder: Path, say: Say) -> Comparison:
-    """Train and evaluate CoLM and random mini-batches, saying on the way what happens.
+def run_comparison(
+    options: DemoOptions, folder: Path, say: Say, start: Start = ArmProcess
+) -> Comparison:
+    """Train CoLM and its controls for equal time, saying on the way what happens.
 
     Args:
         options: What is compared, and how.
-        folder: Where the adapter that CoLM trained is saved.
+        folder: Where recipe, data and comparison lie; that of one that was interrupted goes on.
         say: Takes lines on what happens.
+        start: Begins an arm; in a process of its own by default.
 
     Returns:
         Everything that a report tells.
@@ -62,80 +77,109 @@ def run_comparison(options: DemoOptions, folder: Path, say: Say) -> Comparison:
         FileNotFoundError: A data file is not there.
         ModuleNotFoundError: A package of the demo is not installed.
     """
+    if options.data is None and options.source_column is not None:
+        raise ValueError("--source_column is for --data; the generated problems have theirs.")
+    plan = _plan(options, folder)
+    plan.check()
     model_name = options.model or str(demo_model_folder())
-    tokenizer = load_tokenizer(model_name)
-    material = _load_material(options, bool(tokenizer.chat_template))
-    sizes = source_counts(material.train, material.source_column)
-    small = sorted(small_sources(sizes), key=lambda source: (-sizes[source], source))
-    settings = _settings(options, Path(model_name).name, material)
-    for line in _introduction(settings, sizes, small):
+    template = bool(load_tokenizer(model_name).chat_template)
+    recipe = _recipe(options, model_name, folder)
+    mixture, sizes = _load(options, recipe, template)
+    _write_material(recipe, mixture, folder)
+    settings = _settings(options, Path(model_name).name)
+    for line in _introduction(settings, sizes):
         say(line)
-    setting = Setting(
-        load_model=partial(load_model, model_name, settings["precision"]),
-        tokenizer=tokenizer,
-        train=material.train,
-        held_out=material.held_out,
-        evaluate=partial(_evaluate, tokenizer, material, sizes, small, say),
-        adapter_dir=folder / ADAPTER_NAME,
-        options=_training_options(options, material.source_column),
+    return report_comparison(compare(plan, say, start), settings)
+
+
+def _plan(options: DemoOptions, folder: Path) -> ComparisonPlan:
+    """CoLM, what it is to be held against, and even draws."""
+    return ComparisonPlan(
+        recipe=["--config", str(folder / RECIPE_FILE)],
+        arms=["colm", EVEN],
+        folder=folder,
+        minutes=options.minutes,
+        seeds=1,
+        held_out=options.held_out,
+        turns=options.turns,
+        plain=[PLAIN_R],
+        beside=MATERIAL,
     )
 
-    def make_callback(arm: ArmOptions) -> StepProgress:
-        say(f"\n{arm.name}")
-        return StepProgress(indented, small)
 
-    def indented(line: str, kept: bool = True) -> None:
-        say(f"  {line}", kept)
+def _load(
+    options: DemoOptions, recipe: Mapping[str, Any], conversational: bool
+) -> tuple[GeneratedMixture | None, dict[str, int]]:
+    """The generated problems, where files are not to be read; training examples of each source.
 
-    with warnings.catch_warnings():
-        # Deprecations inside other libraries: users can do nothing about them.
-        warnings.simplefilter("ignore", FutureWarning)
-        result = compare(_arms(), setting, make_callback)
-    return _report(result, sizes, small, settings, _notes(material))
-
-
-def _load_material(options: DemoOptions, conversational: bool) -> Material:
-    """The mixture that the options ask for."""
+    What cannot be is refused here, before anything is written.
+    """
+    arguments = parse_arguments(option_words({k: v for k, v in recipe.items() if k != "datasets"}))
     if options.data is None:
-        if options.source_column is not None:
-            raise ValueError("--source_column is for --data; the generated problems have theirs.")
-        return generate_material(options.seed, options.held_out, conversational)
-    return read_material(
-        options.data, options.source_column, options.seed, options.held_out, conversational
-    )
+        made = generated.generate_mixture(
+            options.seed, options.held_out, conversational=conversational
+        )
+        return made, dict(Counter(record[SOURCE_COLUMN] for record in made.train))
+    for path in options.data:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+    arguments.mixture.datasets = [DatasetConfig(path=path) for path in options.data]
+    held_out = HeldOut(options.held_out, options.seed)
+    examples = load_examples(arguments, conversational, held_out=held_out)
+    return None, source_counts(examples.train, options.source_column or SOURCE_COLUMN)
 
 
-def _arms() -> list[ArmOptions]:
-    return [
-        ArmOptions("CoLM", {"selector": "colm"}),
-        ArmOptions("random mini-batches", {"selector": "random", "small_sources": ["none"]}),
-    ]
-
-
-def _training_options(options: DemoOptions, source_column: str) -> dict[str, Any]:
-    """The fields of ``CoLMConfig`` that both arms share."""
+def _recipe(options: DemoOptions, model_name: str, folder: Path) -> dict[str, Any]:
+    """What all arms share, as ``colm sft`` takes it."""
+    data: dict[str, Any] = {"dataset_name": str(folder / DATA_FOLDER)}
+    if options.data is not None:
+        data = {"datasets": [{"path": path} for path in options.data]}
+    if options.source_column is not None:
+        data["source_column"] = options.source_column
     return {
-        "max_steps": options.steps,
+        "model_name_or_path": model_name,
+        **data,
+        "dtype": _precision(),
         "per_device_train_batch_size": options.batch_size,
         "candidate_ratio": options.candidate_ratio,
         "learning_rate": options.learning_rate,
-        "warmup_steps": round(WARMUP_SHARE * options.steps),
+        "max_steps": RECIPE_STEPS,
+        "warmup_steps": WARMUP_STEPS,
         "max_length": options.max_length,
         "seed": options.seed,
-        "source_column": source_column,
+        "use_peft": True,
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "lora_target_modules": "all-linear",
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "output_dir": str(folder / "sft"),
     }
 
 
-def _settings(options: DemoOptions, model: str, material: Material) -> dict[str, str]:
+def _write_material(
+    recipe: Mapping[str, Any], mixture: GeneratedMixture | None, folder: Path
+) -> None:
+    """Write the recipe, and the generated problems as a training and a test split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if mixture is not None:
+        (folder / DATA_FOLDER).mkdir(exist_ok=True)
+        for split, records in (("train", mixture.train), ("test", mixture.held_out)):
+            bare = [{k: r[k] for k in ("prompt", "completion", SOURCE_COLUMN)} for r in records]
+            lines = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in bare)
+            write_whole(folder / DATA_FOLDER / f"{split}.jsonl", lines.encode())
+    text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+    write_whole(folder / RECIPE_FILE, text.encode())
+
+
+def _settings(options: DemoOptions, model: str) -> dict[str, str]:
     """What the run is, in words, for the terminal and the report."""
     drawn = round(options.batch_size * options.candidate_ratio)
+    names = ", ".join(Path(path).name for path in options.data or ())
     return {
         "model": model,
-        "data": material.name,
-        "training examples": f"{len(material.train):,}",
-        "held-out examples": f"{len(material.held_out):,}",
-        "steps of each arm": str(options.steps),
-        "drawn each step": f"{drawn} examples",
+        "data": f"records of {names}" if names else "generated problems",
+        "drawn for a step": f"{drawn} examples, of those that select",
         "trained on each step": f"{options.batch_size} examples",
         "adapter": "LoRA, rank 16, every linear layer",
         "precision": _precision(),
@@ -157,104 +201,15 @@ def _machine() -> str:
     return next(iter(hardware.accelerator_names()), processor)
 
 
-def _introduction(
-    settings: Mapping[str, str], sizes: Mapping[str, int], small: Sequence[str]
-) -> list[str]:
-    """What is about to happen."""
-    large = [source for source in sizes if source not in small]
+def _introduction(settings: Mapping[str, str], sizes: Mapping[str, int]) -> list[str]:
+    """What is trained, and on what."""
+    small = small_sources(sizes)
     lines = [
-        f"model    {settings['model']}, {settings['adapter']}",
-        f"data     {settings['training examples']} {settings['data']}, {len(sizes)} sources",
+        f"model  {settings['model']}, {settings['adapter']}",
+        f"data   {sum(sizes.values()):,} {settings['data']}, {len(sizes)} sources",
     ]
-    for kind, sources in (("large", large), ("small", small)):
-        listed = ", ".join(f"{source} {sizes[source]}" for source in sources) or "none"
+    for kind, wanted in (("large", False), ("small", True)):
+        named = sorted((s for s in sizes if (s in small) == wanted), key=lambda s: (-sizes[s], s))
+        listed = ", ".join(f"{source} {sizes[source]}" for source in named) or "none"
         lines += textwrap.wrap(f"  {kind}  {listed}", 90, subsequent_indent=" " * 9)
-    return [
-        *lines,
-        f"arms     CoLM and random mini-batches, {settings['steps of each arm']} steps each: both "
-        f"draw {settings['drawn each step']}",
-        f"         and train on {settings['trained on each step'].split()[0]}, chosen by their "
-        "gradients or at random",
-        f"\nuntouched {settings['model']}",
-    ]
-
-
-def _evaluate(
-    tokenizer: Any,
-    material: Material,
-    sizes: Mapping[str, int],
-    small: Sequence[str],
-    say: Say,
-    model: Any,
-    examples: Any,
-) -> Scores:
-    """The scores of a model, told in one line as well."""
-    began = time.monotonic()
-    rows = [
-        {**example, "source": example[material.source_column]}
-        for example in examples.select_columns(
-            ["input_ids", "labels", RECORD_COLUMN, material.source_column]
-        )
-    ]
-    loss = held_out_loss(model, rows, source_sizes=sizes, small_sources=small)
-    answers = _score_answers(tokenizer, material, model, rows)
-    accuracy = f", accuracy {answers.macro:.1%}" if answers else ""
-    say(f"  held-out loss {loss.macro:.3f}{accuracy} ({time.monotonic() - began:.0f} s)")
-    return Scores(
-        macro=loss.macro,
-        micro=loss.micro,
-        small_sources=loss.small_sources,
-        loss_by_source=loss.by_source,
-        answers=answers.macro if answers else None,
-        answers_by_source=answers.by_source if answers else {},
-    )
-
-
-def _score_answers(
-    tokenizer: Any, material: Material, model: Any, rows: list[Any]
-) -> AnswerScores | None:
-    """The scores of the model's own answers, ``None`` where nothing scores them."""
-    score = material.score
-    if score is None:
-        return None
-    starts = [next(i for i, label in enumerate(r["labels"]) if label != -100) for r in rows]
-    longest = max(len(row["labels"]) - start for row, start in zip(rows, starts, strict=True))
-    answers = generate_answers(
-        model,
-        [row["input_ids"][:start] for row, start in zip(rows, starts, strict=True)],
-        partial(tokenizer.decode, skip_special_tokens=True),
-        end_token=tokenizer.eos_token_id,
-        max_new_tokens=min(longest, MOST_ANSWER_TOKENS),
-        batch_size=ANSWERS_AT_A_TIME,
-    )
-    return score_answers(answers, rows, lambda answer, row: score(answer, row[RECORD_COLUMN]))
-
-
-def _notes(material: Material) -> list[str]:
-    """What a reader of the figures must know."""
-    notes = [
-        f"One run with one seed, {len(material.held_out)} held-out examples: before believing a "
-        "small difference, repeat it with another --seed."
-    ]
-    if material.score is None:
-        notes.append("Accuracy is left out: nothing scores answers to --data.")
-    return notes
-
-
-def _report(
-    result: ComparisonResult[Scores],
-    sizes: Mapping[str, int],
-    small: Sequence[str],
-    settings: Mapping[str, str],
-    notes: Sequence[str],
-) -> Comparison:
-    """The result in the form that reports are made of."""
-    return Comparison(
-        arms=[Arm(arm.name, arm.metrics, arm.log_history) for arm in result.arms],
-        before=result.before,
-        source_sizes=sizes,
-        small_sources=small,
-        settings=settings,
-        versions=library_versions(),
-        notes=notes,
-    )
+    return lines

@@ -1,6 +1,7 @@
 """Supervised fine-tuning from options to a saved model: what ``colm sft`` runs."""
 
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,12 +53,17 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
     return trainer
 
 
-def build_trainer(arguments: SFTArguments, trainer_class: type[AnyTrainer]) -> AnyTrainer:
+def build_trainer(
+    arguments: SFTArguments,
+    trainer_class: type[AnyTrainer],
+    load: Callable[[SFTArguments, bool], Examples] = load_examples,
+) -> AnyTrainer:
     """Load model and data as the options of a run say, and return a trainer that has them.
 
     Args:
         arguments: Options of the run.
         trainer_class: What it is to be.
+        load: Takes the options and whether there is a chat template, returns the examples.
 
     Returns:
         The trainer, before it trains; what is worth knowing about the data has been logged.
@@ -71,7 +77,7 @@ def build_trainer(arguments: SFTArguments, trainer_class: type[AnyTrainer]) -> A
     tokenizer = _load_tokenizer(arguments)
     conversational = bool(tokenizer.chat_template or training.chat_template_path)
     with training.main_process_first(desc="loading data"):
-        examples = load_examples(arguments, conversational)
+        examples = load(arguments, conversational)
     with named_refusals(arguments, tokenizer):
         trainer = _make_trainer(arguments, trainer_class, tokenizer, examples)
     for note in examples.notes:

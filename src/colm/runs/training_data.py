@@ -18,6 +18,7 @@ from colm.data import (
     source_name,
     split_held_out,
 )
+from colm.data.sources import split_evenly
 from colm.runs.arguments import SFTArguments
 from colm.runs.refused_records import RECORD, Check, numbered
 
@@ -35,17 +36,34 @@ class Examples(NamedTuple):
     notes: tuple[str, ...]
 
 
+class HeldOut(NamedTuple):
+    """What is held out where there is no test split: as many examples of every source.
+
+    Attributes:
+        per_source: Of each, as far as a fifth of it allows.
+        seed: Which they are.
+    """
+
+    per_source: int
+    seed: int
+
+
 def load_examples(
-    arguments: SFTArguments, conversational: bool, check: Check | None = None
+    arguments: SFTArguments,
+    conversational: bool,
+    check: Check | None = None,
+    held_out: HeldOut | None = None,
 ) -> Examples:
     """Load what ``datasets`` or ``dataset_name`` names, as TRL's ``sft`` does, with its sources.
 
-    Where evaluation is asked for and there is no test split, examples of every source are held out.
+    Where evaluation is asked for and there is no test split, examples of every source are held out:
+    of each its share, or as many of each.
 
     Args:
         arguments: Options of the run.
         conversational: Whether the tokenizer has a chat template.
         check: Looks at each data set, formatted and numbered, before it joins the others.
+        held_out: Asks for evaluation whatever the options say, on as many examples of each source.
 
     Returns:
         Data sets in a layout that ``SFTTrainer`` takes, with a source column.
@@ -72,14 +90,16 @@ def load_examples(
             streaming=mixture.streaming if mixture.datasets else script.dataset_streaming,
         )
     elif script.dataset_name:
-        train, test = _load_splits(arguments, prepare)
+        train, test = _load_splits(arguments, prepare, held_out is not None)
     else:
         raise ValueError("no data: set dataset_name, or datasets for several sources")
     notes.extend(f"{_join_names(names)}: {remark}" for remark, names in remarks.items())
     column = training.source_column or SOURCE_COLUMN
     if isinstance(train, Dataset):
         notes.append(_describe_sources(train, column))
-    if test is None and (_evaluates(arguments) or mixture.test_split_size is not None):
+    if test is None and held_out is not None:
+        train, test = _hold_out_evenly(train, column, held_out, notes)
+    elif test is None and (_evaluates(arguments) or mixture.test_split_size is not None):
         train, test = _hold_out(train, column, mixture.test_split_size, training.seed, notes)
     return Examples(train, test, tuple(notes))
 
@@ -127,7 +147,7 @@ def _join_names(names: Sequence[str]) -> str:
 
 
 def _load_splits(
-    arguments: SFTArguments, prepare: Callable[[Any, str], Any]
+    arguments: SFTArguments, prepare: Callable[[Any, str], Any], evaluates: bool
 ) -> tuple[Any, Any | None]:
     """The training split of one data set, and its test split where one is needed and there."""
     script, training = arguments.script, arguments.training
@@ -147,14 +167,29 @@ def _load_splits(
             raise ValueError(f"{path}: {error}") from error
 
     train = finish(script.dataset_train_split, required=training.source_column is not None)
-    has_test = _evaluates(arguments) and script.dataset_test_split in splits
+    has_test = (evaluates or _evaluates(arguments)) and script.dataset_test_split in splits
     return train, finish(script.dataset_test_split, required=False) if has_test else None
+
+
+def _hold_out_evenly(train: Any, column: str, held_out: HeldOut, notes: list[str]) -> Split:
+    """As many examples of each source to evaluate on."""
+    _check_countable(train)
+    split = split_evenly(train, held_out.per_source, column, held_out.seed)
+    notes.append(
+        f"held out {len(split.held_out)} of {len(train)} examples for evaluation, "
+        f"{held_out.per_source} of each source as far as a fifth of it allows"
+    )
+    return split
+
+
+def _check_countable(train: Any) -> None:
+    if not isinstance(train, Dataset):
+        raise ValueError("nothing can be held out of a stream: it needs a dataset_test_split")
 
 
 def _hold_out(train: Any, column: str, size: float | None, seed: int, notes: list[str]) -> Split:
     """Part of the training data to evaluate on, from every source its share."""
-    if not isinstance(train, Dataset):
-        raise ValueError("nothing can be held out of a stream: it needs a dataset_test_split")
+    _check_countable(train)
     why = "" if size else " (no test split; test_split_size sets how many)"
     split = split_held_out(
         train, column, size or min(HELD_OUT_SHARE, MOST_HELD_OUT / len(train)), seed

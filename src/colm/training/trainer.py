@@ -103,6 +103,7 @@ class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMi
     train_dataset: Any
     _signature_columns: Any
     _arguments_class: type[SelectionArguments]
+    planned_candidates: int | None = None
 
     def __init__(self, model: Any = None, args: Any = None, *rest: Any, **options: Any) -> None:
         """Take what the plain trainer takes; ``args`` may be its own configuration, too.

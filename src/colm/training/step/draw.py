@@ -150,8 +150,13 @@ def pool_size_of(trainer: Any) -> PoolSize:
 
 
 def candidates_in_all(trainer: Any) -> int:
-    """Return the candidates of a trainer's whole run, in all processes."""
-    args = trainer.args
+    """Return the candidates of a trainer's whole run, in all processes.
+
+    A trainer that does not know when it will end says of how many its draws are to be a part.
+    """
+    args, planned = trainer.args, trainer.planned_candidates
+    if planned is not None:
+        return int(planned)
     if args.max_steps <= 0:
         return math.ceil(float(args.num_train_epochs) * len(trainer.train_dataset))
     batches: int = args.max_steps * args.gradient_accumulation_steps * args.world_size
