@@ -53,7 +53,7 @@ from colm.training.processes.dealing import deal
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.packets import packed
 from colm.training.processes.parts import in_parts
-from colm.training.step.draw import DrawnCandidates, candidates_of
+from colm.training.step.draw import DrawnCandidates, drawn_candidates
 from colm.training.step.keep import ExampleSelection, Kept
 from colm.training.step.look import MOST_NUMBERS, CandidateObserver, ModelAccess
 
@@ -144,7 +144,7 @@ def work(rank: int, ranks: int, port: int, folder: str, options: argparse.Namesp
             if ranks > 1:
                 distributed.barrier()
             started = time.perf_counter()
-            select(selection, candidates_of([own], "source"), step)
+            select(selection, drawn_candidates([own], "source"), step)
             seconds = time.perf_counter() - started
             received = exchange.received_bytes
             rows.append(
@@ -303,7 +303,7 @@ def unit_costs(options: argparse.Namespace) -> dict[str, float]:
     examples = make_examples(n, options, 0)
     with TemporaryDirectory() as folder:
         selection = make_selection("random", n, Exchange(), 1, folder)
-        drawn = candidates_of([examples], "source")
+        drawn = drawn_candidates([examples], "source")
         own = seconds_of(lambda: tabulate(drawn.examples, drawn.sources, Exchange()))
         together = seconds_of(lambda: select(selection, drawn, 0))
     return {

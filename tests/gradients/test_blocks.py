@@ -147,13 +147,10 @@ def test_as_an_observation():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "first"}, "gradient_layers.*last, spread"),
-        (
-            {"layers": "spread", "vocabulary": "none"},
-            "vocabulary.*full, batch",
-        ),
-        ({"layers": "spread", "estimator": "zeroth_order"}, "needs gradient='exact'"),
-        ({"vocabulary": "batch"}, "needs gradient_layers='spread'"),
+        ({"layers": "first"}, "^layers.*last, spread"),
+        ({"layers": "spread", "vocabulary": "none"}, "^vocabulary.*full, batch"),
+        ({"layers": "spread", "estimator": "zeroth_order"}, "needs estimator='exact'"),
+        ({"vocabulary": "batch"}, "needs layers='spread'"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message):

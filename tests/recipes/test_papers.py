@@ -61,7 +61,7 @@ ARMS = {
     "plain-64": (None, KEPT, KEPT, "uniform", None),
     "plain-128": (None, 128, 128, "uniform", None),
     "plain-256": (None, 256, 256, "uniform", None),
-    "weighted-random": ("random", DRAWN, KEPT, "inverse_source_size", None),
+    "even-random": ("random", DRAWN, KEPT, "inverse_source_size", None),
     "small-random": ("small_random", DRAWN, KEPT, "uniform", "auto"),
     "default": ("colm", DRAWN, KEPT, "uniform", "auto"),
     "balanced": ("balanced_sampling", DRAWN, KEPT, "unimax", "none"),
@@ -179,6 +179,14 @@ def test_an_arm_changes_how_mini_batches_are_made_and_nothing_else(arm: str) -> 
         "candidate_ratio",
     }:
         assert getattr(training, option) == getattr(base.training, option)
+
+
+@pytest.mark.parametrize("arm", ["ssm", "reference"])
+def test_a_published_method_is_that_over_any_recipe(arm: str) -> None:
+    training = parse_arguments(
+        ["--config", str(ROOT / "recipes/quickstart.yaml"), *over(f"arms/{arm}.yaml")]
+    ).training
+    assert (training.selector, training.gradient) == (ARMS[arm][0], "zeroth_order")
 
 
 def test_the_default_arm_is_the_default() -> None:

@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from colm import CoLMConfig, CoLMSFTTrainer
-from colm.training.step.draw import candidates_of
+from colm.training.step.draw import drawn_candidates
 
 SIZES = {"adding": 40, "copying": 40, "rare": 4}
 
@@ -42,7 +42,7 @@ def dataset() -> Dataset:
 
 def select_among(selection, examples, budget, step=0):
     """What a selection keeps of raw examples, as a step of training has it choose."""
-    split = selection.split(candidates_of([examples], selection.source_column), budget, step)
+    split = selection.split(drawn_candidates([examples], selection.source_column), budget, step)
     seen = selection.observer.look(split.own, split.table, split.to_see, step)
     return selection.keep(split, seen)
 

@@ -19,7 +19,7 @@ from colm.gradients.example_observer import ExampleObserver
 from colm.training.options.by_selector import options_by_selector
 from colm.training.processes.candidate_table import tabulate
 from colm.training.step.chunks import TokenLimit
-from colm.training.step.draw import candidates_of
+from colm.training.step.draw import drawn_candidates
 from colm.training.step.record import SelectionMetrics
 from tests.training.conftest import SIZES, build_trainer, make_records, on_keep, select_among
 from tests.training.processes import run_in_processes
@@ -98,7 +98,7 @@ def observe(trainer, examples):
 
 
 def look_again(observer, examples):
-    drawn = candidates_of([examples], "source")
+    drawn = drawn_candidates([examples], "source")
     table = tabulate(drawn.examples, drawn.sources, observer.exchange)
     return observer.look(drawn.examples, table, torch.arange(len(table)), 0).observed
 

@@ -160,18 +160,17 @@ def check_layers(layers: str, vocabulary: str, estimator: str) -> None:
         ValueError: such a choice.
     """
     for option, value, choices in (
-        ("gradient_layers", layers, LAYERS),
-        ("selection_vocabulary", vocabulary, VOCABULARIES),
+        ("layers", layers, LAYERS),
+        ("vocabulary", vocabulary, VOCABULARIES),
     ):
         if value not in choices:
             raise ValueError(f"{option} must be one of {', '.join(choices)}; got {value!r}.")
     if layers == "spread" and estimator != "exact":
         raise ValueError(
-            f"gradient_layers='spread' needs gradient='exact'; got {estimator!r}: use "
-            "gradient_layers='last' with it."
+            f"layers='spread' needs estimator='exact'; got {estimator!r}: use layers='last' with it."
         )
     if vocabulary == "batch" and layers != "spread":
-        raise ValueError("selection_vocabulary='batch' needs gradient_layers='spread'; got 'last'.")
+        raise ValueError("vocabulary='batch' needs layers='spread'; got layers='last'.")
 
 
 def mean_hidden(hidden: Tensor, batch: Mapping[str, Any]) -> Tensor:

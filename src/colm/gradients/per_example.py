@@ -46,9 +46,7 @@ def example_gradients(
         ValueError: the reduction is unknown, nothing is trained, or a batch lacks an input.
     """
     if reduction not in REDUCTIONS:
-        raise ValueError(
-            f"gradient_reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}."
-        )
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}.")
     parameters = trained_parameters(model)
     if not parameters:
         raise ValueError(f"No parameter of the {type(model).__name__} requires a gradient.")

@@ -127,7 +127,7 @@ class ValueGradients:
                 features = torch.cat([sum_over_tokens(part) for part in calls], dim=1)
             return ExampleGradients(features, losses, hidden)
         if directions is None:
-            raise ValueError(f"gradient={self.estimator!r} needs directions; see draw_directions.")
+            raise ValueError(f"estimator={self.estimator!r} needs directions; see draw_directions.")
         directions = [direction.to(device) for direction in directions]
         slopes, losses, hidden = self.slopes(batch, directions)
         with full_precision(device.type):
@@ -175,11 +175,9 @@ def check_choices(estimator: str, projections: Sequence[str], reduction: str) ->
         ValueError: one of them is unknown, or ``projections`` is empty or repeats itself.
     """
     if not isinstance(estimator, str) or estimator not in ESTIMATORS:
-        raise ValueError(f"gradient must be one of {', '.join(ESTIMATORS)}; got {estimator!r}.")
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}; got {estimator!r}.")
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise ValueError(
-            f"gradient_reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}."
-        )
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}.")
     known = isinstance(projections, Sequence) and all(name in PROJECTIONS for name in projections)
     if not known or not projections or len({*projections}) < len(projections):
         got = list(projections) if isinstance(projections, Sequence) else projections

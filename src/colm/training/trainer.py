@@ -72,8 +72,8 @@ from colm.training.recording import RecordingMixin
 from colm.training.renewal import BuiltFor, take_replaced_model
 from colm.training.step.arrange import arrange
 from colm.training.step.draw import (
-    candidates_of,
     check_pool,
+    drawn_candidates,
     pool_size_of,
     set_sampler_epoch,
     source_feature,
@@ -305,7 +305,7 @@ class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMi
         started, step, selection = time.perf_counter(), self.state.global_step, self._selection
         column = selection.source_column
         feature = source_feature(column, self.train_dataset) or self._source_feature
-        drawn = candidates_of(pools, column, feature)
+        drawn = drawn_candidates(pools, column, feature)
         if not isinstance(self.train_dataset, Dataset):
             check_examples(self, drawn.examples)
         budget = pool_size_of(self).budget(len(drawn.examples), len(pools))

@@ -33,7 +33,7 @@ class DrawnCandidates:
     sources: list[str]
 
 
-def candidates_of(
+def drawn_candidates(
     pools: Iterable[Iterable[Example]], source_column: str | None, feature: Any = None
 ) -> DrawnCandidates:
     """Return the candidates of a step.
@@ -47,7 +47,7 @@ def candidates_of(
         ValueError: an example has no source.
 
     Example:
-        >>> candidates_of([[{"input_ids": [1], "source": 3}]], "source")
+        >>> drawn_candidates([[{"input_ids": [1], "source": 3}]], "source")
         DrawnCandidates(examples=[{'input_ids': [1]}], sources=['3'])
     """
     raw = [example for pool in pools for example in pool]

@@ -24,7 +24,7 @@ from colm.training.processes.exchange import Exchange
 
 
 def weigh(trainer: Any, parts: Sequence[Sequence[Example]]) -> list[Any]:
-    """Collate the micro-batches of a step, with the weights of their examples if they have some.
+    """Weigh the examples of a step if they have weights, and collate its micro-batches.
 
     Args:
         trainer: whose collator and options decide.
