@@ -167,7 +167,7 @@ def check_layers(layers: str, vocabulary: str, estimator: str) -> None:
             raise ValueError(f"{option} must be one of {', '.join(choices)}; got {value!r}.")
     if layers == "spread" and estimator != "exact":
         raise ValueError(
-            f"layers='spread' needs estimator='exact'; got {estimator!r}: use layers='last' with it."
+            f"layers='spread' needs estimator='exact'; got {estimator!r}: layers='last' takes it."
         )
     if vocabulary == "batch" and layers != "spread":
         raise ValueError("vocabulary='batch' needs layers='spread'; got layers='last'.")

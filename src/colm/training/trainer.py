@@ -301,7 +301,7 @@ class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMi
         return parent(iter(batches), num_batches, *args, **options)
 
     def _micro_batches(self, pools: list[Pool]) -> list[Any]:
-        """Take one step of selection, in its order: a micro-batch comes of each pool."""
+        """Take one step of selection, in its order; as many micro-batches come of it as pools."""
         started, step, selection = time.perf_counter(), self.state.global_step, self._selection
         column = selection.source_column
         feature = source_feature(column, self.train_dataset) or self._source_feature

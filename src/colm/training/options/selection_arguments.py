@@ -1,9 +1,9 @@
 """The options of selection: what each is, may be and does, said once.
 
 `colm.CoLMConfig`, the command line, its help and the tables of ``docs/configuration.md`` are made
-of these fields. What is not given of those that a selector decides is as its record says (see
-`colm.coreset.registry`); after construction every field holds a value. Symbols: n examples in the
-large mini-batch, r kept, d feature size, h kept dimensions.
+of these fields. Where a selector decides an option that is not given, construction takes it from
+the record of the selector (`colm.coreset.registry`). Symbols: n candidates and r kept of a step,
+h kept dimensions.
 """
 
 from collections.abc import Iterable
@@ -74,30 +74,24 @@ def option(default: Any, meaning: str, choices: Iterable[str] = ()) -> Any:
 class SelectionArguments:
     """The options of selection, shared by `CoLMConfig` and `CoLMTrainingArguments`.
 
-    With ``per_device_train_batch_size`` and ``gradient_accumulation_steps`` you set r, what is
-    trained on and what must fit in memory; ``candidate_ratio`` times as many are looked at.
+    ``per_device_train_batch_size`` is what must fit in memory; times
+    ``gradient_accumulation_steps`` it is r, what a step trains on; ``candidate_ratio`` times as
+    many are drawn.
     """
 
     candidate_ratio: float = option(
         2.0,
-        "n / r: candidates looked at for each example trained on. 1 turns selection off; examples "
-        "are then drawn as `candidate_sampling` says, and all are trained on. n = "
-        "`per_device_train_batch_size` * `candidate_ratio` is rounded to a whole number; where the "
-        "data has fewer examples than a step would draw, all are drawn, and as many kept.",
+        "n / r: candidates drawn for each example trained on. 1 turns selection off; examples "
+        "are then drawn as `candidate_sampling` says, and all are trained on. A pool, "
+        "`per_device_train_batch_size` * `candidate_ratio` candidates, is rounded; where the data "
+        "has fewer examples than a step would draw, all are drawn, and as many kept.",
     )
     selector: str = option(
         "colm",
         "The method: how the kept examples are chosen, and the defaults of the options that depend "
-        "on it. `colm`, medoids of gradients, source by source, small sources whole; `ssm`, "
-        "medoids of all candidates together, every source drawn equally often; "
-        "`balanced_sampling`, at random, all with the same probability, balanced by gradients: of "
-        "candidates that are alike, a part; `importance_sampling`, at random, those with large "
-        "gradients more often and with a smaller weight; `gradient_matching`, examples and weights "
-        "whose gradient is closest to that of all candidates; `mean_matching`, the kept mean "
-        "gradient closest to that of all, small sources whole; `random`; `none`, every candidate; "
-        "or a name registered "
-        "with `colm.register_selector`. All: "
-        f"{', '.join(f'`{name}`' for name in available_selectors())}.",
+        f"on it. One of {', '.join(f'`{name}`' for name in available_selectors())}; or a name "
+        "registered with `colm.register_selector`. `colm` keeps medoids of gradients, source by "
+        "source, and small sources whole.",
     )
     source_column: str | None = option(
         None,

@@ -2,7 +2,7 @@
 
 The options ask for n = ``candidate_ratio`` * r. Where the data has fewer for each micro-batch of a
 step, it is all of them that are drawn, and r is kept all the same: otherwise a large ratio on small
-data would train on next to nothing. Symbols: n candidates and r kept of a micro-batch, N examples.
+data would train on next to nothing. Symbols: n candidates and r kept of a step, N examples.
 """
 
 import logging
@@ -79,9 +79,9 @@ class PoolSize:
     """Candidates and kept examples of each micro-batch.
 
     Attributes:
-        asked: n as the options have it.
-        candidates: n as the data allows it, r at least.
-        kept: r.
+        asked: candidates as the options have it.
+        candidates: as the data allows it, no fewer than `kept`.
+        kept: ``per_device_train_batch_size``.
         share: of the candidates of a step that are kept, as far as they are no more than r.
     """
 
@@ -95,7 +95,7 @@ class PoolSize:
 
         Args:
             examples: candidates of a step, fewer at the end of an epoch.
-            pools: that they came in, each of which becomes a micro-batch.
+            pools: that they came in; as many micro-batches are made of what is kept.
 
         Returns:
             The same share as ever, but one for each micro-batch at least, and r at most.
@@ -113,7 +113,7 @@ def find_pool_size(
     """Return the size of a pool of candidates.
 
     Args:
-        kept: r.
+        kept: of a pool.
         ratio: n / r, as asked for.
         micro_batches: of a step, in all processes that share the examples.
         examples: N, ``None`` where nobody knows.
