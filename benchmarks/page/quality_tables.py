@@ -110,7 +110,7 @@ def target_table(mixture: Mixture) -> str:
         standing = target_standing(mixture, arm)
         ours, theirs = Spread(standing.ours), Spread(standing.theirs)
         rows.append([f"{arm}, equal {equal}", standing.word, ours.show(), theirs.show()])
-    return table(["Against", "Default is", "Default", "The other"], rows)
+    return table(["Against", "Balanced sampling is", "Balanced sampling", "The other"], rows)
 
 
 def target_standing(mixture: Mixture, arm: str) -> Standing:

@@ -21,6 +21,7 @@ from benchmarks.page.selection_tables import (
     MATCHED,
     length_ratio,
     mean_curve,
+    shown,
     small_share,
     variance,
 )
@@ -142,9 +143,8 @@ def plot_variance(result: Result) -> str:
         _bar([variance(result, arm, kept, kind) for arm in arms], colour, head.lower())
         for (kind, head), colour in zip(KINDS.items(), ARM_COLOURS, strict=False)
     ]
-    return _bars(
-        arms, bars, f"variance over random, {kept} of {result.settings['n']}", "variance", 1
-    )
+    label = f"variance over random, {kept} of {result.settings['n']}"
+    return _bars([shown(arm) for arm in arms], bars, label, "variance", 1)
 
 
 Bar = tuple[list[float], list[tuple[float, float]], str, str]

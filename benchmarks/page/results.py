@@ -260,6 +260,7 @@ def add_variance(page: Page, results: Results) -> None:
         f"{len(match.repeats)} batches ([result](../benchmarks/results/{match.name}))."
     )
     page.add(*(selection_tables.variance_table(match, kept) for kept in match.settings["r"]))
+    page.add("The default, CoLM by exact gradients with small sources whole, is not among them.")
     if "SSM" in selection_tables.arms_matched(match):
         page.add(ssm_tables.pool_sentence([match]))
     draw = partial(result_plots.plot_variance, match)

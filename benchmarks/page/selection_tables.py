@@ -30,6 +30,8 @@ ABLATIONS = {
     "dimension_criterion": ("CoLM, exact, dimensions by ", ""),
     "kept_dimensions": ("CoLM, exact, ", " dimensions"),
 }
+#: How the names of arms begin that keep no small source here and do in `benchmarks quality`.
+BARE = "CoLM, exact"
 #: What the drift benchmark says of errors.
 DRIFTS = {"raw": "gradient", "adam": "as Adam scales it"}
 DRIFT = {"score": "A single batch", "drift": "The sum of all batches"}
@@ -134,6 +136,11 @@ def length_sentence(mixture: Mixture) -> str:
     return " ".join(said) or "Open: no run logs what was kept."
 
 
+def shown(arm: str) -> str:
+    """Return the name of an arm of the match benchmark, told apart from one of the same name."""
+    return f"{arm}, small sources not kept" if arm.startswith(BARE) else arm
+
+
 def variance(result: Result, arm: str, kept: int, kind: str) -> Spread:
     """Return squared match scores over batches: variance over that of random mini-batches."""
     name = f"{arm}/{kept}/{kind}"
@@ -143,7 +150,7 @@ def variance(result: Result, arm: str, kept: int, kind: str) -> Spread:
 def variance_table(result: Result, kept: int, arms: Iterable[str] = MATCHED) -> str:
     """Return the variance of each selector over that of random mini-batches."""
     rows = [
-        [arm, *(variance(result, arm, kept, kind).show(2) for kind in KINDS)]
+        [shown(arm), *(variance(result, arm, kept, kind).show(2) for kind in KINDS)]
         for arm in arms
         if variance(result, arm, kept, "raw").values
     ]
@@ -174,13 +181,13 @@ def ablation_sentence(result: Result, kept: int, arms: list[str]) -> str:
         )
         change = Spread(tuple(ours - theirs for ours, theirs in pairs))
         if abs(change.mean) > 2 * _standard_error(change) > 0:
-            said["less" if change.mean < 0 else "more"].append(arm)
-    told = [f"{word} than {first}: {join(names)}" for word, names in said.items() if names]
+            said["less" if change.mean < 0 else "more"].append(f"*{shown(arm)}*")
+    told = [f"{word} than *{shown(first)}*: {join(names)}" for word, names in said.items() if names]
     return (
         f"By the mean over label tokens, beyond two standard errors of the difference, "
         f"{'; '.join(told)}."
         if told
-        else f"None is told apart from {first} by the mean over label tokens."
+        else f"None is told apart from *{shown(first)}* by the mean over label tokens."
     )
 
 
@@ -190,7 +197,7 @@ def drift_table(result: Result) -> str:
     kept = max(result.settings["r"])
     rows = [
         [
-            name,
+            shown(name),
             *(f"{last[f'{name}/{kept}/{kind}/{what}']:.2f}" for kind in DRIFTS for what in DRIFT),
         ]
         for name in arms_matched(result)

@@ -138,10 +138,10 @@ def test_ablations_are_told_apart_batch_by_batch(folder):
     page = page_of(folder)
     criterion, sparsity = section(page, "Selection criterion"), section(page, "Sparsity level")
     assert "Open" not in criterion + sparsity
-    assert "| CoLM, exact, dimensions by weight | 2.92 ±" in criterion
-    assert "more than CoLM, exact gradients: CoLM, exact, dimensions by weight." in criterion
+    assert "| CoLM, exact, dimensions by weight, small sources not kept | 2.92 ±" in criterion
+    assert "*CoLM, exact gradients, small sources not kept*: *CoLM, exact, dimensions" in criterion
     assert "16 dimensions" not in criterion
-    assert "| CoLM, exact, 16 dimensions | 2.03 ±" in sparsity
+    assert "| CoLM, exact, 16 dimensions, small sources not kept | 2.03 ±" in sparsity
     assert "dimensions by" not in sparsity
 
 
