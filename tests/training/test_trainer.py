@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from colm import CoLMConfig, CoLMTrainer, CoLMTrainingArguments, register_selector
 from colm.coreset import registry
+from colm.training.step.example_losses import EXAMPLES_KEY
 from tests.training.conftest import SIZES, make_records, on_keep
 
 
@@ -156,7 +157,9 @@ def test_what_is_selected_is_what_is_trained_on(make_trainer, dataset, last_r):
     assert len(examples) == 16
     batches, items = trainer.get_batch_samples(iter(pools), 2, trainer.args.device)
     assert len(batches) == 2
-    assert all(set(batch) == {"input_ids", "labels", "attention_mask"} for batch in batches)
+    inputs = {"input_ids", "labels", "attention_mask"}
+    # What tells whose losses a batch's are is taken out before anything else sees the batch.
+    assert all(set(batch) == {*inputs, EXAMPLES_KEY} for batch in batches)
     seen = [
         tuple(row[mask.bool()].tolist())
         for batch in batches

@@ -15,8 +15,12 @@ from colm.gradients.batch import IGNORED_LABEL
 
 Example = dict[str, Any]
 Collate = Callable[[Sequence[Example]], Mapping[str, Any]]
-#: Where a kept example has its weight in the loss, from the selection to the collator.
+#: Where an example has its weight in the loss, from the draw or the selection to the collator.
 WEIGHT_KEY = "colm_weight"
+#: Where it has the name of its source, for whoever records its loss.
+SOURCE_KEY = "colm_source"
+#: What no collator is shown.
+OWN_KEYS = frozenset({WEIGHT_KEY, SOURCE_KEY})
 
 
 class Pool:
@@ -89,6 +93,11 @@ class PoolCollator:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the real collator behind, and the trainer with it, where workers are started."""
         return {"_collate": None}
+
+
+def without_own_keys(example: Example) -> Example:
+    """Return an example as the model's collator takes it."""
+    return {key: value for key, value in example.items() if key not in OWN_KEYS}
 
 
 def token_count(example: Example) -> int:

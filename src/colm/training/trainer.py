@@ -7,7 +7,8 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
 
 - ``get_train_dataloader``: the loader hands out pools of raw candidates;
 - ``get_batch_samples``: a step's pools become as many micro-batches of what is kept;
-- ``compute_loss``: kept examples may weigh in the loss;
+- ``training_step``, ``compute_loss``: losses of examples are read out of the plain trainer's, and
+  may be weighed;
 - ``train``: selection is for what the trainer has now; only complete checkpoints are resumed from;
   the model enters its subspaces and leaves them; a run that trained nothing is refused;
 - ``log``: the averages of selection stand beside the loss; a run that has diverged ends;
@@ -22,7 +23,7 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -46,7 +47,7 @@ from colm.training.clusters import (
     with_clusters,
 )
 from colm.training.drawing import DrawingMixin
-from colm.training.example import WEIGHT_KEY, Pool
+from colm.training.example import Pool
 from colm.training.limits import (
     check_arguments,
     check_not_empty,
@@ -72,6 +73,7 @@ from colm.training.recording import RecordingMixin
 from colm.training.renewal import BuiltFor, take_replaced_model
 from colm.training.step.arrange import arrange
 from colm.training.step.draw import (
+    DrawnCandidates,
     check_pool,
     drawn_candidates,
     pool_size_of,
@@ -82,21 +84,24 @@ from colm.training.step.keep import ExampleSelection, Kept
 from colm.training.step.look import CandidateObserver, ModelAccess
 from colm.training.step.match import match
 from colm.training.step.pools import handing_out_pools, rearranged, rearranges
-from colm.training.step.record import SelectionMetrics
 from colm.training.step.shares import check_source_weights
 from colm.training.step.source_columns import (
     goes_by_source,
+    readable_source_column,
     report_lack_of_sources,
     resolve_source_column,
     source_sizes,
 )
 from colm.training.step.streaming import as_endless, keep_shards, report_unknown_sizes
-from colm.training.step.weigh import weigh, weighted_loss
+from colm.training.step.weigh import weigh
+from colm.training.step_recording import StepRecordingMixin
 from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.vocabulary import check_examples
 
 
-class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingMixin):
+class CoresetTrainerMixin(
+    DrawingMixin, StepRecordingMixin, RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingMixin
+):
     """Selection for any trainer of ``transformers``; placed before it in the bases of a class."""
 
     data_collator: Any
@@ -121,7 +126,6 @@ class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMi
             super().__init__(model, args, *rest, **options)
         report_unlabelled("training", train_dataset, self.train_dataset, self.args)
         report_unlabelled("evaluation", eval_dataset, self.eval_dataset, self.args)
-        self._training_since: float | None = None
         everyone = self.accelerator
         self._group = Exchange(everyone.num_processes, everyone.process_index, everyone.device)
         self._clusters: Tensor | None = None
@@ -136,10 +140,13 @@ class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMi
             check_arguments(args)
         source_column, clusters = None, args.source_clusters
         # Packing leaves no sources to tell apart; clusters are found when training begins.
-        if clusters is None and not getattr(args, "packing", False) and goes_by_source(args):
+        has_sources = clusters is None and not getattr(args, "packing", False)
+        if has_sources and goes_by_source(args):
             source_column = resolve_source_column(args.source_column, train_dataset)
-        self._source_feature = source_feature(source_column, train_dataset)
         sizes = source_sizes(train_dataset, source_column)
+        if has_sources and not goes_by_source(args):
+            source_column = readable_source_column(train_dataset)
+        self._source_feature = source_feature(source_column, train_dataset)
         known = cluster_names(clusters) if clusters else sizes
         check_small_sources(args.small_sources, known)
         if known is not None:
@@ -157,7 +164,7 @@ class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMi
             check_subspaces(self)
         self._sources = source_column, sizes
         self._selection = self._build_selection(source_column, sizes)
-        self._selection_metrics = SelectionMetrics()
+        self._begin_recording()
         self._built_for = BuiltFor.of(self)
 
     def train(self, *args: Any, **options: Any) -> Any:
@@ -167,9 +174,7 @@ class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMi
             # Trainings of models that are made for each begin all alike.
             self._built_for = replace(self._built_for, model=None)
         if self.state.global_step > 0:
-            # What the training before has not logged is not this one's.
-            self._training_since = None
-            self._selection_metrics.drain()
+            self._begin_recording()
         return super().train(*args, **options)
 
     def _renew(self) -> None:
@@ -292,20 +297,19 @@ class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMi
         parent = super().get_batch_samples
         set_sampler_epoch(self.callback_handler.train_dataloader, int(self.state.epoch or 0))
         self._note_training_time()
+        self._record_losses()
         batches = list(islice(epoch_iterator, num_batches))
         if self._selects and batches:
             batches = self._micro_batches(batches)
         elif any(isinstance(batch, Pool) for batch in batches):
-            batches = rearranged(self, batches, self._selection.source_column)
+            batches = rearranged(self, batches)
         self._training_since = time.perf_counter()
         return parent(iter(batches), num_batches, *args, **options)
 
     def _micro_batches(self, pools: list[Pool]) -> list[Any]:
         """Take one step of selection, in its order; as many micro-batches come of it as pools."""
         started, step, selection = time.perf_counter(), self.state.global_step, self._selection
-        column = selection.source_column
-        feature = source_feature(column, self.train_dataset) or self._source_feature
-        drawn = drawn_candidates(pools, column, feature)
+        drawn = self.drawn(pools)
         if not isinstance(self.train_dataset, Dataset):
             check_examples(self, drawn.examples)
         budget = pool_size_of(self).budget(len(drawn.examples), len(pools))
@@ -321,17 +325,15 @@ class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMi
                 self._selection_metrics.measure(name, value)
         return micro_batches
 
+    def drawn(self, pools: Sequence[Pool]) -> DrawnCandidates:
+        """Return the examples of a step's pools, with their sources."""
+        column = self._selection.source_column
+        feature = source_feature(column, self.train_dataset) or self._source_feature
+        return drawn_candidates(pools, column, feature)
+
     def _record_kept(self, kept: Kept) -> None:
         """Count what a step kept of which candidates."""
         self._selection_metrics.record(kept)
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
-        """Compute the plain trainer's loss, weighted where the examples of a batch are."""
-        if WEIGHT_KEY not in inputs:
-            return super().compute_loss(model, inputs, *args, **options)
-        batch = {name: value for name, value in inputs.items() if name != WEIGHT_KEY}
-        with weighted_loss(self, model, inputs[WEIGHT_KEY]):
-            return super().compute_loss(model, batch, *args, **options)
 
     @property
     def candidates_and_kept(self) -> tuple[int, int]:
@@ -340,20 +342,6 @@ class CoresetTrainerMixin(DrawingMixin, RecordingMixin, OutcomeMixin, SubspaceMi
         size = pool_size_of(self)
         drawn = batches * size.candidates
         return drawn, size.budget(drawn, batches)
-
-    def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
-        """Log the averages of selection with those of the training step."""
-        if "loss" in logs:
-            self._note_training_time()
-            logs.update(self._selection_metrics.drain())
-        super().log(logs, *args, **options)
-
-    def _note_training_time(self) -> None:
-        """Close the interval since batches were made: forward, backward and optimiser step."""
-        if self._training_since is not None:
-            seconds = time.perf_counter() - self._training_since
-            self._selection_metrics.measure("training_seconds", seconds)
-            self._training_since = None
 
 
 class CoLMTrainer(CoresetTrainerMixin, Trainer):

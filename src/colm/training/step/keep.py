@@ -14,7 +14,7 @@ from torch import Tensor
 
 from colm.coreset.coreset_selector import CoresetSelector
 from colm.coreset.selection import Contested, Selection
-from colm.training.example import WEIGHT_KEY, Example
+from colm.training.example import SOURCE_KEY, WEIGHT_KEY, Example
 from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.candidate_table import CandidateTable, tabulate
 from colm.training.processes.dealing import share_out
@@ -56,8 +56,8 @@ class Kept:
         split: the candidates.
         selection: of the rows ``split.rows``, by all processes together.
         weights: what each row of the table that is kept weighs in the loss, in the order picked.
-        examples: those that this process trains on, at least one. With the option ``weighted``,
-            each has its weight under ``WEIGHT_KEY``.
+        examples: those that this process trains on, at least one. Each has its source under
+            ``SOURCE_KEY``, and with the option ``weighted`` its weight under ``WEIGHT_KEY``.
     """
 
     split: SplitCandidates
@@ -146,7 +146,10 @@ class ExampleSelection:
             raise FloatingPointError(
                 f"No candidate of step {split.step} has a finite gradient: the model has diverged."
             )
-        share = self._share(rows, split)
+        share = {
+            row: {**each, SOURCE_KEY: split.table.sources[row]}
+            for row, each in self._share(rows, split).items()
+        }
         if not self.args.weighted:
             return Kept(split, selection, dict.fromkeys(rows, 1.0), list(share.values()))
         weights = dict(zip(rows, selection.weights.tolist(), strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from colm.training.clusters import CLUSTER_COLUMN
-from colm.training.example import Example, Pool, PoolCollator
+from colm.training.example import SOURCE_KEY, Example, Pool, PoolCollator
 from colm.training.limits import UPDATES_IN_BACKWARD
 from colm.training.options.option_checks import BY_LENGTH
 from colm.training.step.arrange import arrange, averages_over_step, is_overridden
@@ -76,34 +76,33 @@ def handing_out_pools(trainer: Any, source_column: str | None) -> Iterator[None]
         loading.dispatch_batches = dispatches
 
 
-def rearranged(
-    trainer: Any, pools: Sequence[Pool], source_column: str | None
-) -> list[Mapping[str, Any]]:
+def rearranged(trainer: Any, pools: Sequence[Pool]) -> list[Mapping[str, Any]]:
     """Form the micro-batches of a step that trains on all it drew.
 
     Args:
         trainer: whose options, collator and loss decide.
         pools: of its loader, one for each micro-batch.
-        source_column: that was handed out with them.
 
     Returns:
         As many micro-batches, as drawn where lengths are unknown or how examples are split would
         decide what they weigh.
     """
-    drawn = [_as_collated(trainer, pool, source_column) for pool in pools]
-    examples = [example for part in drawn for example in part]
+    parts = [_as_collated(trainer, pool) for pool in pools]
+    examples = [example for part in parts for example in part]
     if averages_over_step(trainer) and all(map(_has_length, examples)):
+        pairs = zip(examples, trainer.drawn(pools).sources, strict=True)
         # Copies: a collator may take out what it reads.
-        copies = [dict(example) for example in examples]
-        batches = weigh(trainer, arrange(trainer, copies, len(drawn)))
+        named = [{**example, SOURCE_KEY: source} for example, source in pairs]
+        batches = weigh(trainer, arrange(trainer, named, len(parts)))
         # Without labels nobody counts their tokens, and each micro-batch is a mean of its own.
         if all("labels" in batch for batch in batches):
             return batches
-    return [trainer.data_collator(part) for part in drawn]
+    return [trainer.data_collator(part) for part in parts]
 
 
-def _as_collated(trainer: Any, pool: Pool, source_column: str | None) -> list[Example]:
+def _as_collated(trainer: Any, pool: Pool) -> list[Example]:
     """The examples of a pool as the plain trainer's collator would find them."""
+    source_column = trainer._selection.source_column
     is_seen = not trainer.args.remove_unused_columns and source_column != CLUSTER_COLUMN
     if source_column is None or is_seen:
         return list(pool)

@@ -41,6 +41,20 @@ def resolve_source_column(name: str | None, dataset: Any) -> str | None:
     return name
 
 
+def readable_source_column(dataset: Any) -> str | None:
+    """Return the column 'source' where each example's source can be read from it.
+
+    For runs that train the same without one: whatever stands there is no error.
+    """
+    if not isinstance(dataset, Dataset) or SOURCE_COLUMN not in dataset.column_names:
+        return None
+    try:
+        source_counts(dataset, SOURCE_COLUMN)
+    except ValueError:
+        return None
+    return SOURCE_COLUMN
+
+
 def report_lack_of_sources(
     args: Any, dataset: Any, source_column: str | None, sizes: Mapping[str, int] | None
 ) -> None:
