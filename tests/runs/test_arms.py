@@ -96,6 +96,17 @@ def test_without_a_selector_an_arm_is_the_recipe_with_other_options() -> None:
     assert training_of(arms["warm"], recipe).learning_rate == 1e-5
 
 
+def test_weights_of_the_recipe_are_for_what_is_drawn_by_them() -> None:
+    recipe = [*RECIPE, "--candidate_ratio=1", "--source_weights", "web=1", "code=2"]
+    arms = arms_of("weights", "recipe", "colm", "even", recipe=recipe)
+    for name, arm in arms.items():
+        training = training_of(arm, recipe)
+        assert (training.source_weights is not None) == (name in ("weights", "recipe"))
+        assert (training.candidate_sampling == "weights") == (name in ("weights", "recipe"))
+    with pytest.raises(ValueError, match="weights"):
+        make_arms(["weights"], RECIPE)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

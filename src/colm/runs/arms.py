@@ -18,6 +18,7 @@ from colm.coreset.registry import available_selectors, get_selector
 from colm.runs.arguments import parse_arguments
 from colm.training.options.by_selector import options_by_selector
 from colm.training.options.config import CoLMConfig
+from colm.training.options.selection_arguments import NO_WEIGHTS
 
 PLAIN_R, PLAIN_N = "plain", "plain_n"
 #: Always among the arms of a comparison.
@@ -32,6 +33,8 @@ _MEANINGS = {
     "plain_2n": "2n examples drawn uniformly, all trained on",
     EVEN: "r examples, every source equally often (unimax), all trained on",
 }
+#: Drawn so where the recipe has them.
+_WEIGHTS = "weights"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")
 #: What a comparison settles itself, for all arms alike.
 _SETTLED = re.compile(
@@ -64,7 +67,7 @@ class ArmOptions:
 
 def short_forms() -> tuple[str, ...]:
     """Return the names that arms have without being told what they are."""
-    drawn = (name for name in CANDIDATE_SAMPLINGS if name not in ("uniform", "weights"))
+    drawn = (name for name in CANDIDATE_SAMPLINGS if name not in ("uniform", _WEIGHTS))
     return tuple(dict.fromkeys([*_MEANINGS, *drawn, *available_selectors()]))
 
 
@@ -122,7 +125,7 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
 
 def _short_form(name: str, training: CoLMConfig) -> ArmOptions:
     """The arm that a short form stands for."""
-    if name not in short_forms():
+    if name not in short_forms() and not (name == _WEIGHTS and training.source_weights):
         raise ValueError(
             f"--arms: there is no arm '{name}'; there is {', '.join(short_forms())}, or "
             "name:option=value,option=value"
@@ -133,14 +136,14 @@ def _short_form(name: str, training: CoLMConfig) -> ArmOptions:
         own = {"candidate_ratio": _ratio(training)}
         drawn = get_selector(name).defaults["candidate_sampling"]
         meaning = f"selector {name}, of n examples drawn {_drawn(drawn)}"
-        return ArmOptions(name, _settle(name, own), meaning)
+        return ArmOptions(name, _settle(name, own, training), meaning)
     draws = {EVEN: "unimax", PLAIN_R: "uniform"}.get(name, name)
     if name in _LARGER:
         size = _batches_of(training, _LARGER[name])
         draws = "uniform"
     else:
         size = {}
-    options = _settle("none", {"candidate_ratio": 1, "candidate_sampling": draws, **size})
+    options = _settle("none", {"candidate_ratio": 1, "candidate_sampling": draws, **size}, training)
     meaning = _MEANINGS.get(name, f"r examples drawn {_drawn(draws)}, all trained on")
     return ArmOptions(name, options, meaning)
 
@@ -164,13 +167,17 @@ def _own_arm(text: str, training: CoLMConfig) -> ArmOptions:
         options[option] = value.split() if " " in value else value
     if "selector" in options:
         selector = str(options["selector"])
-        options = _settle(selector, {"candidate_ratio": _ratio(training), **options})
+        options = _settle(selector, {"candidate_ratio": _ratio(training), **options}, training)
     return ArmOptions(name, options, given)
 
 
-def _settle(selector: str, own: Mapping[str, Any]) -> dict[str, Any]:
+def _settle(selector: str, own: Mapping[str, Any], training: CoLMConfig) -> dict[str, Any]:
     """All options that a selector decides, as its record has them, and over them one's own."""
-    return {"selector": selector, **options_by_selector(selector), **own}
+    options = {"selector": selector, **options_by_selector(selector), **own}
+    if options["candidate_sampling"] != _WEIGHTS and training.source_weights is not None:
+        # The recipe's weights are for what is drawn by them.
+        options.setdefault("source_weights", NO_WEIGHTS)
+    return options
 
 
 def _settled_options(arm: ArmOptions, recipe: Sequence[str]) -> CoLMConfig:
@@ -191,7 +198,7 @@ def _control_of(arm: ArmOptions, settled: CoLMConfig, arms: list[ArmOptions]) ->
         "small_sources": settled.small_sources,
         "candidate_sampling": drawn,
     }
-    options = {**arm.options, **_settle(selector, own)}
+    options = {**arm.options, **_settle(selector, own, settled)}
     for each in arms:
         if each.options == options:
             return each

@@ -29,6 +29,8 @@ from colm.training.options.option_checks import (
 )
 from colm.training.options.plain_options import check_plain_options
 
+#: Takes the weights of a recipe away, where ``None`` cannot be said.
+NO_WEIGHTS = "none"
 #: The options that each way to draw goes by.
 OPTIONS_OF_DRAWS = {
     "unimax": ("most_repeats",),
@@ -114,8 +116,8 @@ class SelectionArguments:
     source_weights: dict[str, float] | str | None = option(  # noqa: RUF009
         None,
         "Shares of the draws by source, as numbers in any scale: `{web: 1, code: 2}` in a recipe, "
-        "`web=1 code=2` on the command line. Every source has one; 0 leaves it out. Brings "
-        "`candidate_sampling` `weights`.",
+        "`web=1 code=2` on the command line; `none` takes a recipe's away. Every source has one; 0 "
+        "leaves it out. Brings `candidate_sampling` `weights`.",
     )
     source_weights_by: str = option(
         "examples",
@@ -250,7 +252,9 @@ class SelectionArguments:
         super().__post_init__()  # type: ignore[misc]
 
     def _settle_draws(self) -> None:
-        """Read the weights of sources, which bring draws by weights."""
+        """Read the weights of sources, which bring draws by weights; ``none`` takes them away."""
+        if self.source_weights in (NO_WEIGHTS, [NO_WEIGHTS]):
+            self.source_weights = None
         if self.source_weights is not None:
             self.source_weights = as_numbers("source_weights", self.source_weights)
             self.candidate_sampling = self.candidate_sampling or "weights"
