@@ -1,7 +1,7 @@
 """The selectors by name, and how a user adds one.
 
 A selector is a function ``(candidates, budget, generator) -> rows``. Beside it stands what it needs
-and which defaults it brings: its record is the one place where the default of such an option
+and which defaults it brings: its registration is the one place where the default of such an option
 stands. All that come with the library are registered at the end of this module.
 """
 

@@ -2,7 +2,7 @@
 
 `colm.CoLMConfig`, the command line, its help and the tables of ``docs/configuration.md`` are made
 of these fields. Where a selector decides an option that is not given, construction takes it from
-the record of the selector (`colm.coreset.registry`). Symbols: n candidates and r kept of a step,
+the selector's registration (`colm.coreset.registry`). Symbols: n candidates and r kept of a step,
 h kept dimensions.
 """
 
@@ -150,8 +150,8 @@ class SelectionArguments:
     )
     weighted: bool = option(
         None,
-        "Weighs each kept example in the training loss by the candidates it stands for; the loss "
-        "is then the weighted mean over label tokens.",
+        "Multiplies the loss of each kept example by how many candidates it stands for; a step's "
+        "loss is then the weighted mean over label tokens.",
     )
     source_clusters: int | None = option(
         None,
