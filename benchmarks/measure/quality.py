@@ -86,6 +86,7 @@ ARMS = {
     "UniMax, random": Arm({"selector": "random", "candidate_sampling": "unimax"}, steps=2),
     # A coreset stands for all candidates; these keep all of them, which no coreset can better.
     "UniMax, all n": Arm(PLAIN | {"candidate_sampling": "unimax"}, size=2),
+    "temperature, all n": Arm(PLAIN | {"candidate_sampling": "temperature"}, size=2),
     "balanced sampling, uniform draws": Arm(
         {"selector": "balanced_sampling", "candidate_sampling": "uniform"}
     ),
