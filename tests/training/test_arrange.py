@@ -226,3 +226,36 @@ def test_resumed_within_an_epoch_is_bit_identical_to_uninterrupted(make_trainer,
     assert second.state.global_step == 6
     for one, other in zip(second.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def logs_of(trainer, *names):
+    """What a trainer has logged under these names, wherever it logged the first of them."""
+    entries = [entry for entry in trainer.state.log_history if names[0] in entry]
+    return [{name: entry[name] for name in names} for entry in entries]
+
+
+def test_what_trl_logs_is_of_all_label_tokens_of_a_step(tiny_model_folder, tmp_path):
+    """A micro-batch of all examples has the means that any split of them must have."""
+    counting = {"include_num_input_tokens_seen": "non_padding", "logging_steps": 1}
+    splits = (
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, **ARRANGED},
+        {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1, **PLAIN},
+    )
+    names = ("entropy", "mean_token_accuracy", "loss", "num_tokens", "num_input_tokens_seen")
+    ours, whole = (
+        logs_of(run(tiny_model_folder, output_dir=str(tmp_path), **counting, **split)[2], *names)
+        for split in splits
+    )
+    assert len(ours) == 3
+    for entry, expected in zip(ours, whole, strict=True):
+        assert entry == pytest.approx(expected, rel=1e-5)
+
+
+def test_several_steps_between_logs_are_averaged_over_their_tokens(tiny_model_folder, tmp_path):
+    each, together = (
+        run(tiny_model_folder, output_dir=str(tmp_path), logging_steps=steps, **ARRANGED)[2]
+        for steps in (1, 3)
+    )
+    values = [entry["entropy"] for entry in logs_of(each, "entropy")]
+    (mean,) = (entry["entropy"] for entry in logs_of(together, "entropy"))
+    assert min(values) < mean < max(values)

@@ -335,6 +335,7 @@ def test_help_names_the_defaults_that_the_selector_decides(capsys):
             {"candidate_sampling": "weighted"},
             "candidate_sampling.*uniform, unimax, .*inverse_source_size.* 'weighted'",
         ),
+        ({"arrange": "sorted"}, "arrange.*by_length, as_drawn.* 'sorted'"),
         ({"source_clusters": 1}, "source_clusters.*whole.* 2.* 1"),
         ({"match_every": -1}, "match_every.*whole.* 0.* -1"),
         ({"match_every": None}, "match_every.*whole.* 0.* None"),
@@ -351,7 +352,7 @@ def test_bad_values_are_named(config, options, message):
 
 
 def test_every_option_is_checked_on_resuming_or_changes_no_selection(config):
-    harmless = {"selection_tokens", "match_every"}
+    harmless = {"arrange", "selection_tokens", "match_every"}
     options = {field.name for field in dataclasses.fields(SelectionArguments)}
     assert options - set(RESUME_SETTINGS) == harmless
 

@@ -12,6 +12,7 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
 - ``train``: selection is for what the trainer has now; only complete checkpoints are resumed from;
   the model enters its subspaces and leaves them; a run that trained nothing is refused;
 - ``log``: the averages of selection stand beside the loss; a run that has diverged ends;
+- ``evaluate``, ``_get_eval_sampler``, ``evaluation_loop``: by length, means over label tokens;
 - ``create_optimizer``: Adam works inside subspaces; options it objects to are one line;
 - ``save_model``, ``_save_checkpoint``, ``_push_from_checkpoint``: a checkpoint counts once all of
   it is there, is not pushed before, and replaces older ones only then;
@@ -24,7 +25,7 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -96,11 +97,18 @@ from colm.training.step.streaming import as_endless, keep_shards, report_unknown
 from colm.training.step.weigh import weigh
 from colm.training.step_recording import StepRecordingMixin
 from colm.training.subspace_training import SubspaceMixin, check_subspaces
+from colm.training.token_means import TokenMeansMixin
 from colm.training.vocabulary import check_examples
 
 
 class CoresetTrainerMixin(
-    DrawingMixin, StepRecordingMixin, RecordingMixin, OutcomeMixin, SubspaceMixin, ResumingMixin
+    DrawingMixin,
+    StepRecordingMixin,
+    RecordingMixin,
+    OutcomeMixin,
+    SubspaceMixin,
+    ResumingMixin,
+    TokenMeansMixin,
 ):
     """Selection for any trainer of ``transformers``; placed before it in the bases of a class."""
 
@@ -260,35 +268,34 @@ class CoresetTrainerMixin(
         collated.
         """
         self._renew()
-        loader: DataLoader[Any]
         if not self._selects:
-            loader = self._plain_loader()
-            return loader
+            return self._plain_loader()
         with handing_out_pools(self, self._selection.source_column):
             endless = as_endless(self.train_dataset, self.accelerator)
             loader = self._loader_of(endless, pool_size_of(self).candidates)
         keep_shards(loader)
         return loader
 
-    def _plain_loader(self) -> Any:
+    def _plain_loader(self) -> DataLoader[Any]:
         """Return the plain trainer's loader, or one of pools where steps are rearranged."""
-        with ExitStack() as stack:
-            if rearranges(self):
-                stack.enter_context(handing_out_pools(self, self._selection.source_column))
+        raw = handing_out_pools(self, self._selection.source_column)
+        with raw if rearranges(self) else nullcontext():
             if self._draws_by_source:
                 return self._loader_of(self.train_dataset, self._train_batch_size)
             self._report_draws()
-            return super().get_train_dataloader()
+            loader: DataLoader[Any] = super().get_train_dataloader()
+        return loader
 
-    def _loader_of(self, dataset: Any, batch_size: int) -> Any:
+    def _loader_of(self, dataset: Any, batch_size: int) -> DataLoader[Any]:
         """Return the plain trainer's loader, with the sampler that draws candidates."""
-        return self._get_dataloader(
+        loader: DataLoader[Any] = self._get_dataloader(
             dataset=dataset,
             description="Training",
             batch_size=batch_size,
             sampler_fn=self._candidate_sampler,
             is_training=True,
         )
+        return loader
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, *args: Any, **options: Any

@@ -138,7 +138,8 @@ class SelectionArguments:
         BY_LENGTH,
         "How the examples of a step share its micro-batches: `by_length`, those of like length "
         "together, which pads less and gives the same gradient; or `as_drawn`, in equal numbers "
-        "and in order: with `candidate_ratio=1`, TRL's training to the bit.",
+        "and in order: with `candidate_ratio=1`, TRL's training to the bit. By length, `eval_loss` "
+        "is the mean over all label tokens; else TRL's mean over batches.",
         ARRANGEMENTS,
     )
     gradient: str = option(
