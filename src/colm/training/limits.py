@@ -18,6 +18,7 @@ from colm.training.options.by_selector import brought_by
 from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.step.draw import length_of
 from colm.training.step.source_columns import column_names
+from colm.training.step.weigh import weighing_option
 from colm.training.vocabulary import check_token_ids
 
 SHOWN_NAMES = 20
@@ -85,8 +86,8 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
     if args.candidate_ratio > 1:
         check_parallelism(trainer.accelerator, args)
         check_tokenised(dataset)
-        if args.weighted:
-            check_weighting(trainer)
+    if (option := weighing_option(args)) is not None:
+        check_weighting(trainer, option)
     if looks(args):
         check_model(trainer.model)
     if args.source_clusters is not None:
@@ -251,8 +252,12 @@ def check_clusters(args: Any, dataset: Any, accelerator: Any) -> None:
             raise ValueError(f"{option} needs scikit-learn: pip install 'colm[clusters]'.")
 
 
-def check_weighting(trainer: Any) -> None:
-    """Refuse ``weighted=True`` where the trainer's loss is not a mean over label tokens.
+def check_weighting(trainer: Any, option: str) -> None:
+    """Refuse to weigh examples where the trainer's loss is not a mean over label tokens.
+
+    Args:
+        trainer: built, not yet trained.
+        option: that weighs, with its value.
 
     Raises:
         ValueError: such a loss, by name.
@@ -272,8 +277,8 @@ def check_weighting(trainer: Any) -> None:
     for name, is_so in wrong.items():
         if is_so:
             raise ValueError(
-                f"weighted=True weighs the mean loss of label tokens, which {name} is not: do "
-                "without either."
+                f"{option} weighs the mean loss of label tokens, which {name} is not: do without "
+                "either."
             )
 
 

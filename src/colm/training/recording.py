@@ -38,6 +38,7 @@ _ALWAYS = {
     "arrange",
     "candidate_ratio",
     "candidate_sampling",
+    "loss_average",
     "source_clusters",
     "source_column",
 }

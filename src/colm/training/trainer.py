@@ -84,7 +84,7 @@ from colm.training.step.draw import (
 from colm.training.step.keep import ExampleSelection, Kept
 from colm.training.step.look import CandidateObserver, ModelAccess
 from colm.training.step.match import match
-from colm.training.step.pools import handing_out_pools, rearranged, rearranges
+from colm.training.step.pools import check_pools, handing_out_pools, rearranged, rearranges
 from colm.training.step.shares import check_source_weights
 from colm.training.step.source_columns import (
     goes_by_source,
@@ -168,6 +168,7 @@ class CoresetTrainerMixin(
         """Check what the trainer has, and build selection for it."""
         by_clusters = self.args.source_clusters is not None
         check_trainer(self, CLUSTER_COLUMN if by_clusters else source_column)
+        check_pools(self)
         if self.args.subspace_rank is not None:
             check_subspaces(self)
         self._sources = source_column, sizes

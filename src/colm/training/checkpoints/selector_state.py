@@ -43,6 +43,7 @@ RESUME_SETTINGS = (
     "distance",
     "allocation",
     "weighted",
+    "loss_average",
     "source_column",
     "source_clusters",
     "small_sources",

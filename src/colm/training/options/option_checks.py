@@ -23,7 +23,11 @@ SCOPES = ("local", "global")
 BY_LENGTH, AS_DRAWN = ARRANGEMENTS = ("by_length", "as_drawn")
 SHARES_OF = ("examples", "tokens")
 
+#: What the loss of a step is an average over: label tokens, examples, or between them.
+TOKEN, ROOT, EXAMPLE = LOSS_AVERAGES = ("token", "root", "example")
+
 _CHOICES = {
+    "loss_average": LOSS_AVERAGES,
     "gradient": ESTIMATORS,
     "normalization": NORMALIZATIONS,
     "dimension_criterion": CRITERIA,

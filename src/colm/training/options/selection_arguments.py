@@ -23,8 +23,10 @@ from colm.training.options.former import refuse_former
 from colm.training.options.option_checks import (
     ARRANGEMENTS,
     BY_LENGTH,
+    LOSS_AVERAGES,
     SCOPES,
     SHARES_OF,
+    TOKEN,
     check_options,
 )
 from colm.training.options.plain_options import check_plain_options
@@ -50,6 +52,7 @@ OFTEN_SET = (
     "arrange",
     "gradient",
     "weighted",
+    "loss_average",
     "source_clusters",
     "selection_scope",
     "distance",
@@ -153,6 +156,15 @@ class SelectionArguments:
         None,
         "Multiplies the loss of each kept example by how many candidates it stands for; a step's "
         "loss is then the weighted mean over label tokens.",
+    )
+    loss_average: str = option(
+        TOKEN,
+        "What the loss of a step is an average over: `token`, its label tokens, as in TRL; "
+        "`example`, its examples, each the mean over its label tokens; or `root`, between them: "
+        "examples count by the root of their label tokens. Exact over micro-batches and processes; "
+        "with `weighted`, examples count by the product. It needs a loss that is the mean over the "
+        "label tokens of a step.",
+        LOSS_AVERAGES,
     )
     source_clusters: int | None = option(
         None,

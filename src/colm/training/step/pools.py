@@ -17,11 +17,11 @@ from colm.training.limits import UPDATES_IN_BACKWARD
 from colm.training.options.option_checks import BY_LENGTH
 from colm.training.step.arrange import arrange, averages_over_step, is_overridden
 from colm.training.step.draw import without_source
-from colm.training.step.weigh import weigh
+from colm.training.step.weigh import weigh, weighing_option
 
 
 def rearranges(trainer: Any) -> bool:
-    """Tell whether a trainer's plain steps are split into micro-batches by length.
+    """Tell whether the micro-batches of a trainer's plain steps are formed of raw examples.
 
     Else its loader is the plain trainer's: there is nothing to rearrange, or it would change what
     is learnt, or the examples are not to be had raw.
@@ -30,23 +30,57 @@ def rearranges(trainer: Any) -> bool:
         trainer: about to train, without selection.
     """
     args = trainer.args
+    by_length = args.arrange == BY_LENGTH and args.gradient_accumulation_steps > 1
+    return (by_length or _option_of_examples(args) is not None) and obstacle(trainer) is None
+
+
+def check_pools(trainer: Any) -> None:
+    """Refuse options that need to know the examples of a micro-batch where nobody does.
+
+    Args:
+        trainer: built, not yet trained.
+
+    Raises:
+        ValueError: such an option, and what keeps examples from being known.
+    """
+    option = _option_of_examples(trainer.args)
+    if option is None or trainer.args.candidate_ratio > 1:
+        return
+    found = obstacle(trainer)
+    if found is not None:
+        raise ValueError(
+            f"{option} needs to know which examples a micro-batch holds, which {found} does not "
+            "tell: do without either."
+        )
+
+
+def _option_of_examples(args: Any) -> str | None:
+    """The option, if any, for which the examples of a plain step must be known one by one."""
+    return weighing_option(args)
+
+
+def obstacle(trainer: Any) -> str | None:
+    """Return what keeps a trainer's plain steps from being formed of raw examples, if anything."""
+    args = trainer.args
     optim = getattr(args.optim, "value", args.optim)
-    return (
-        args.arrange == BY_LENGTH
-        and args.gradient_accumulation_steps > 1
+    # Where columns are not told, each step sees: looking into a stream may lose an example.
+    columns = getattr(trainer.train_dataset, "column_names", None) or ["input_ids"]
+    obstacles = {
         # Packed rows are full already.
-        and not getattr(args, "packing", False)
+        "packing=True": getattr(args, "packing", False),
         # It fills batches up to so many tokens, whatever the batch size.
-        and getattr(args, "train_sampling_strategy", None) != "batch_rebalance"
-        and optim not in UPDATES_IN_BACKWARD
-        and args.n_gpu <= 1
-        and not _splits_sequences(trainer.accelerator)
-        and not _dispatches(trainer)
-        and averages_over_step(trainer)
-        # Where columns are not told, each step sees: looking into a stream may lose an example.
-        and "input_ids" in (getattr(trainer.train_dataset, "column_names", None) or ["input_ids"])
-        and not is_overridden(trainer, "get_train_dataloader")
-    )
+        "train_sampling_strategy='batch_rebalance'": (
+            getattr(args, "train_sampling_strategy", None) == "batch_rebalance"
+        ),
+        f"optim={optim!r}": optim in UPDATES_IN_BACKWARD,
+        "nn.DataParallel": args.n_gpu > 1,
+        "a split of single examples over processes": _splits_sequences(trainer.accelerator),
+        "dispatch_batches=True": _dispatches(trainer),
+        "a loss that is averaged over each micro-batch by itself": not averages_over_step(trainer),
+        "training data without a column 'input_ids'": "input_ids" not in columns,
+        "get_train_dataloader of one's own": is_overridden(trainer, "get_train_dataloader"),
+    }
+    return next((name for name, is_there in obstacles.items() if is_there), None)
 
 
 @contextmanager

@@ -3,11 +3,16 @@
 With w_i the weight of example i, c_i its label tokens and l_it the loss of each, the loss of an
 optimiser step, over all its micro-batches and processes, is
 
-    sum_i w_i sum_t l_it / sum_i w_i c_i.
+    sum_i w_i c_i^p m_i / sum_i w_i c_i^p,   m_i = sum_t l_it / c_i,
 
-The trainers divide by the plain count of label tokens, sum_i c_i. So weights are scaled, once a
-step, until both counts are equal, and nothing of how a trainer counts, averages or accumulates has
-to change; equal weights become 1 exactly. Symbols: r examples of a step, t tokens a row.
+where p is 1 for an average over label tokens, 0 for one over examples, and 1/2 between them: square
+averaging.  Paper: Chen et al. 2024, "Expanding Performance Boundaries of Open-Source Multimodal
+Models" (InternVL 2.5).
+
+A token so counts w_i c_i^(p-1). The trainers divide by the plain count of label tokens, sum_i c_i.
+So what tokens count is scaled, once a step, until both counts are equal, and nothing of how a
+trainer counts, averages or accumulates has to change; what is equal becomes 1 exactly. Symbols: r
+examples of a step, t tokens a row.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +23,22 @@ from torch import Tensor
 
 from colm.gradients.batch import IGNORED_LABEL
 from colm.training.example import WEIGHT_KEY, Example, without_own_keys
+from colm.training.options.option_checks import EXAMPLE, ROOT, TOKEN
 from colm.training.processes.exchange import Exchange
 from colm.training.step.batch_rows import BatchRows
 from colm.training.step.example_losses import mark
-from colm.training.step.token_losses import following
+
+#: By which power of its label tokens an example counts.
+POWERS = {TOKEN: 1.0, ROOT: 0.5, EXAMPLE: 0.0}
+
+
+def weighing_option(args: Any) -> str | None:
+    """Return the option by which examples count otherwise than by their label tokens, if any."""
+    if args.loss_average != TOKEN:
+        return f"loss_average={args.loss_average!r}"
+    if args.weighted and args.candidate_ratio > 1:
+        return "weighted=True"
+    return None
 
 
 def weigh(trainer: Any, parts: Sequence[Sequence[Example]]) -> list[Any]:
@@ -34,13 +51,15 @@ def weigh(trainer: Any, parts: Sequence[Sequence[Example]]) -> list[Any]:
     Raises:
         ValueError: see `collate_weighted`.
     """
-    collate = trainer.data_collator
-    if trainer.args.weighted and trainer.args.candidate_ratio > 1:
-        # Where each process averages over its own tokens, it weighs among its own.
-        group = trainer._group if trainer.args.average_tokens_across_devices else Exchange()
-        batches = collate_weighted(parts, collate, group.total)
-    else:
+    args, collate, option = trainer.args, trainer.data_collator, weighing_option(trainer.args)
+    # By the options, and not by what is drawn: all processes count together, or none does.
+    if option is None:
         batches = [collate([without_own_keys(each) for each in part]) for part in parts]
+    else:
+        # Where each process averages over its own tokens, it weighs among its own.
+        group = trainer._group if args.average_tokens_across_devices else Exchange()
+        power = POWERS[args.loss_average]
+        batches = collate_weighted(parts, collate, group.total, power=power, option=option)
     if trainer.reads_losses:
         mark(batches, parts)
     return batches
@@ -50,16 +69,21 @@ def collate_weighted(
     parts: Sequence[Sequence[Example]],
     collate: Callable[[Sequence[Example]], Any],
     total: Callable[[Tensor], Tensor],
+    *,
+    power: float = 1.0,
+    option: str = "weighted=True",
 ) -> list[Any]:
     """Collate the micro-batches of a step with the weights of their examples.
 
     Args:
-        parts: the examples of each micro-batch, with their weight under ``WEIGHT_KEY``.
+        parts: the examples of each micro-batch, with their weight under ``WEIGHT_KEY``, or 1.
         collate: the real collator; it sees no weights.
         total: sums a tensor over the processes that share the count of label tokens.
+        power: p, of the label tokens of an example.
+        option: that asks for it, for messages.
 
     Returns:
-        The micro-batches. Where examples do not all weigh the same they hold, under ``WEIGHT_KEY``,
+        The micro-batches. Where tokens do not all count the same they hold, under ``WEIGHT_KEY``,
         float32 weights that multiply the losses: ``[rows, 1]``, or ``[1, t]`` if padding-free.
 
     Raises:
@@ -69,28 +93,31 @@ def collate_weighted(
     for part in parts:
         batch = collate([without_own_keys(each) for each in part])
         if "labels" not in batch:
-            raise ValueError("weighted=True needs a data collator whose batches have 'labels'.")
-        weight = _weight_of_tokens(part, batch["labels"].shape)
+            raise ValueError(f"{option} needs a data collator whose batches have 'labels'.")
+        rows = _rows(part, batch["labels"].shape, option)
         labelled = batch["labels"][:, 1:] != IGNORED_LABEL
-        weighed = labelled * following(weight)
-        counts += torch.stack([labelled.sum().double(), weighed.sum()])
+        label_tokens = rows.sums(labelled.long())
+        own = [float(each.get(WEIGHT_KEY, 1)) for each in part]
+        weight = torch.tensor(own, dtype=torch.float64)
+        if power != 1:
+            weight *= label_tokens.clamp(min=1).double() ** (power - 1)
+        counts += torch.stack([label_tokens.sum().double(), (weight * label_tokens).sum()])
         batches.append(batch)
-        weights.append(weight)
-    label_tokens, weighed_tokens = total(counts).tolist()
+        weights.append(rows.spread(weight))
+    counted, weighed = total(counts).tolist()
     for batch, weight in zip(batches, weights, strict=True):
-        scaled = (weight * label_tokens / weighed_tokens if weighed_tokens else weight).float()
+        scaled = (weight * counted / weighed if weighed else weight).float()
         if not bool((scaled == 1).all()):
             batch[WEIGHT_KEY] = scaled
     return batches
 
 
-def _weight_of_tokens(examples: Sequence[Example], shape: Sequence[int]) -> Tensor:
-    """Weights for the rows of a padded batch, ``[rows, 1]``, or a padding-free one's ``[1, t]``."""
-    weights = torch.tensor([float(each[WEIGHT_KEY]) for each in examples], dtype=torch.float64)
+def _rows(examples: Sequence[Example], shape: Sequence[int], option: str) -> BatchRows:
+    """Where examples stand in a batch, or a line about the collator."""
     try:
-        return BatchRows.of(examples, shape).spread(weights)
+        return BatchRows.of(examples, shape)
     except ValueError as error:
         raise ValueError(
-            f"weighted=True cannot tell the {error}: use a collator that pads, or TRL's "
+            f"{option} cannot tell the {error}: use a collator that pads, or TRL's "
             "padding-free one."
         ) from error
