@@ -261,6 +261,8 @@ def test_the_report_holds_what_the_comparison_found(tmp_path: Path) -> None:
     loaded = Comparison.load(page.with_suffix(".json"))
     assert loaded.findings.tables.keys() == report.findings.tables.keys()
     assert [arm.name for arm in loaded.arms] == list(comparing.arms)
+    assert all("selector" in arm.settings for arm in loaded.arms)
+    assert all("distance" not in arm.settings for arm in loaded.arms)
     steps, losses = loaded.arms[0].evaluations()["eval_macro_loss"]
     assert steps[0] == 0
     assert losses[0] == pytest.approx(2.5)

@@ -39,8 +39,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "--minutes": {
         "type": float,
-        "default": 1.0,
-        "help": "of training, for each of four arms (default: 1)",
+        "default": 1.2,
+        "help": "of training, for each of four arms (default: 1.2)",
     },
     "--turns": {
         "type": int,

@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="output folder of colm sft or colm demo, or a result file of colm demo",
+        help="output folder of colm sft, colm compare or colm demo, or report.json of the last two",
     )
     parser.add_argument(
         "--output",

@@ -11,15 +11,15 @@ from colm.reports.run_folder import STATE, is_run_folder, read_run_folder
 from colm.reports.run_names import clean, distinct
 from colm.run_record import read_record
 
-DEMO_DATA = "report.json"
+COMPARISON_DATA = "report.json"
 
 
 def read_runs(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> Comparison:
     """Return one comparison of everything that some folders and files hold.
 
     Args:
-        paths: Folders that ``colm sft`` or ``colm demo`` wrote to, and result files of
-            ``colm demo``.
+        paths: Folders that ``colm sft``, ``colm compare`` or ``colm demo`` wrote to, and the
+            ``report.json`` of the last two.
         names: One for each path; the names of folders and results by default.
 
     Returns:
@@ -53,12 +53,12 @@ def _read(path: Path, name: str | None, folder_name: str) -> Comparison:
                 f"{path} holds a run that has saved no {STATE} yet: its steps are not known; "
                 f"it began at {record.begun}"
             )
-        if not (path / DEMO_DATA).is_file():
+        if not (path / COMPARISON_DATA).is_file():
             raise ValueError(
                 f"{path} holds no run: no {STATE}, which colm sft writes with each checkpoint and "
-                f"at the end, and no {DEMO_DATA} of colm demo"
+                f"at the end, and no {COMPARISON_DATA} of colm compare or colm demo"
             )
-        path = path / DEMO_DATA
+        path = path / COMPARISON_DATA
     if path.name == STATE:
         return read_run_folder(path.parent, name or folder_name)
     try:

@@ -55,7 +55,9 @@ def verdict(contest: Contest) -> list[str]:
     """
     found, _ = standings(contest)
     known = [each for each in found if each.at_time]
-    sentences = [_of_look(each, found) for each in known if each.entrant.looks]
+    looks = [_of_look(each, found) for each in known if each.entrant.looks]
+    # What controls are is said once, of however many arms they are controls.
+    sentences = list(dict.fromkeys(sentence for told in looks for sentence in told))
     sentences += _of_the_rest(known, contest)
     for each in found:
         for failure in each.failures:
@@ -65,7 +67,7 @@ def verdict(contest: Contest) -> list[str]:
         sentences.append(
             "One seed: a small difference may be chance, and another seed may turn it round."
         )
-    return [sentence for sentence in sentences if sentence] or ["No arm was trained to its end."]
+    return sentences or ["No arm was trained to its end."]
 
 
 def _at_time(found: Sequence[Standing]) -> tuple[list[list[str]], list[int | None]]:
@@ -123,23 +125,25 @@ def _seeds_below(gaps: Sequence[float]) -> str:
     return ("no", "yes")[below] if len(gaps) == 1 else f"{below} of {len(gaps)} seeds"
 
 
-def _of_look(arm: Standing, found: Sequence[Standing]) -> str:
-    """Whether an arm's look paid, against all but the look and against the best without one."""
+def _of_look(arm: Standing, found: Sequence[Standing]) -> list[str]:
+    """Whether an arm's look paid: against all but the look, and against the best without one."""
     control = next((each for each in found if each.name == arm.entrant.control), None)
     gaps = differences(arm, control) if control is not None else []
     if control is None or not gaps:
-        return f"{arm.name}: its control {arm.entrant.control} was not trained to its end."
+        return [f"{arm.name}: its control {arm.entrant.control} was not trained to its end."]
     way, paid = _way(gaps, control)
-    sentence = (
-        f"{arm.name} is {way} {control.name}, which draws and keeps small sources alike and chooses"
-        f" at random, at equal time: {paid}"
-    )
+    sentences = [
+        f"{arm.name} is {way} {control.name} at equal time: {paid}.",
+        f"{control.name} draws alike, keeps the same small sources, and chooses at random.",
+    ]
     best = min(_without_look(found), key=Standing.macro, default=None)
-    if best is None or best.name == control.name:
-        return f"{sentence}."
-    against, beaten = _way(differences(arm, best), best)
-    link = "; it is" if (paid == _PAID_NOT) == (beaten == _PAID_NOT) else "; but it is"
-    return f"{sentence}{link} {against} {best.name}, the best arm without a look."
+    if best is not None and best.name != control.name:
+        against, beaten = _way(differences(arm, best), best)
+        link = "" if (paid == _PAID_NOT) == (beaten == _PAID_NOT) else "But "
+        sentences.append(
+            f"{link}{arm.name} is {against} {best.name}, which is the best arm without a look."
+        )
+    return sentences
 
 
 def _way(gaps: Sequence[float], other: Standing) -> tuple[str, str]:

@@ -138,6 +138,8 @@ class TurnTaking(TrainerCallback):
                 **self._measure(),
             }
         )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # for the arms whose turns come now
         message = self._hear()
         if message["do"] == "train":
             self._until, self._since = message["until"], self._clock()

@@ -112,7 +112,7 @@ def _arm(standing: Standing, contest: Contest, comparing: Comparing) -> Arm:
     log = _log(comparing.plan.folder / run.folder / STATE_FILE)
     points = [Measurement(0, 0.0, contest.before), *trial.measured]
     measured = [{"step": m.step, "eval_macro_loss": m.scores.macro} for m in points]
-    options = comparing.arms[standing.name].options
+    options = _differing(comparing)[standing.name]
     return Arm(
         name=standing.name,
         scores=mean_scores(standing.at_time),
@@ -121,6 +121,21 @@ def _arm(standing: Standing, contest: Contest, comparing: Comparing) -> Arm:
         | {name: _in_words(value) for name, value in options.items()},
         steps=trial.measured[-1].step if trial.measured else 0,
     )
+
+
+def _differing(comparing: Comparing) -> dict[str, dict[str, Any]]:
+    """The options of each arm that another lacks or has otherwise."""
+    options = {name: dict(arm.options) for name, arm in comparing.arms.items()}
+    first = next(iter(options.values()))
+    shared = {
+        option
+        for option, value in first.items()
+        if all(option in own and own[option] == value for own in options.values())
+    }
+    return {
+        name: {option: value for option, value in own.items() if option not in shared}
+        for name, own in options.items()
+    }
 
 
 def _log(path: Path) -> Sequence[Mapping[str, Any]]:

@@ -7,6 +7,7 @@ them with other arms, more seeds or more time.
 import json
 import platform
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,14 @@ def run_comparison(
         FileNotFoundError: A data file is not there.
         ModuleNotFoundError: A package of the demo is not installed.
     """
+    with warnings.catch_warnings():
+        # Deprecations inside other libraries: users can do nothing about them.
+        warnings.simplefilter("ignore", FutureWarning)
+        return _run(options, folder, say, start)
+
+
+def _run(options: DemoOptions, folder: Path, say: Say, start: Start) -> Comparison:
+    """See that all can be loaded, write it down, and compare."""
     if options.data is None and options.source_column is not None:
         raise ValueError("--source_column is for --data; the generated problems have theirs.")
     plan = _plan(options, folder)
