@@ -1,0 +1,223 @@
+"""Time of a plain step arranged by length over TRL's own, beside TRL's remedies for padding.
+
+Nothing is selected: each arm trains on the same n examples a step, or, for the remedy that draws
+otherwise, on the same examples in all steps together:
+
+- ``trl``: TRL's ``SFTTrainer``, micro-batches of equal numbers in the order drawn;
+- ``arranged``: ``CoLMSFTTrainer`` with ``candidate_ratio=1``, ``arrange="by_length"``;
+- ``group_by_length``: TRL with ``train_sampling_strategy="group_by_length"``, which sorts 50 steps
+  of examples and cuts them: those of a step are of like length, and the next step's of another;
+- ``padding_free``: TRL with ``padding_free=True``; on accelerators with flash attention alone.
+
+Of the 50 steps that ``group_by_length`` makes, evenly spaced ones are taken; the other arms have
+their examples in random order. All take turns, a step each, so that a machine that slows down
+favours none. Ratios are of the time of all steps, and where arms share their steps the median and
+the largest of those within a turn; ``processor`` is processor time, which other programs on the
+machine change less. Beside time there are tokens, padding included, over real ones.
+
+``python -m benchmarks arrange`` runs on the generated mixture; ``--data FILE`` on one's own.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.utils import is_flash_attn_2_available
+from trl import SFTConfig, SFTTrainer
+
+from benchmarks.by_hand import prepare, synchronise
+from benchmarks.measure.step import Parts, random_parts, real_parts
+from benchmarks.record import machine, write_result
+from benchmarks.shapes import SHAPES
+from colm import CoLMConfig, CoLMSFTTrainer
+from colm.training.example import Example, Pool
+
+#: Steps that ``group_by_length`` sorts together.
+SORTED_STEPS = 50
+ARMS: dict[str, tuple[type[SFTTrainer], type[SFTConfig], dict[str, Any]]] = {
+    "trl": (SFTTrainer, SFTConfig, {}),
+    "arranged": (CoLMSFTTrainer, CoLMConfig, {"candidate_ratio": 1.0}),
+    "group_by_length": (SFTTrainer, SFTConfig, {}),
+    "padding_free": (SFTTrainer, SFTConfig, {"padding_free": True}),
+}
+#: Arms whose steps are not those of the others.
+DRAWS_OTHERWISE = "group_by_length"
+
+
+def main() -> None:
+    """Measure, print the ratios, and write the result."""
+    options = parse()
+    torch.manual_seed(options.seed)
+    names = [name for name in ARMS if name != "padding_free" or runs_padding_free()]
+    if "padding_free" not in names:
+        print("padding_free is not run: it needs an accelerator and flash-attn")
+    with TemporaryDirectory() as folder:
+        arms = {name: Arm(name, options, folder) for name in names}
+        examples = list(arms["trl"].trainer.train_dataset)
+        steps = draw(examples, options)
+        for arm in arms.values():
+            arm.step(steps[0].drawn)  # warms up allocators, caches and the optimizer's state
+        turns: list[dict[str, float]] = []
+        path = None
+        for turn, step in enumerate(steps):
+            order = names if turn % 2 else names[::-1]
+            found = {name: arms[name].step(step.of(name)) for name in order}
+            turns.append({f"{name}/{k}": found[name][k] for name in names for k in found[name]})
+            print({name: round(value, 2) for name, value in turns[-1].items()}, flush=True)
+            # After every turn, so that a run cut short has lost nothing.
+            path = write_result("arrange", vars(options), turns, summarise(turns, names), path)
+    for name, value in summarise(turns, names).items():
+        print(f"{name:48s} {value:.3f}")
+    print(f"wrote {path} on {machine()}")
+
+
+def parse() -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="JSONL, CSV or Parquet; default: the generated mixture")
+    parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights and data, in place of both")
+    parser.add_argument("--n", type=int, default=32, help="examples of a step")
+    parser.add_argument("--micro-batch", type=int, default=4, help="examples in a micro-batch")
+    parser.add_argument("--turns", type=int, default=5, help="steps of each arm, 50 at most")
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
+    parser.add_argument("--full", action="store_true", help="fine-tune all weights, not LoRA")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def runs_padding_free() -> bool:
+    """Tell whether examples in one row are kept apart here."""
+    return torch.accelerator.is_available() and is_flash_attn_2_available()
+
+
+class Step(NamedTuple):
+    """The examples of a step.
+
+    Attributes:
+        drawn: in the order drawn.
+        grouped: of the same turn, for the arm that draws examples of like length.
+    """
+
+    drawn: list[Example]
+    grouped: list[Example]
+
+    def of(self, arm: str) -> list[Example]:
+        """Return those of an arm."""
+        return self.grouped if arm == DRAWS_OTHERWISE else self.drawn
+
+
+def draw(examples: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> list[Step]:
+    """Return as many steps as there are turns, of the same examples for all arms together."""
+    taken = [name for name in ("input_ids", "labels", "source") if name in examples[0]]
+    bare = [{name: each[name] for name in taken} for each in examples]
+    size = min(SORTED_STEPS, len(bare) // options.n) * options.n
+    lengths = [len(each["input_ids"]) for each in bare[:size]]
+    seeded = torch.Generator().manual_seed(options.seed)
+    rows = get_length_grouped_indices(lengths, size, mega_batch_mult=1, generator=seeded)
+    cut = [rows[start : start + options.n] for start in range(0, size, options.n)]
+    # The middle of each of as many equal parts.
+    chosen = [cut[int((turn + 0.5) * len(cut) / options.turns)] for turn in range(options.turns)]
+    shuffled = [row for step in chosen for row in step]
+    random.Random(options.seed).shuffle(shuffled)
+    dealt = [shuffled[at : at + options.n] for at in range(0, len(shuffled), options.n)]
+    return [
+        Step([bare[row] for row in one], [bare[row] for row in other])
+        for one, other in zip(dealt, chosen, strict=True)
+    ]
+
+
+class Arm:
+    """A way of training on all examples of a step, made ready by hand."""
+
+    def __init__(self, name: str, options: argparse.Namespace, folder: str) -> None:
+        self.trainer = build_trainer(name, options, folder)
+        self.size = options.micro_batch
+        self.model, self.optimizer = prepare(self.trainer)
+
+    def step(self, examples: list[Example]) -> dict[str, float]:
+        """Take a step as training does; return what it took."""
+        trainer = self.trainer
+        synchronise()
+        started, ran = time.perf_counter(), time.process_time()
+        batches, items = self.micro_batches(examples)
+        trainer.current_gradient_accumulation_steps = len(batches)
+        tokens = [batch["input_ids"].numel() for batch in batches]
+        for batch in batches:
+            trainer.training_step(self.model, batch, items)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        synchronise()
+        return {
+            "seconds": time.perf_counter() - started,
+            "processor_seconds": time.process_time() - ran,
+            "tokens": sum(tokens),
+            "most_tokens": max(tokens),
+            "real_tokens": sum(len(each["input_ids"]) for each in examples),
+        }
+
+    def micro_batches(self, examples: list[Example]) -> Any:
+        """Return the micro-batches that the trainer's own loader and step would make."""
+        trainer = self.trainer
+        parts = [examples[at : at + self.size] for at in range(0, len(examples), self.size)]
+        is_ours = isinstance(trainer, CoLMSFTTrainer)
+        batches = [Pool(part) if is_ours else trainer.data_collator(part) for part in parts]
+        return trainer.get_batch_samples(iter(batches), len(batches), trainer.args.device)
+
+
+def build_trainer(name: str, options: argparse.Namespace, folder: str) -> SFTTrainer:
+    """Return the trainer that a user would have."""
+    kind, configuration, own = ARMS[name]
+    parts = load(options)
+    args = configuration(
+        output_dir=folder,
+        per_device_train_batch_size=options.micro_batch,
+        gradient_accumulation_steps=options.n // options.micro_batch,
+        max_length=None if own.get("padding_free") else options.max_length,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=not torch.accelerator.is_available(),
+        seed=options.seed,
+        report_to="none",
+        **own,
+    )
+    return kind(
+        parts.model,
+        args=args,
+        train_dataset=parts.dataset,
+        processing_class=parts.tokenizer,
+        peft_config=None if options.full else parts.lora,
+    )
+
+
+def load(options: argparse.Namespace) -> Parts:
+    """Load the model and the data, or make both up."""
+    wanted = argparse.Namespace(**vars(options) | {"repeats": SORTED_STEPS})
+    return random_parts(wanted) if options.shape else real_parts(wanted)
+
+
+def summarise(turns: list[dict[str, float]], names: Sequence[str]) -> dict[str, float]:
+    """Ratios of each arm to TRL's plain step, and the padding of each."""
+    summary: dict[str, float] = {}
+    totals = {key: sum(turn[key] for turn in turns) for key in turns[0]}
+    for name in names:
+        summary[f"{name}_tokens_over_real"] = (
+            totals[f"{name}/tokens"] / totals[f"{name}/real_tokens"]
+        )
+        summary[f"{name}_most_tokens"] = max(turn[f"{name}/most_tokens"] for turn in turns)
+    for name in names[1:]:
+        for kind in ("seconds", "processor_seconds"):
+            label = f"{name}_{kind.removesuffix('_seconds')}_over_trl"
+            summary[label] = totals[f"{name}/{kind}"] / totals[f"trl/{kind}"]
+            if name != DRAWS_OTHERWISE:
+                paired = [turn[f"{name}/{kind}"] / turn[f"trl/{kind}"] for turn in turns]
+                summary[f"{label}_median"] = statistics.median(paired)
+                summary[f"{label}_most"] = max(paired)
+    return summary
