@@ -4,10 +4,10 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from colm import CoLMSFTTrainer
+from colm import CoLMSFTTrainer, CoLMTrainer, CoLMTrainingArguments
 from colm.training.example import Pool
 from tests.training.conftest import StopAt, build_trainer, make_records
 from tests.training.processes import run_in_processes
@@ -89,20 +89,52 @@ def test_a_step_has_the_gradient_of_trl(tiny_model_folder, tmp_path, adapter, pa
         assert sum(tokens(shapes)) < 0.9 * sum(tokens(plain_shapes))
 
 
+def test_a_step_of_the_trainer_of_transformers_has_the_gradient_of_its_own(
+    tiny_model_folder, dataset, tmp_path
+):
+    sft = build_trainer(tiny_model_folder, dataset, output_dir=str(tmp_path), max_steps=1)
+    prepared = sft.train_dataset.select_columns(["input_ids", "labels"])
+    kinds = (
+        {"trainer_class": CoLMTrainer, "config_class": CoLMTrainingArguments, **ARRANGED},
+        {"trainer_class": Trainer, "config_class": TrainingArguments},
+    )
+    still = {name: value for name, value in STILL.items() if name != "max_length"}
+    runs = []
+    for kind in kinds:
+        gradients = Gradients()
+        extra = {"callbacks": [gradients], "data_collator": sft.data_collator}
+        trainer = build_trainer(
+            tiny_model_folder,
+            prepared,
+            trainer_options=extra,
+            output_dir=str(tmp_path),
+            **still,
+            **kind,
+        )
+        shapes = note_shapes(trainer)
+        trainer.train()
+        runs.append((gradients.steps, shapes))
+    assert_same_gradients(runs[0][0], runs[1][0])
+    assert sum(tokens(runs[0][1])) < 0.9 * sum(tokens(runs[1][1]))
+
+
 def step_in_a_process(model_folder, folder, options):
     steps, shapes, _ = run(model_folder, output_dir=folder, **options)
     return steps, shapes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("padding_free", [False, True])
 @pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"padding_free": True}, {"accelerator_config": {"split_batches": True}}],
+)
 def test_a_step_of_two_processes_has_the_gradient_of_trl(
-    tiny_model_folder, tmp_path, adapter, padding_free
+    tiny_model_folder, tmp_path, adapter, kind
 ):
     runs = []
-    for number, kind in enumerate((ARRANGED, PLAIN)):
-        options = {"adapter": adapter, "padding_free": padding_free, **kind}
+    for number, trainer in enumerate((ARRANGED, PLAIN)):
+        options = {"adapter": adapter, **kind, **trainer}
         folder = tmp_path / str(number)
         folder.mkdir()
         runs.append(
@@ -130,6 +162,7 @@ UNTOUCHED = {
         {"compute_loss_func": lambda outputs, labels, num_items_in_batch: outputs.logits.mean()},
     ),
     "another loss of one's own": ({"trainer_class": OwnLoss}, {}),
+    "batches read for others": ({"accelerator_config": {"dispatch_batches": True}}, {}),
 }
 
 

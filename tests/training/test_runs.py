@@ -1,5 +1,7 @@
 """Cuts into runs against an exhaustive search, and how kept examples share micro-batches."""
 
+import random
+import time
 from itertools import chain, combinations, pairwise
 
 import pytest
@@ -55,6 +57,20 @@ def test_no_other_cut_into_as_many_runs_pads_less(lengths, runs):
     ]
     assert found in allowed
     assert sum(map(padded, found)) == min(sum(map(padded, cut)) for cut in allowed)
+
+
+@pytest.mark.parametrize(("number", "runs"), [(1000, 250), (999, 998), (1500, 1), (700, 333)])
+def test_many_examples_in_many_runs_take_no_time_and_next_to_no_padding(number, runs):
+    draw = random.Random(number)
+    lengths = sorted((draw.randint(1, 512) for _ in range(number)), reverse=True)
+    most_tokens = -(-number // runs) * lengths[0]
+    began = time.process_time()
+    found = [lengths[run] for run in fewest_padded(lengths, runs, most_tokens)]
+    assert time.process_time() - began < 1
+    assert list(chain(*found)) == lengths
+    assert len(found) == runs
+    assert max(map(padded, found)) <= most_tokens
+    assert runs == 1 or sum(map(padded, found)) < 1.02 * sum(lengths)
 
 
 def test_nothing_makes_no_runs():

@@ -1,0 +1,26 @@
+"""The benchmark of arranged steps on a tiny shape: every arm trains on the same examples."""
+
+import json
+import sys
+
+from benchmarks import record
+from benchmarks.measure import arrange
+
+TINY = "--shape tiny --n 8 --micro-batch 2 --turns 2 --max-length 32 --dtype float32"
+
+
+def test_arms_train_on_the_same_examples_in_other_numbers_of_tokens(monkeypatch, tmp_path):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["arrange", *TINY.split()])
+    arrange.main()
+    (path,) = (tmp_path / "arrange").glob("*.json")
+    result = json.loads(path.read_text())
+    assert len(result["repeats"]) == 2
+    for turn in result["repeats"]:
+        assert turn["trl/real_tokens"] == turn["arranged/real_tokens"]
+        assert turn["arranged/tokens"] < turn["trl/tokens"]
+        assert turn["arranged/most_tokens"] <= turn["trl/most_tokens"]
+    arms = ("trl", "arranged", "group_by_length")
+    totals = {sum(turn[f"{arm}/real_tokens"] for turn in result["repeats"]) for arm in arms}
+    assert len(totals) == 1
+    assert result["summary"]["arranged_seconds_over_trl"] > 0
