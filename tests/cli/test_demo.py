@@ -67,6 +67,7 @@ def write_records(path: Path, sources: tuple[str, ...] = ("sums", "words"), coun
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four processes load the libraries
 def test_a_run_ends_with_tables_and_a_report(quick: list[str], capsys) -> None:
     assert main(quick) == 0
     out = capsys.readouterr().out

@@ -161,6 +161,7 @@ def processes_in(folder: Path) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # seven processes load the libraries
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
 def test_a_killed_comparison_leaves_no_process_and_goes_on(
     recipe: list[str], tmp_path: Path
@@ -178,7 +179,7 @@ def test_a_killed_comparison_leaves_no_process_and_goes_on(
     assert not processes_in(folder)
     before = read_state(folder)
     done = subprocess.run(
-        command(recipe, folder), capture_output=True, text=True, check=False, timeout=280
+        command(recipe, folder), capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stderr
     after = read_state(folder)
