@@ -28,10 +28,14 @@ _OF_TOKENS = ("entropy", "mean_token_accuracy")
 class TokenMeansMixin(_Base):
     """Means over label tokens in the place of means over batches that may be of like length."""
 
-    # Of the micro-batches since the last log, in all processes.
-    _label_tokens: tuple[int, ...] = ()
     _evaluation_loss: EvaluationLoss | None = None
     _evaluates_by_length = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what the plain trainer takes."""
+        # Of the micro-batches since the last log, in all processes.
+        self._label_tokens: list[int] = []
+        super().__init__(*arguments, **options)
 
     @property
     def _means_over_tokens(self) -> bool:
@@ -47,14 +51,14 @@ class TokenMeansMixin(_Base):
             for number, batch in enumerate(batches):
                 counts[number] = label_tokens(batch)
             everyones = self.accelerator.reduce(counts.to(self.args.device), "sum")
-            self._label_tokens += tuple(everyones[: len(batches)].tolist())
+            self._label_tokens += everyones[: len(batches)].tolist()
         return batches, items
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Log what TRL measured of training batches as means over their label tokens."""
         if self._label_tokens and self.model.training:
             _average(self._metrics["train"], self._label_tokens)
-            self._label_tokens = ()
+            self._label_tokens.clear()
         super().log(logs, *args, **options)
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
