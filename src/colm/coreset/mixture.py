@@ -17,7 +17,14 @@ from colm.source_names import as_source_name, as_source_names
 
 ALLOCATIONS = ("proportional", "balanced", "none")
 #: How candidates are drawn; see `bounded_draws` and `inverse_size_weights`.
-CANDIDATE_SAMPLINGS = ("uniform", "unimax", "temperature", "weights", "inverse_source_size")
+CANDIDATE_SAMPLINGS = (
+    "uniform",
+    "unimax",
+    "temperature",
+    "weights",
+    "adaptive",
+    "inverse_source_size",
+)
 
 
 def small_sources(counts: Mapping[str, int]) -> frozenset[str]:

@@ -1,24 +1,33 @@
-"""The part of a trainer that draws candidates: which sampler, and what is said of it."""
+"""The part of a trainer that draws: which sampler, what it goes by, what is said of it."""
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from colm.training.step.draw import candidates_in_all
-from colm.training.step.keep import ExampleSelection
+import torch
+from torch import Tensor
+
+from colm.training.step.adaptive import ROUND_STEPS, AdaptivePlan
+from colm.training.step.draw import candidates_in_all, pool_size_of
+from colm.training.step.example_losses import StepLosses
 from colm.training.step.samplers import make_sampler
-from colm.training.step.shares import report_draws
-
-if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
-    from transformers import Trainer as _Base
-else:
-    _Base = object
+from colm.training.step.shares import most_repeats, report_draws
+from colm.training.step.token_losses import can_read_losses
+from colm.training.step_recording import StepRecordingMixin
 
 
-class DrawingMixin(_Base):
+class DrawingMixin(StepRecordingMixin):
     """Chooses how candidates are drawn, and says so when training begins."""
 
-    _selection: ExampleSelection
     _sources: tuple[str | None, dict[str, int] | None]
+    _selects: bool
+    # What adaptive draws go by in this training.
+    _plan: AdaptivePlan | None = None
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """Train as the plain trainer does; what an earlier training told is not this one's."""
+        self._plan = None
+        return super().train(*args, **options)
 
     @property
     def _draws_by_source(self) -> bool:
@@ -32,8 +41,8 @@ class DrawingMixin(_Base):
             self._report_draws()
             return self._get_train_sampler(dataset)
         # What is passed in lacks the columns that the model does not take.
-        column = str(self._selection.source_column)
-        sampler = make_sampler(self.train_dataset, column, self.args, candidates_in_all(self))
+        column, draws = str(self._selection.source_column), candidates_in_all(self)
+        sampler = make_sampler(self.train_dataset, column, self.args, draws, self._adaptive_plan)
         self._report_draws(sampler.sizes, sampler.shares)
         return sampler
 
@@ -47,3 +56,54 @@ class DrawingMixin(_Base):
         total = sum(sizes.values())
         shares = shares or {name: size / total for name, size in sizes.items()}
         report_draws(self.args.candidate_sampling, sizes, shares, candidates_in_all(self))
+
+    def _adaptive_plan(self, sizes: Mapping[str, int]) -> AdaptivePlan:
+        """Return the plan of adaptive draws: of this training, where one is under way.
+
+        Raises:
+            ValueError: the losses that it goes by cannot be read.
+        """
+        if not can_read_losses(self):
+            raise ValueError(
+                "candidate_sampling='adaptive' goes by the losses of examples, and this trainer "
+                "computes none that can be read: set candidate_sampling='unimax'."
+            )
+        accumulated = self.args.gradient_accumulation_steps
+        everyone = self.accelerator
+        step_draws = pool_size_of(self).candidates * accumulated
+        step_draws *= 1 if everyone.split_batches else everyone.num_processes
+        # Accelerate is one batch ahead, and workers are as many as they may hold.
+        fetched = self.args.dataloader_num_workers * (self.args.dataloader_prefetch_factor or 2) + 1
+        round_steps = max(ROUND_STEPS, math.ceil(fetched / accumulated) + 1)
+        draws = candidates_in_all(self)
+        plan = AdaptivePlan(sizes, draws, step_draws, round_steps, most_repeats(self.args))
+        under_way = self._plan is not None and self.is_in_train and self.state.global_step > 0
+        if under_way and self._plan is not None and self._plan.draws_as(plan):
+            return self._plan
+        self._plan = plan
+        return plan
+
+    def _take_losses(self, losses: StepLosses) -> None:
+        """Tell the plan of adaptive draws what a step told, in all processes."""
+        super()._take_losses(losses)
+        if self._plan is None:
+            return
+        places = {name: place for place, name in enumerate(self._plan.sources)}
+        sums = torch.zeros(3, len(places), dtype=torch.float64)
+        for name, told in losses.by_source().items():
+            sums[:, places[name]] = torch.tensor(told, dtype=torch.float64)
+        # A step is over when the share of its epoch that is done was added.
+        epoch = max(0, math.ceil(self.state.epoch or 0) - 1)
+        self._plan.take(epoch, self.state.global_step, self._group.total(sums))
+
+    def _draw_state(self) -> dict[str, Tensor]:
+        """Return what adaptive draws go by, the step that is over included."""
+        if self._plan is None:
+            return {}
+        self._record_losses()
+        return self._plan.state_dict()
+
+    def _load_draw_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `_draw_state` returned."""
+        if self._plan is not None:
+            self._plan.load_state_dict(state)

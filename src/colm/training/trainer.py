@@ -95,7 +95,6 @@ from colm.training.step.source_columns import (
 )
 from colm.training.step.streaming import as_endless, keep_shards, report_unknown_sizes
 from colm.training.step.weigh import weigh
-from colm.training.step_recording import StepRecordingMixin
 from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.token_means import TokenMeansMixin
 from colm.training.vocabulary import check_examples
@@ -103,7 +102,6 @@ from colm.training.vocabulary import check_examples
 
 class CoresetTrainerMixin(
     DrawingMixin,
-    StepRecordingMixin,
     RecordingMixin,
     OutcomeMixin,
     SubspaceMixin,

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,11 +251,13 @@ class ResumingMixin(_Base):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the selector's state where the optimiser's is saved, in the same checkpoint."""
         super()._save_optimizer_and_scheduler(output_dir)
-        if not self._selects and self._clusters is None:
+        of_draws = self._draw_state()
+        if not self._selects and self._clusters is None and not of_draws:
             return
         # Those that select together have one state.
         group = Exchange() if self.args.selection_scope == "global" else self._group
         state = gather_states(self._selection.selector.state_dict(), group)
+        state |= of_draws
         if self._clusters is not None:
             state[clusters.STATE_KEY] = self._clusters
         if self.args.should_save:
@@ -277,3 +279,11 @@ class ResumingMixin(_Base):
         if self._selects or path.is_file():
             state = load_state(path, resume_settings(self.args), self.args.process_index)
             self._selection.selector.load_state_dict(state)
+            self._load_draw_state(state)
+
+    def _draw_state(self) -> dict[str, Tensor]:
+        """Return what draws go by, beside options and seed."""
+        return {}
+
+    def _load_draw_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `_draw_state` returned."""

@@ -38,6 +38,7 @@ OPTIONS_OF_DRAWS = {
     "unimax": ("most_repeats",),
     "temperature": ("sampling_exponent", "most_repeats"),
     "weights": ("source_weights", "source_weights_by", "most_repeats"),
+    "adaptive": ("most_repeats",),
 }
 
 #: What people set of the options of selection, in the order that help shows; the rest is for who
@@ -112,8 +113,9 @@ class SelectionArguments:
         None,
         "How candidates are drawn: `uniform`, each example once an epoch; `unimax`, every source "
         "equally often; `temperature`, by a power of its size, `sampling_exponent`; `weights`, by "
-        "`source_weights`; or `inverse_source_size`, with replacement and every source equally "
-        "often. `most_repeats` bounds how often examples come again, but for the last.",
+        "`source_weights`; `adaptive`, half alike and half where the training loss still falls; or "
+        "`inverse_source_size`, with replacement and every source equally often. `most_repeats` "
+        "bounds how often examples come again, but for the last.",
         CANDIDATE_SAMPLINGS,
     )
     source_weights: dict[str, float] | str | None = option(  # noqa: RUF009

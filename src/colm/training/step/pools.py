@@ -56,6 +56,8 @@ def check_pools(trainer: Any) -> None:
 
 def _option_of_examples(args: Any) -> str | None:
     """The option, if any, for which the examples of a plain step must be known one by one."""
+    if args.candidate_sampling == "adaptive":
+        return "candidate_sampling='adaptive'"
     return weighing_option(args)
 
 

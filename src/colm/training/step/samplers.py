@@ -8,7 +8,7 @@ examples either way. Symbols: N examples in the data set, Q its sources.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -151,7 +151,13 @@ class MixtureSampler(SourceSampler):
         return torch.cat(parts)
 
 
-def make_sampler(dataset: Any, source_column: str, args: Any, draws: int) -> SourceSampler:
+def make_sampler(
+    dataset: Any,
+    source_column: str,
+    args: Any,
+    draws: int,
+    adaptive: Callable[[Mapping[str, int]], DrawPlan],
+) -> SourceSampler:
     """Return the sampler that draws by source, as ``args.candidate_sampling`` says.
 
     Args:
@@ -159,11 +165,14 @@ def make_sampler(dataset: Any, source_column: str, args: Any, draws: int) -> Sou
         source_column: its name.
         args: the options, whose ``data_seed``, or else ``seed``, decides the draws.
         draws: candidates of the whole run, in all processes.
+        adaptive: returns the plan of adaptive draws, by the sizes of sources.
     """
     seed = args.seed if args.data_seed is None else args.data_seed
     sources = source_of_each_example(dataset, source_column)
     if args.candidate_sampling == "inverse_source_size":
         return InverseSizeSampler(sources, seed)
     rows = rows_by_source(sources)
+    if args.candidate_sampling == "adaptive":
+        return MixtureSampler(rows, seed, adaptive({name: len(own) for name, own in rows.items()}))
     planned = planned_draws(dataset, rows, args, draws)
     return MixtureSampler(rows, seed, FixedPlan(planned, len(sources)))

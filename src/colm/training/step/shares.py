@@ -250,6 +250,8 @@ def report_draws(
     logger.info("%d draws in all, by candidate_sampling=%s:", draws, sampling)
     for line in draws_told(sizes, shares, draws):
         logger.info("  %s", line)
+    if sampling == "adaptive":
+        logger.info("  so it begins; from then on, half of the draws go where losses still fall")
     if sampling != "uniform":
         logger.info(
             "  an epoch is %d draws; it does not draw each example once", sum(sizes.values())
