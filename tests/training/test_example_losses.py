@@ -168,7 +168,7 @@ def test_of_many_sources_those_with_the_most_tokens_are_named():
     sources = [f"s{i:03}" for i in range(60)]
     told = SourceLosses()
     tokens = torch.arange(60) + 1
-    told.add(StepLosses(sources, tokens, tokens.double() * 2).by_source())
+    told.add(StepLosses(sources, tokens, tokens, tokens.double() * 2).by_source())
     logged = told.drain(Exchange())
     assert len(logged) == 51
     assert logged["colm/loss/s059"] == logged["colm/loss/other sources"] == 2

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from colm.training.step.adaptive import ROUND_STEPS, AdaptivePlan
 from colm.training.step.draw import candidates_in_all, pool_size_of
@@ -34,6 +35,17 @@ class DrawingMixin(StepRecordingMixin):
         """Whether candidates are drawn in another way than the plain trainer draws examples."""
         sampling = self.args.candidate_sampling
         return self._selection.source_column is not None and sampling != "uniform"
+
+    def _loader_of(self, dataset: Any, batch_size: int) -> DataLoader[Any]:
+        """Return the plain trainer's loader, with the sampler that draws candidates."""
+        loader: DataLoader[Any] = self._get_dataloader(
+            dataset=dataset,
+            description="Training",
+            batch_size=batch_size,
+            sampler_fn=self._candidate_sampler,
+            is_training=True,
+        )
+        return loader
 
     def _candidate_sampler(self, dataset: Any) -> Any:
         """Return the sampler of candidates: by source, or the plain trainer's."""

@@ -19,8 +19,10 @@ Collate = Callable[[Sequence[Example]], Mapping[str, Any]]
 WEIGHT_KEY = "colm_weight"
 #: Where it has the name of its source, for whoever records its loss.
 SOURCE_KEY = "colm_source"
+#: Where it has its row of the training data, for whoever stores its loss.
+ROW_KEY = "colm_row"
 #: What no collator is shown.
-OWN_KEYS = frozenset({WEIGHT_KEY, SOURCE_KEY})
+OWN_KEYS = frozenset({WEIGHT_KEY, SOURCE_KEY, ROW_KEY})
 
 
 class Pool:

@@ -41,6 +41,7 @@ _ALWAYS = {
     "loss_average",
     "source_clusters",
     "source_column",
+    "stored_losses",
 }
 _SEEDS = ("seed", "data_seed")
 

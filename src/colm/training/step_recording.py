@@ -44,8 +44,8 @@ class StepRecordingMixin(_Base):
 
     @property
     def asks_for_losses(self) -> bool:
-        """Whether the losses of examples are asked for: where they have sources to log them by."""
-        return self._selection.source_column is not None
+        """Whether the losses of examples are asked for: to be logged by source, or stored."""
+        return self._selection.source_column is not None or self.args.stored_losses is not None
 
     @property
     def reads_losses(self) -> bool:
@@ -92,6 +92,7 @@ class StepRecordingMixin(_Base):
             logs.update(self._selection_metrics.drain())
             if self.asks_for_losses:
                 self._record_losses()
+            if self._selection.source_column is not None:
                 logs.update(self._source_losses.drain(self._group))
         super().log(logs, *args, **options)
 

@@ -47,7 +47,6 @@ from colm.training.clusters import (
     load_clusters,
     with_clusters,
 )
-from colm.training.drawing import DrawingMixin
 from colm.training.example import Pool
 from colm.training.limits import (
     check_arguments,
@@ -93,15 +92,17 @@ from colm.training.step.source_columns import (
     resolve_source_column,
     source_sizes,
 )
+from colm.training.step.stored_losses import check_stored_losses
 from colm.training.step.streaming import as_endless, keep_shards, report_unknown_sizes
 from colm.training.step.weigh import weigh
+from colm.training.stored_loss_drawing import StoredLossMixin
 from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.token_means import TokenMeansMixin
 from colm.training.vocabulary import check_examples
 
 
 class CoresetTrainerMixin(
-    DrawingMixin,
+    StoredLossMixin,
     RecordingMixin,
     OutcomeMixin,
     SubspaceMixin,
@@ -166,6 +167,7 @@ class CoresetTrainerMixin(
         """Check what the trainer has, and build selection for it."""
         by_clusters = self.args.source_clusters is not None
         check_trainer(self, CLUSTER_COLUMN if by_clusters else source_column)
+        check_stored_losses(self)
         check_pools(self)
         if self.args.subspace_rank is not None:
             check_subspaces(self)
@@ -279,21 +281,10 @@ class CoresetTrainerMixin(
         """Return the plain trainer's loader, or one of pools where steps are rearranged."""
         raw = handing_out_pools(self, self._selection.source_column)
         with raw if rearranges(self) else nullcontext():
-            if self._draws_by_source:
+            if self._draws_by_source or self.args.stored_losses is not None:
                 return self._loader_of(self.train_dataset, self._train_batch_size)
             self._report_draws()
             loader: DataLoader[Any] = super().get_train_dataloader()
-        return loader
-
-    def _loader_of(self, dataset: Any, batch_size: int) -> DataLoader[Any]:
-        """Return the plain trainer's loader, with the sampler that draws candidates."""
-        loader: DataLoader[Any] = self._get_dataloader(
-            dataset=dataset,
-            description="Training",
-            batch_size=batch_size,
-            sampler_fn=self._candidate_sampler,
-            is_training=True,
-        )
         return loader
 
     def get_batch_samples(

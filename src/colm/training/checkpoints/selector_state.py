@@ -44,6 +44,8 @@ RESUME_SETTINGS = (
     "allocation",
     "weighted",
     "loss_average",
+    "stored_losses",
+    "stored_share",
     "source_column",
     "source_clusters",
     "small_sources",

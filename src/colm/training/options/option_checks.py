@@ -25,6 +25,8 @@ SHARES_OF = ("examples", "tokens")
 
 #: What the loss of a step is an average over: label tokens, examples, or between them.
 TOKEN, ROOT, EXAMPLE = LOSS_AVERAGES = ("token", "root", "example")
+#: By which stored losses of examples draws go.
+HARD, INFOBATCH, TAILSFT = STORED_LOSS_RULES = ("hard", "infobatch", "tailsft")
 
 _CHOICES = {
     "loss_average": LOSS_AVERAGES,
@@ -62,6 +64,9 @@ def check_options(args: Any) -> None:
         check_choice(option, getattr(args, option), choices)
     _check_projections(args)
     check_number("candidate_ratio", args.candidate_ratio, least=1)
+    if args.stored_losses is not None:
+        check_choice("stored_losses", args.stored_losses, STORED_LOSS_RULES)
+    check_number("stored_share", args.stored_share, above=0, below=1)
     check_number("perturbation_scale", args.perturbation_scale, above=0)
     for option, least in _LEAST_WHOLE_NUMBER.items():
         value = getattr(args, option)

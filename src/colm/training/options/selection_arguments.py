@@ -26,6 +26,7 @@ from colm.training.options.option_checks import (
     LOSS_AVERAGES,
     SCOPES,
     SHARES_OF,
+    STORED_LOSS_RULES,
     TOKEN,
     check_options,
 )
@@ -54,6 +55,7 @@ OFTEN_SET = (
     "gradient",
     "weighted",
     "loss_average",
+    "stored_losses",
     "source_clusters",
     "selection_scope",
     "distance",
@@ -167,6 +169,22 @@ class SelectionArguments:
         "with `weighted`, examples count by the product. It needs a loss that is the mean over the "
         "label tokens of a step.",
         LOSS_AVERAGES,
+    )
+    stored_losses: str | None = option(
+        None,
+        "Which examples an epoch draws, by the losses that training has told of each: `hard`, the "
+        "`stored_share` of them with the highest; `infobatch`, all but a random `stored_share` of "
+        "those below the mean, where the rest of those weigh more, and all in the last eighth of "
+        "the run; `tailsft`, all but the `stored_share` whose loss has fallen most. What was not "
+        "trained on yet is always drawn. An epoch is as many draws as ever, so what is left out "
+        "makes room for the rest to come again. Where draws go by source, it decides within each. "
+        "Default: every example is drawn.",
+        STORED_LOSS_RULES,
+    )
+    stored_share: float = option(
+        0.5,
+        "The share that `stored_losses` goes by: delta of `hard`, r of `infobatch`, gamma of "
+        "`tailsft`. Above 0 and below 1.",
     )
     source_clusters: int | None = option(
         None,

@@ -15,7 +15,7 @@ from torch import Tensor
 from colm.gradients.batch import IGNORED_LABEL
 from colm.names import shown_name
 from colm.source_names import MOST_SOURCES, OTHER_SOURCES
-from colm.training.example import SOURCE_KEY, Example
+from colm.training.example import ROW_KEY, SOURCE_KEY, Example
 from colm.training.processes.exchange import Exchange
 from colm.training.step.batch_rows import BatchRows
 from colm.training.step.record import PREFIX
@@ -30,11 +30,13 @@ class BatchExamples:
 
     Attributes:
         sources: the name of each one's source.
+        rows: ``[k]`` int64 of the training data, -1 where nobody asks for them.
         label_tokens: ``[k]`` int64, on the CPU.
         places: where they stand in the batch.
     """
 
     sources: tuple[str, ...]
+    rows: Tensor
     label_tokens: Tensor
     places: BatchRows
 
@@ -57,6 +59,7 @@ def mark(batches: Sequence[Any], parts: Sequence[Sequence[Example]]) -> None:
             continue
         batch[EXAMPLES_KEY] = BatchExamples(
             sources=tuple(each[SOURCE_KEY] for each in part),
+            rows=torch.tensor([each.get(ROW_KEY, -1) for each in part]),
             label_tokens=places.sums((labels[:, 1:] != IGNORED_LABEL).long()),
             places=places,
         )
@@ -68,11 +71,13 @@ class StepLosses:
 
     Attributes:
         sources: ``[k]`` names.
+        rows: ``[k]`` int64 of the training data, -1 where nobody asks for them.
         label_tokens: ``[k]`` int64.
         losses: ``[k]`` float64, each the sum over the label tokens of an example.
     """
 
     sources: list[str]
+    rows: Tensor
     label_tokens: Tensor
     losses: Tensor
 
@@ -107,13 +112,16 @@ class ExampleLosses:
         """Return what was noted since this was last called."""
         collected, self._collected = self._collected, []
         if not collected:
-            return StepLosses([], torch.empty(0, dtype=torch.int64), torch.empty(0).double())
+            none = torch.empty(0, dtype=torch.int64)
+            return StepLosses([], none, none, none.double())
         sources = [source for examples, _ in collected for source in examples.sources]
+        rows = torch.cat([examples.rows for examples, _ in collected])
         label_tokens = torch.cat([examples.label_tokens for examples, _ in collected])
         losses = torch.cat([losses for _, losses in collected]).cpu().double()
         told = label_tokens > 0
         return StepLosses(
             [source for source, is_told in zip(sources, told.tolist(), strict=True) if is_told],
+            rows[told],
             label_tokens[told],
             losses[told],
         )

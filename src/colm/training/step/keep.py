@@ -57,7 +57,8 @@ class Kept:
         selection: of the rows ``split.rows``, by all processes together.
         weights: what each row of the table that is kept weighs in the loss, in the order picked.
         examples: those that this process trains on, at least one. Each has its source under
-            ``SOURCE_KEY``, and with the option ``weighted`` its weight under ``WEIGHT_KEY``.
+            ``SOURCE_KEY``, and with the option ``weighted`` its weight under ``WEIGHT_KEY``, times
+            that with which it was drawn.
     """
 
     split: SplitCandidates
@@ -153,7 +154,10 @@ class ExampleSelection:
         if not self.args.weighted:
             return Kept(split, selection, dict.fromkeys(rows, 1.0), list(share.values()))
         weights = dict(zip(rows, selection.weights.tolist(), strict=True))
-        weighted = [each | {WEIGHT_KEY: weights[row]} for row, each in share.items()]
+        weighted = [
+            each | {WEIGHT_KEY: weights[row] * each.get(WEIGHT_KEY, 1.0)}
+            for row, each in share.items()
+        ]
         return Kept(split, selection, weights, weighted)
 
     def _share(self, rows: list[int], split: SplitCandidates) -> dict[int, Example]:

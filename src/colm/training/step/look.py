@@ -25,7 +25,13 @@ from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.patching import evaluation_mode
 from colm.gradients.projections import SPREAD
 from colm.randomness import keyed_generator
-from colm.training.example import Example, label_token_count, token_count, whole_numbers
+from colm.training.example import (
+    Example,
+    label_token_count,
+    token_count,
+    whole_numbers,
+    without_own_keys,
+)
 from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.candidate_table import CandidateTable
 from colm.training.processes.exchange import Exchange
@@ -63,7 +69,7 @@ class ModelAccess:
         """Return that of a trainer, which is asked anew at each call."""
         return cls(
             model=lambda: trainer.accelerator.unwrap_model(trainer.model_wrapped),
-            collate=lambda examples: trainer.data_collator(examples),  # noqa: PLW0108
+            collate=lambda examples: trainer.data_collator([*map(without_own_keys, examples)]),
             prepare=lambda batch: trainer._prepare_inputs(dict(batch)),
             autocast=trainer.accelerator.autocast,
             optimizer=lambda: trainer.optimizer,

@@ -12,7 +12,14 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from colm.training.clusters import CLUSTER_COLUMN
-from colm.training.example import SOURCE_KEY, Example, Pool, PoolCollator
+from colm.training.example import (
+    OWN_KEYS,
+    SOURCE_KEY,
+    Example,
+    Pool,
+    PoolCollator,
+    without_own_keys,
+)
 from colm.training.limits import UPDATES_IN_BACKWARD
 from colm.training.options.option_checks import BY_LENGTH
 from colm.training.step.arrange import arrange, averages_over_step, is_overridden
@@ -58,6 +65,8 @@ def _option_of_examples(args: Any) -> str | None:
     """The option, if any, for which the examples of a plain step must be known one by one."""
     if args.candidate_sampling == "adaptive":
         return "candidate_sampling='adaptive'"
+    if args.stored_losses is not None:
+        return f"stored_losses={args.stored_losses!r}"
     return weighing_option(args)
 
 
@@ -99,9 +108,12 @@ def handing_out_pools(trainer: Any, source_column: str | None) -> Iterator[None]
     dispatches = loading.dispatch_batches
     # Whoever asks for a batch of a pool has the collator that the trainer has then.
     trainer.data_collator = PoolCollator(
-        lambda pool: trainer.data_collator(without_source(pool, source_column))
+        lambda pool: trainer.data_collator(
+            [*map(without_own_keys, without_source(pool, source_column))]
+        )
     )
-    trainer._signature_columns = [*columns, *([source_column] if source_column else [])]
+    seen = [*([source_column] if source_column else []), *OWN_KEYS]
+    trainer._signature_columns = [*columns, *seen]
     # By default accelerate dispatches streams, also where there is nobody to dispatch them to, and
     # batches that are dispatched are joined and cut.
     loading.dispatch_batches = False
@@ -133,7 +145,7 @@ def rearranged(trainer: Any, pools: Sequence[Pool]) -> list[Mapping[str, Any]]:
         # Without labels nobody counts their tokens, and each micro-batch is a mean of its own.
         if all("labels" in batch for batch in batches):
             return batches
-    return [trainer.data_collator(part) for part in parts]
+    return [trainer.data_collator([*map(_collatable, part)]) for part in parts]
 
 
 def _as_collated(trainer: Any, pool: Pool) -> list[Example]:
@@ -143,6 +155,11 @@ def _as_collated(trainer: Any, pool: Pool) -> list[Example]:
     if source_column is None or is_seen:
         return list(pool)
     return without_source(list(pool), source_column)
+
+
+def _collatable(example: Any) -> Any:
+    """An example without what only this library asks of it."""
+    return without_own_keys(example) if isinstance(example, dict) else example
 
 
 def _has_length(example: Any) -> bool:

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from colm.coreset.coreset_selector import ONE_SOURCE
 from colm.coreset.mixture import inverse_size_weights
 from colm.randomness import keyed_generator
 from colm.training.step.shares import DrawPlan, FixedPlan, planned_draws, rows_by_source
 from colm.training.step.source_columns import source_of_each_example
+from colm.training.step.stored_losses import StoredLossDraws, StoredLosses
 
 
 class SourceSampler(Sampler[int], ABC):
@@ -149,6 +151,59 @@ class MixtureSampler(SourceSampler):
             parts.append(part)
             start, count = start + len(part), count - len(part)
         return torch.cat(parts)
+
+
+class StoredLossSampler(MixtureSampler):
+    """Draws as a plan says, and of each group what stored losses choose when an epoch begins.
+
+    Args:
+        rows: of the examples of each source, or of all as one.
+        seed: of the run's data.
+        plan: whose epochs are one round each.
+        draws: that order what an epoch draws of a group.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, Sequence[int]],
+        seed: int,
+        plan: FixedPlan,
+        draws: StoredLossDraws,
+    ) -> None:
+        super().__init__(rows, seed, plan)
+        self._draws = draws
+
+    def _rows_of(
+        self,
+        name: str,
+        start: int,  # noqa: ARG002
+        count: int,
+        orders: dict[str, tuple[int, Tensor]],  # noqa: ARG002
+    ) -> Tensor:
+        """The rows of a group's draws in an epoch, wherever those before have ended."""
+        return self._draws.order(name, self._rows[name], count, self._epoch)
+
+
+def make_stored_loss_sampler(
+    dataset: Any, source_column: str | None, args: Any, draws: int, losses: StoredLosses
+) -> StoredLossSampler:
+    """Return the sampler that draws as the options say, by stored losses.
+
+    Args:
+        dataset: with a length, and the source column where draws go by it.
+        source_column: its name, ``None`` where all examples are one group.
+        args: the options.
+        draws: candidates of the whole run, in all processes.
+        losses: of the examples.
+    """
+    seed = args.seed if args.data_seed is None else args.data_seed
+    rows: Mapping[str, Sequence[int]] = {ONE_SOURCE: range(len(dataset))}
+    planned = {ONE_SOURCE: 1.0}
+    if source_column is not None:
+        rows = rows_by_source(source_of_each_example(dataset, source_column))
+        planned = planned_draws(dataset, rows, args, draws)
+    by_losses = StoredLossDraws(losses, args.stored_losses, args.stored_share, seed, draws)
+    return StoredLossSampler(rows, seed, FixedPlan(planned, len(dataset)), by_losses)
 
 
 def make_sampler(

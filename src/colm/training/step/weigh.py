@@ -23,7 +23,7 @@ from torch import Tensor
 
 from colm.gradients.batch import IGNORED_LABEL
 from colm.training.example import WEIGHT_KEY, Example, without_own_keys
-from colm.training.options.option_checks import EXAMPLE, ROOT, TOKEN
+from colm.training.options.option_checks import EXAMPLE, INFOBATCH, ROOT, TOKEN
 from colm.training.processes.exchange import Exchange
 from colm.training.step.batch_rows import BatchRows
 from colm.training.step.example_losses import mark
@@ -38,6 +38,8 @@ def weighing_option(args: Any) -> str | None:
         return f"loss_average={args.loss_average!r}"
     if args.weighted and args.candidate_ratio > 1:
         return "weighted=True"
+    if args.stored_losses == INFOBATCH:
+        return f"stored_losses={INFOBATCH!r}"
     return None
 
 
