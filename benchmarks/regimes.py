@@ -1,4 +1,4 @@
-"""Four kinds of training data, made from any mixture: as it is, repeated, wrong and redundant.
+"""Five kinds of training data, made from any mixture: as it is, repeated, wrong, redundant, noise.
 
 What a kind of mini-batch is worth depends on the data. Each regime takes the training examples of
 a mixture, records with ``prompt``, ``completion`` and ``source``, and returns others of the same
@@ -19,6 +19,8 @@ WRONG_SHARE = 0.4
 WORDINGS = 5
 REPEATED_EXAMPLES = 600
 LEAST_OF_A_SOURCE = 4
+#: The source of which nothing can be learned.
+NOISE = "noise"
 
 _FRAMES = ("{}", "Question: {}", "{}\nAnswer the question.", "Here is a task.\n{}", "Solve: {}")
 _WORDS = (
@@ -82,11 +84,34 @@ def redundant(records: list[Record], _seed: int) -> list[Record]:
     return result
 
 
+def with_noise(records: list[Record], seed: int) -> list[Record]:
+    """Add a source whose answers are drawn at random, so that nothing of it can be learned.
+
+    It is as large as the average source, and is not among what is held out.
+    """
+    rng = random.Random(f"{seed} {NOISE}")
+    result = list(records)
+    for _ in range(len(records) // len(_by_source(records))):
+        question = "Code of " + "".join(rng.choice("abcdefghij") for _ in range(8)) + "?"
+        answer = "".join(rng.choice("0123456789") for _ in range(6))
+        kinds = ("prompt", "user", question), ("completion", "assistant", answer)
+        conversational = not isinstance(records[0]["prompt"], str)
+        result.append(
+            {"source": NOISE}
+            | {
+                part: [{"role": role, "content": text}] if conversational else text
+                for part, role, text in kinds
+            }
+        )
+    return result
+
+
 REGIMES: dict[str, Callable[[list[Record], int], list[Record]]] = {
     "imbalanced": as_it_is,
     "repeated": repeated,
     "wrong": wrong,
     "redundant": redundant,
+    "noise": with_noise,
 }
 
 

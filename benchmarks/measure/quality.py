@@ -87,6 +87,7 @@ ARMS = {
     # A coreset stands for all candidates; these keep all of them, which no coreset can better.
     "UniMax, all n": Arm(PLAIN | {"candidate_sampling": "unimax"}, size=2),
     "temperature, all n": Arm(PLAIN | {"candidate_sampling": "temperature"}, size=2),
+    "adaptive, all n": Arm(PLAIN | {"candidate_sampling": "adaptive"}, size=2),
     "balanced sampling, uniform draws": Arm(
         {"selector": "balanced_sampling", "candidate_sampling": "uniform"}
     ),

@@ -49,6 +49,16 @@ def test_large_sources_come_in_five_wordings(records):
     assert len(set(prompts)) > 4.9 * len({*prompts[::5]})
 
 
+def test_noise_is_a_source_of_which_nothing_can_be_learned(records):
+    noisy = regimes.with_noise(records, seed=1)
+    assert noisy[: len(records)] == records
+    added = noisy[len(records) :]
+    assert {one["source"] for one in added} == {regimes.NOISE}
+    assert len(added) == len(records) // len({one["source"] for one in records})
+    assert all(one.keys() == records[0].keys() for one in added)
+    assert len(answers(added)) > 0.99 * len(added)
+
+
 def test_text_and_messages_are_reworded_alike():
     assert regimes._reworded("How many?", 1) == "Question: what number of?"
     assert regimes._reworded([{"role": "user", "content": "Find x"}], 2)[0]["content"].startswith(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm import CoLMTrainer, CoLMTrainingArguments
-from colm.training.step.adaptive import EVEN_PART, AdaptivePlan, LossTrend
+from colm.training.step.adaptive import EVEN_PART, ROUND_DECAY, AdaptivePlan, LossTrend
 from colm.training.step.samplers import MixtureSampler
 from tests.training.conftest import SIZES, StopAt, build_trainer, make_records
 from tests.training.processes import run_in_processes
@@ -48,7 +48,7 @@ def test_a_trend_is_weighed_as_least_squares_by_hand():
         seen += 3
         rows.append((math.log(seen), loss, tokens))
     x, y, tokens = torch.tensor(rows, dtype=torch.float64).T
-    weight = (tokens * 0.95 ** torch.arange(11, -1, -1)).sqrt()
+    weight = (tokens * ROUND_DECAY ** torch.arange(11, -1, -1)).sqrt()
     design = torch.stack([torch.ones_like(x), x], dim=1) * weight[:, None]
     slope = torch.linalg.lstsq(design, (y * weight)[:, None]).solution[1].item()
     assert trend.falls().item() == pytest.approx(max(0, -slope))

@@ -31,7 +31,7 @@ EVEN_PART = 0.5
 ROUND_STEPS = 8
 #: What a round counts in a line, over the round after it; of older ones than the last
 #: ``MOST_ROUNDS`` next to nothing is left.
-ROUND_DECAY = 0.95
+ROUND_DECAY = 0.9
 MOST_ROUNDS = 64
 #: Rounds with losses of a source before its line is trusted.
 LEAST_ROUNDS = 3
