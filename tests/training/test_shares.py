@@ -1,8 +1,10 @@
 """Draws by weights and by temperature: shares, bounds, what is said of them and what is refused."""
 
+import json
 import logging
 import math
 from collections import Counter
+from itertools import islice
 
 import pytest
 from datasets import Dataset
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from colm import CoLMConfig
 from colm.runs.arguments import parse_arguments
+from colm.runs.training_data import load_examples
 from colm.training.step.shares import draws_told, settle
 from tests.training.conftest import SIZES, StopAt, build_trainer, make_records, note_candidates
 from tests.training.processes import run_in_processes
@@ -210,6 +213,63 @@ def test_weights_need_sources_that_can_be_drawn_by(make_trainer, dataset, change
     with pytest.raises(ValueError, match="candidate_sampling='weights'") as caught:
         make_trainer(change(dataset), source_weights=WEIGHTS, **PLAIN)
     assert named in str(caught.value)
+
+
+def a_file(folder, name, records):
+    path = folder / f"{name}.jsonl"
+    rows = [{"prompt": f"{name} {i}?", "completion": "yes"} for i in range(records)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def a_stream(folder, *options, **weights):
+    """What `colm sft` trains on, of files of three sources that are streamed."""
+    sizes = {"large": 300, "middle": 60, "small": 5}
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        json.dumps(
+            {
+                "datasets": [{"path": str(a_file(folder, *each))} for each in sizes.items()],
+                "streaming": True,
+                "candidate_ratio": 1,
+                "bf16": False,
+                "max_steps": 6,
+                "source_weights": weights,
+            }
+        )
+    )
+    return parse_arguments(["--config", str(recipe), *options])
+
+
+def test_a_stream_of_several_files_comes_drawn(tmp_path, make_trainer):
+    arguments = a_stream(tmp_path, large=1, middle=1, small=2)
+    train = load_examples(arguments, conversational=False).train
+    names = [row["source"] for row in islice(train, 400)]
+    expected = {"large": 100, "middle": 100, "small": 200}
+    # Six standard deviations of a count of 400 draws with a chance of a half.
+    assert all(abs(names.count(name) - number) < 60 for name, number in expected.items())
+    assert names == [row["source"] for row in islice(train, 400)]
+    trainer = make_trainer(train, source_weights={"large": 1, "middle": 1, "small": 2}, **PLAIN)
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+def test_of_a_stream_a_source_of_weight_0_is_left_out(tmp_path):
+    arguments = a_stream(tmp_path, large=1, middle=0, small=1)
+    train = load_examples(arguments, conversational=False).train
+    assert {row["source"] for row in islice(train, 200)} == {"large", "small"}
+
+
+def test_weights_are_for_the_files_of_a_stream(tmp_path):
+    with pytest.raises(ValueError, match=r"source_weights.*large, middle, small"):
+        load_examples(a_stream(tmp_path, large=1), conversational=False)
+
+
+def test_shares_of_tokens_of_a_stream_are_refused(tmp_path, make_trainer):
+    weights = {"large": 1, "middle": 1, "small": 2}
+    train = load_examples(a_stream(tmp_path, **weights), conversational=False).train
+    with pytest.raises(ValueError, match="source_weights_by='tokens'"):
+        make_trainer(train, source_weights=weights, source_weights_by="tokens", **PLAIN)
 
 
 SAMPLINGS = [{"source_weights": WEIGHTS}, {"candidate_sampling": "temperature"}]

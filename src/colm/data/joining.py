@@ -1,16 +1,24 @@
-"""Data sets one after the other, where their columns and types agree."""
+"""Data sets one after the other, or by turns, where their columns and types agree."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from datasets import Features, Value, concatenate_datasets
+from datasets import Features, Value, concatenate_datasets, interleave_datasets
 
 from colm.data.conversions import CHAT, AnyDataset
 from colm.data.exact_json import ExactJson
 from colm.data.layouts import CHAT_OPTIONS
 
+#: Attribute of a stream that was made by drawing from several by given shares.
+_DRAWN = "colm_drawn_by_shares"
 
-def join_data_sets(paths: Sequence[str], parts: Sequence[AnyDataset]) -> AnyDataset:
+
+def join_data_sets(
+    paths: Sequence[str],
+    parts: Sequence[AnyDataset],
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+) -> AnyDataset:
     """Return one data set made of several.
 
     Chats go together whichever of them have tools or options of their template.
@@ -18,9 +26,12 @@ def join_data_sets(paths: Sequence[str], parts: Sequence[AnyDataset]) -> AnyData
     Args:
         paths: Where each is from, for messages.
         parts: At least one.
+        shares: Of the records of each, where they are to come by turns, at random; a part that
+            ends before others begins anew, and those of no share are left out.
+        seed: Of the turns.
 
     Returns:
-        The records of all, in order.
+        The records of all, in order or by turns.
 
     Raises:
         ValueError: They differ in a column.
@@ -40,7 +51,34 @@ def join_data_sets(paths: Sequence[str], parts: Sequence[AnyDataset]) -> AnyData
                 f"{first_path} and {path} do not go together: {_describe(first, differing[0])} "
                 f"in the first and {_describe(part, differing[0])} in the second"
             )
+    if shares is not None:
+        return _by_turns(parts, shares, seed)
     return concatenate_datasets(list(parts)) if len(parts) > 1 else first
+
+
+def _by_turns(parts: Sequence[AnyDataset], shares: Sequence[float], seed: int) -> AnyDataset:
+    """The records of several data sets, each drawn from one of them at random."""
+    drawn = [(part, share) for part, share in zip(parts, shares, strict=True) if share > 0]
+    total = sum(share for _, share in drawn)
+    joined = interleave_datasets(
+        [part for part, _ in drawn],
+        probabilities=[share / total for _, share in drawn],
+        seed=seed,
+        stopping_strategy="all_exhausted",
+    )
+    setattr(joined, _DRAWN, True)
+    return joined
+
+
+def is_drawn_by_shares(dataset: Any) -> bool:
+    """Tell whether a data set was made by drawing from several by given shares."""
+    return bool(getattr(dataset, _DRAWN, False))
+
+
+def keep_drawn(before: Any, after: Any) -> None:
+    """Let a data set that was made of another be known as drawn where that is."""
+    if is_drawn_by_shares(before):
+        setattr(after, _DRAWN, True)
 
 
 def _with_chat_options(parts: Sequence[AnyDataset]) -> list[AnyDataset]:

@@ -49,6 +49,8 @@ def load_mixture(
     source_column: str | None = None,
     prepare: Callable[[AnyDataset, str], AnyDataset] | None = None,
     streaming: bool = False,
+    weights: Mapping[str, float] | None = None,
+    seed: int = 0,
 ) -> AnyDataset:
     r"""Load every entry and concatenate them, with a column that names the source of each record.
 
@@ -65,9 +67,12 @@ def load_mixture(
         prepare: Called with each data set and its source's name before they are concatenated;
             keeps the source column.
         streaming: Whether to load records as they are needed.
+        weights: Of each entry's source, where records are to come by turns, at random and in these
+            shares, instead of entry after entry.
+        seed: Of the turns.
 
     Returns:
-        The records of all entries, in order.
+        The records of all entries, in order or by turns.
 
     Raises:
         FileNotFoundError: A local file is not there.
@@ -99,7 +104,33 @@ def load_mixture(
             raise ValueError(f"{entry.path}: {error}") from error
 
     parts = [finish(entry, dataset) for entry, dataset in zip(entries, loaded, strict=True)]
-    return join_data_sets([entry.path for entry in entries], parts)
+    shares = None if weights is None else _shares(entries, loaded, column, weights)
+    return join_data_sets([entry.path for entry in entries], parts, shares, seed)
+
+
+def _shares(
+    entries: Sequence[SourceEntry],
+    loaded: Sequence[AnyDataset],
+    column: str,
+    weights: Mapping[str, float],
+) -> list[float]:
+    """The share of each entry by the weight of its source, which entries of one name divide."""
+    names = [source_name(entry) for entry in entries]
+    for entry, dataset in zip(entries, loaded, strict=True):
+        replaced = entry.name is not None and _is_file(entry.path)
+        if column in (dataset.column_names or ()) and not replaced:
+            raise ValueError(
+                f"{entry.path}: its records name their sources in column '{column}', by which a "
+                "stream cannot be drawn: load it whole, or give a file for each source"
+            )
+    unknown = [name for name in weights if name not in names]
+    missing = [name for name in names if name not in weights]
+    if unknown or missing:
+        raise ValueError(
+            f"source_weights must have one weight for each of the sources {', '.join(names)}; "
+            f"got {', '.join(weights)}"
+        )
+    return [weights[name] / names.count(name) for name in names]
 
 
 def load_splits(

@@ -83,11 +83,16 @@ def load_examples(
     if not entries and script.dataset_name and is_pattern(script.dataset_name):
         entries = [Source(script.dataset_name, split=script.dataset_train_split)]
     if entries:
+        weights = training.source_weights
+        streaming = mixture.streaming if mixture.datasets else script.dataset_streaming
         train = load_mixture(
             entries,
             source_column=training.source_column,
             prepare=prepare,
-            streaming=mixture.streaming if mixture.datasets else script.dataset_streaming,
+            streaming=streaming,
+            # A stream cannot be drawn by source any more: it is made so that it comes drawn.
+            weights=weights if streaming and isinstance(weights, dict) else None,
+            seed=training.seed if training.data_seed is None else training.data_seed,
         )
     elif script.dataset_name:
         train, test = _load_splits(arguments, prepare, held_out is not None)

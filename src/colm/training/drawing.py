@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from colm.data.joining import is_drawn_by_shares
 from colm.training.step.adaptive import ROUND_STEPS, AdaptivePlan
 from colm.training.step.draw import candidates_in_all, pool_size_of
 from colm.training.step.example_losses import StepLosses
@@ -33,8 +34,9 @@ class DrawingMixin(StepRecordingMixin):
     @property
     def _draws_by_source(self) -> bool:
         """Whether candidates are drawn in another way than the plain trainer draws examples."""
-        sampling = self.args.candidate_sampling
-        return self._selection.source_column is not None and sampling != "uniform"
+        if self.args.candidate_sampling == "uniform" or is_drawn_by_shares(self.train_dataset):
+            return False
+        return self._selection.source_column is not None
 
     def _loader_of(self, dataset: Any, batch_size: int) -> DataLoader[Any]:
         """Return the plain trainer's loader, with the sampler that draws candidates."""

@@ -12,6 +12,7 @@ from trl import SFTTrainer
 
 from colm.coreset.coreset_selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
 from colm.coreset.registry import get_selector
+from colm.data.joining import is_drawn_by_shares
 from colm.gradients.adapters import check_adapter
 from colm.gradients.decoder import base_model, class_name, text_config
 from colm.training.options.by_selector import brought_by
@@ -207,6 +208,13 @@ def check_candidate_sampling(
         return
     brought = brought_by(args, "candidate_sampling")
     option = f"candidate_sampling={args.candidate_sampling!r}{brought}"
+    if is_drawn_by_shares(dataset):
+        if args.source_weights_by == "tokens":
+            raise ValueError(
+                "source_weights_by='tokens' counts label tokens before training, which streamed "
+                "data does not allow: load the data whole, or set source_weights_by='examples'."
+            )
+        return
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
             f"{option} draws examples by their number, which streamed data does not allow: load "

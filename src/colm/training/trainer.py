@@ -39,6 +39,7 @@ from trl import SFTTrainer
 
 from colm.coreset.coreset_selector import CoresetSelector
 from colm.coreset.registry import get_selector
+from colm.data.joining import keep_drawn
 from colm.training.checkpoints.resuming import ResumingMixin
 from colm.training.clusters import (
     CLUSTER_COLUMN,
@@ -131,6 +132,7 @@ class CoresetTrainerMixin(
         check_not_empty(train_dataset, eval_dataset, args)
         with naming_empty_data():
             super().__init__(model, args, *rest, **options)
+        keep_drawn(train_dataset, self.train_dataset)
         report_unlabelled("training", train_dataset, self.train_dataset, self.args)
         report_unlabelled("evaluation", eval_dataset, self.eval_dataset, self.args)
         everyone = self.accelerator
