@@ -65,6 +65,7 @@ class Arm:
 
 
 PLAIN = {"candidate_ratio": 1.0, "selector": "none"}
+ROOT = {"loss_average": "root"}
 NO_SMALL = {"small_sources": ["none"]}
 ARMS = {
     "balanced sampling": Arm({"selector": "balanced_sampling"}),
@@ -88,6 +89,12 @@ ARMS = {
     "UniMax, all n": Arm(PLAIN | {"candidate_sampling": "unimax"}, size=2),
     "temperature, all n": Arm(PLAIN | {"candidate_sampling": "temperature"}, size=2),
     "adaptive, all n": Arm(PLAIN | {"candidate_sampling": "adaptive"}, size=2),
+    "plain n, hard samples": Arm(PLAIN | {"stored_losses": "hard"}, size=2),
+    "plain n, InfoBatch": Arm(PLAIN | {"stored_losses": "infobatch"}, size=2),
+    "plain n, TailSFT": Arm(PLAIN | {"stored_losses": "tailsft"}, size=2),
+    "plain n, root average": Arm(PLAIN | ROOT, size=2),
+    "UniMax, all n, root average": Arm(PLAIN | ROOT | {"candidate_sampling": "unimax"}, size=2),
+    "adaptive, all n, root average": Arm(PLAIN | ROOT | {"candidate_sampling": "adaptive"}, size=2),
     "balanced sampling, uniform draws": Arm(
         {"selector": "balanced_sampling", "candidate_sampling": "uniform"}
     ),
