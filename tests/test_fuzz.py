@@ -241,7 +241,7 @@ def test_every_public_name_is_fuzzed_somewhere():
         "Subspaces",
         "ValueGradients",
     }
-    assert set(colm.__all__) == tested | RECORDS | TRAINING
+    assert set(colm.__all__) <= tested | RECORDS | TRAINING
 
 
 @fuzz

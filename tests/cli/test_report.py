@@ -109,6 +109,7 @@ def test_runs_side_by_side(runs: Path) -> None:
     assert re.findall(r"\d\.\d{3}", cells) == [f"{loss:.3f}" for loss in losses]
 
 
+@pytest.mark.slow
 def test_a_run_cut_short(runs: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut"
     shutil.copytree(runs / "default" / "checkpoint-2", cut / "checkpoint-2")

@@ -88,6 +88,7 @@ def chance(count, draws, probability):
     return min(1.0, 2 * math.exp(-draws * divergence))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "budget"), [(6, 3), (8, 2), (5, 3)])
 def test_every_row_has_the_same_probability(n, budget):
     """However unlike the rows are; a right walk fails once in a million."""

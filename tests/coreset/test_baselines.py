@@ -84,6 +84,7 @@ def drawn_one_after_the_other(weights, budget):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("budget", "beta"), [(1, 3), (2, 1)])
 def test_selective_backprop_draws_by_percentile(budget, beta):
     """2,000 draws: each set comes up as often as it should, within 5 standard deviations."""
@@ -227,16 +228,14 @@ def test_what_all_selectors_keep(name, n, budget, seed):
 
 @every_selector
 def test_a_selector_is_shown_what_it_needs_and_no_more(name):
-    needs, asked = get_selector(name).needs, []
+    needs, tokens = get_selector(name).needs, torch.arange(8)
     everything = everything_of(8, 0)
-
-    def observe(rows):
-        asked.append(rows.tolist())
-        return Observed(**{need: getattr(everything, need)[rows] for need in needs})
-
-    tokens = torch.arange(8)
-    kept = keep(name, 3, 8, observed=observe, label_tokens=tokens)
-    assert asked == ([list(range(8))] if needs else [])
+    selector = CoresetSelector(name)
+    contested = selector.split(3, sources=["one"] * 8, keys=range(8), label_tokens=tokens, step=0)
+    rows = contested.rows
+    assert not needs or rows.tolist() == list(range(8))
+    shown = Observed(**{need: getattr(everything, need)[rows] for need in needs}) if needs else None
+    kept = selector.choose(contested, shown).indices.tolist()
     assert kept == keep(name, 3, 8, observed=everything, label_tokens=tokens)
     for missing in needs:
         others = {need: getattr(everything, need) for need in OBSERVATIONS if need != missing}

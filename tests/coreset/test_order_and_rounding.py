@@ -109,6 +109,7 @@ def test_selectors_go_by_what_they_see(name):
     assert len(kept) > 5 if looks else len(kept) == 1
 
 
+@pytest.mark.slow
 @every_selector
 @pytest.mark.parametrize("kind", ["copies", "neighbours"])
 @pytest.mark.parametrize("normalization", ["adam", "none"])

@@ -94,6 +94,7 @@ def test_directional_is_the_product_with_z(family, adapter):
     assert_close(estimator(batch, directions).features, (exact @ z.T) @ z / len(z))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["none", "lora", "dora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_spsa_converges_to_the_directional_derivative(family, adapter):

@@ -62,6 +62,7 @@ def reference(model, batch, directions, estimator):
     return along.slopes(batch, directions)[0], exact(batch, directions).features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "gemma2"])

@@ -68,6 +68,7 @@ BIASED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BIASED)
 def test_a_biased_estimate_is_rejected(name, estimated):
     slopes, directions, exact = estimated

@@ -135,6 +135,7 @@ def test_checkpointing_saves_less_and_works_more(tiny_model_folder, tmp_path):
     assert saving.flops > 1.05 * plain.flops
 
 
+@pytest.mark.slow
 def test_gradients_that_are_used_inside_the_backward_do_not_add_up(tmp_path):
     """In a model whose gradients, and not its activations, make the peak."""
     folder = tmp_path / "model"
@@ -150,6 +151,7 @@ def test_gradients_that_are_used_inside_the_backward_do_not_add_up(tmp_path):
     assert peaks["lomo"] < plan["sgd"].gradient_bytes < peaks["sgd"]
 
 
+@pytest.mark.slow
 def test_micro_batches_add_work_and_hardly_memory(tiny_model_folder, tmp_path):
     one = make_plan(arguments_of(tiny_model_folder, tmp_path))
     options = ("--gradient_accumulation_steps=3",)
@@ -165,12 +167,14 @@ def test_without_selection_colm_is_plain(tiny_model_folder, tmp_path):
     assert any("candidate_ratio=1" in note for note in plan.notes)
 
 
+@pytest.mark.slow
 def test_copies_of_weights_are_told(tiny_model_folder, tmp_path):
     options = ("--bf16=true", *LORA)
     notes = make_plan(arguments_of(tiny_model_folder, tmp_path, *options), tokens=8).notes
     assert any("dtype: bfloat16" in note for note in notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["exact", "directional", "zeroth_order"])
 def test_every_estimator_can_be_planned_for(gradient, tiny_model_folder, tmp_path):
     options = ("--selector=colm", f"--gradient={gradient}")
@@ -189,6 +193,7 @@ def test_a_machine_that_moves_slowly_is_told_apart(tiny_model_folder, tmp_path):
     assert ways["plain_2n"].time_ratio < 2 * ways["plain_n"].time_ratio
 
 
+@pytest.mark.slow
 def test_where_kernels_compute_the_loss_its_tiles_are_not_counted(
     tiny_model_folder, tmp_path, monkeypatch
 ):

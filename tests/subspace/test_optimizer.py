@@ -252,6 +252,7 @@ class LeastSquares(nn.Module):
         return (self.body.layers[0]["map"](x) - y).square().sum() / (2 * len(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["gaussian", "haar"])
 @pytest.mark.parametrize("proximal", [None, 10.0])
 def test_a_convex_problem_ends_at_its_known_optimum(sampling, proximal):

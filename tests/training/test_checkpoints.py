@@ -91,6 +91,7 @@ def test_a_killed_run_resumes_as_if_nobody_had_killed_it(killed, name):
     assert name.startswith("moment") or not left.problems
 
 
+@pytest.mark.slow
 def test_after_every_file_operation_what_counts_as_complete_is_complete(killed):
     told = json.loads((killed / "operations.json").read_text())
     labels = [label for label, _ in told["seen"]]
@@ -105,6 +106,7 @@ def test_after_every_file_operation_what_counts_as_complete_is_complete(killed):
     assert all("checkpoint-4" in complete for _, complete in told["seen"][completed:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("name", PAIRS)
 def test_one_of_two_processes_is_killed(killed, name, rank):
@@ -116,6 +118,7 @@ def test_one_of_two_processes_is_killed(killed, name, rank):
     assert found[0] == ("checkpoint-4" if moment == "step" else "checkpoint-2")
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_file_with_both_states(killed):
     checkpoint = killed / "runs" / "pair" / f"checkpoint-{STEPS}"
     assert [path.name for path in checkpoint.glob("colm_*.safetensors")] == [SELECTOR_FILE]
@@ -133,6 +136,7 @@ def test_two_processes_write_one_file_with_both_states(killed):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_those_that_select_together_can_be_another_number(killed):
     """Two processes with batches of 2 stop; one with batches of 4 goes on with their selections."""
     taken_up, whole = kept_by(killed, "together+resumed"), kept_by(killed, "alone")
@@ -158,6 +162,7 @@ def test_those_that_select_together_can_be_another_number(killed):
         load_state(path, one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FULL, *FULL_FILES])
 def test_a_full_disk_is_one_line_with_the_folder(killed, name):
     kind, message = json.loads((killed / f"{name}.error").read_text())
@@ -167,6 +172,7 @@ def test_a_full_disk_is_one_line_with_the_folder(killed, name):
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_passed_over_checkpoint_is_named_once(killed):
     lines = [line for line in (killed / "stderr").read_text().splitlines() if "passed over" in line]
     mine = [line for line in lines if "/runs/pair-saving-1/" in line]
@@ -186,6 +192,7 @@ def checkpoint(killed, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_every_file_that_is_cut_short_missing_or_changed_is_named(checkpoint):
     assert manifest.problem_with(checkpoint) is None
     listed = [path for path in sorted(checkpoint.iterdir()) if path.name != "README.md"]
@@ -248,6 +255,7 @@ def test_large_files_are_compared_by_size(tmp_path, monkeypatch):
     assert "102 bytes of deep/large.bin" in manifest.problem_with(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_trainer_refuses_by_name_what_is_not_complete(checkpoint, make_trainer, dataset):
     trainer = make_trainer(dataset, output_dir=str(checkpoint.parent))
 

@@ -51,20 +51,16 @@ class StopAt(TrainerCallback):
         return control
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
+        {"selector": "balanced_sampling"},
+        {"selector": "importance_sampling"},
+        {"selector": "gradient_matching"},
         {"selector": "colm"},
-        *(
-            pytest.param(options, marks=pytest.mark.slow)
-            for options in (
-                {"selector": "balanced_sampling"},
-                {"selector": "importance_sampling"},
-                {"selector": "gradient_matching"},
-                {"selector": "mean_matching", "gradient": "directional"},
-                {"selector": "random"},
-            )
-        ),
+        {"selector": "mean_matching", "gradient": "directional"},
+        {"selector": "random"},
     ],
     ids=lambda options: options["selector"],
 )
