@@ -5,11 +5,11 @@
 #   benchmarks/accelerator.sh                       # Phi-2: 64 of 128 and 32 of 128, LoRA and full
 #   SHAPE=smollm2 benchmarks/accelerator.sh
 #
-# Results go to benchmarks/results, or to the folder OUT where that is set; a measurement that is cut
-# short leaves those of the repeats that were done. Python needs torch, transformers, trl, peft and
-# datasets; colm is taken from this checkout.
+# A measurement that is cut short leaves those of the repeats that were done. Where Python, its
+# packages and the results lie is told in accelerator_setting.sh.
 set -u
-cd "$(dirname "$0")/.." || exit
+# shellcheck source=benchmarks/accelerator_setting.sh
+source "$(dirname "$0")/accelerator_setting.sh"
 
 SHAPE=${SHAPE:-phi-2}
 N=${N:-128}
@@ -18,10 +18,6 @@ MAX_LENGTH=${MAX_LENGTH:-512}
 REPEATS=${REPEATS:-4}
 LIMIT_SECONDS=${LIMIT_SECONDS:-580}
 
-export PYTHONPATH="src:.${PYTHONPATH:+:$PYTHONPATH}"
-export BENCHMARK_RESULTS=${OUT:-benchmarks/results}
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
-PYTHON=${PYTHON:-python3}
 failed=0
 
 # Runs one benchmark in at most so many of the seconds left; the others go on if it fails.

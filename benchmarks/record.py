@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-# Elsewhere where the environment says so: a machine that is lent hands back one folder alone.
+# Elsewhere where the environment says so.
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
 LIBRARIES = ("colm", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 

@@ -10,9 +10,11 @@ records with ``candidates`` and the ``label`` of the right one included. ``--reg
 training data of it, see `benchmarks.regimes`; ``--from-scratch`` trains the small model of bytes of
 `benchmarks.small_model`, all its weights, in the place of a pretrained one's adapters. Each
 measurement has the processor time of training until then, so that arms can be read at equal time
-whatever else the machine did.
-Every run is a file of its own, written when it ends, in ``benchmarks/results/quality/LABEL``: what
-is there is not run again, so a benchmark that was cut short goes on where it was. ``--adapters``
+whatever else the machine did, and its time on the wall, for an accelerator.
+Every run is a file of its own in ``benchmarks/results/quality/LABEL``: what is there is not run
+again, so a benchmark that was cut short goes on where it was. A run that is killed leaves what it
+had measured in a file that ends in ``.part``; one that is asked to end, by SIGTERM, measures once
+more and is kept as far as it came. `benchmarks side_by_side` trains many at once. ``--adapters``
 keeps the trained adapters, for ``colm evaluate``. `benchmarks pace` says what a step of each kind
 costs, ``make results`` draws tables and plots from both.
 
@@ -21,8 +23,9 @@ Symbols: n candidates, r kept.
 
 import argparse
 import json
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,8 +34,9 @@ from typing import Any
 import torch
 from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from benchmarks.measuring import NOTHING_SPENT, MeasureEvery, Spent, noting_sigterm
 from benchmarks.record import RESULTS, machine, without_folder, write_result
 from benchmarks.regimes import REGIMES, in_regime
 from benchmarks.small_model import byte_tokenizer, small_model
@@ -44,7 +48,11 @@ from colm.data.sources import split_evenly
 from colm.evaluation import held_out_loss
 from colm.runs.pretrained import demo_model_folder
 
-FORMER_SETTINGS: dict[str, Any] = {"from_scratch": False, "regime": "imbalanced"}
+FORMER_SETTINGS: dict[str, Any] = {
+    "from_scratch": False,
+    "regime": "imbalanced",
+    "log_every": 1,
+}
 SPLIT_SEED = 0  # The same examples are held out whatever the seed of a run.
 
 
@@ -106,25 +114,23 @@ ARMS = {
 def main() -> None:
     """Train what is missing, and say where results lie."""
     options = parse()
-    folder = RESULTS / "quality" / label(options)
     settings = shared_settings(options)
     bench: QualityBench | None = None
     for seed in options.seeds:
         for name in options.arms:
-            path = folder / f"{slug(name)}-seed{seed}.json"
+            path = result_path(options, name, seed)
             if path.exists():
                 check_same(path, settings)
                 print(f"{name}, seed {seed}: done before", flush=True)
                 continue
             bench = bench or QualityBench(options)
             started = time.perf_counter()
-            measured, details = bench.run(name, seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            summary = {key: value for key, value in measured[-1].items() if "/" not in key}
-            write_result("quality", settings | details, measured, summary, path)
+            summary, ends = bench.run(name, seed, path)
             seconds = time.perf_counter() - started
             print(f"{name}, seed {seed}: {summary}, in {seconds:.0f} s", flush=True)
-    print(f"results are in {folder.name} of {folder.parent.name}, measured on {machine()}")
+            if ends:
+                raise SystemExit(128 + signal.SIGTERM)
+    print(f"results are in {label(options)} of quality, measured on {machine()}")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -137,6 +143,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--measure-every", type=int, default=20, help="steps between measurements")
     parser.add_argument("--held-out", type=int, default=10, help="examples of each source")
+    parser.add_argument("--log-every", type=int, default=1, help="steps between entries of the log")
     parser.add_argument("--adapters", help="folder to keep trained adapters in")
     options = parser.parse_args(arguments)
     if options.n % options.r or options.r % options.micro_batch:
@@ -180,6 +187,11 @@ def label(options: argparse.Namespace) -> str:
     if options.from_scratch:
         parts.append("from-scratch")
     return "-".join(parts)
+
+
+def result_path(options: argparse.Namespace, name: str, seed: int) -> Path:
+    """The file of a run."""
+    return RESULTS / "quality" / label(options) / f"{slug(name)}-seed{seed}.json"
 
 
 def slug(name: str) -> str:
@@ -230,44 +242,75 @@ class QualityBench:
         self.small = sorted(small_sources(self.sizes))
         self.untouched: dict[int, dict[str, float]] = {}
 
-    def run(self, name: str, seed: int) -> tuple[list[dict[str, float]], dict[str, Any]]:
-        """Train with one kind of mini-batch; return what was measured, and how it went."""
+    def run(self, name: str, seed: int, path: Path) -> tuple[dict[str, float], bool]:
+        """Train with one kind of mini-batch, and write what is measured into a file.
+
+        Args:
+            name: of the arm.
+            seed: of the run.
+            path: of the file; until the run has ended, its name has ``.part`` at the end.
+
+        Returns:
+            The last measurement without the losses of sources, and whether it was asked to end.
+        """
         arm = ARMS[name]
         every = self.options.measure_every
         steps = every * round(arm.steps * self.options.steps / every)
-        with TemporaryDirectory() as folder:
-            trainer = self.trainer(arm, seed, steps, folder)
-            # Adapters start as nothing, and a small model is drawn by the seed.
-            drawn_by = 0 if self.model else seed
-            if drawn_by not in self.untouched:
-                self.untouched[drawn_by] = self.measure(trainer)
-            measured = [{"steps": 0.0, "cpu_seconds": 0.0} | self.untouched[drawn_by]]
+        part = path.with_name(f"{path.name}.part")
+        with TemporaryDirectory() as folder, noting_sigterm() as asked:
+            trainer = self.trainer(arm, seed, steps, folder, self.options.log_every)
+            measured = [{"steps": 0.0} | NOTHING_SPENT | self.before_training(trainer, seed)]
 
-            def measure(step: int, cpu_seconds: float) -> None:
-                row = {"steps": float(step), "cpu_seconds": cpu_seconds}
-                measured.append(row | self.measure(trainer))
+            def measure(step: int, spent: Spent) -> None:
+                measured.append({"steps": float(step)} | spent | self.measure(trainer))
+                self.write(name, seed, trainer, measured, part)
 
-            trainer.add_callback(MeasureEvery(every, measure))
+            trainer.add_callback(MeasureEvery(every, measure, asked))
             trainer.train()
         if self.options.adapters:
             kept = Path(self.options.adapters) / label(self.options)
             trainer.save_model(str(kept / f"{slug(name)}-seed{seed}"))
+        summary = self.write(name, seed, trainer, measured, part)
+        part.replace(path)
+        return summary, asked.is_set()
+
+    def write(
+        self,
+        name: str,
+        seed: int,
+        trainer: CoLMSFTTrainer,
+        measured: list[dict[str, float]],
+        path: Path,
+    ) -> dict[str, float]:
+        """Write a run as far as it has come; return its last measurement without the sources'."""
         details = {
             "arm": name,
             "seed": seed,
-            "options": arm.options,
+            "options": ARMS[name].options,
             "sources": self.sizes,
             "small_sources": self.small,
             "log": [entry for entry in trainer.state.log_history if "loss" in entry],
         }
-        return measured, details
+        summary = {key: value for key, value in measured[-1].items() if "/" not in key}
+        write_result("quality", shared_settings(self.options) | details, measured, summary, path)
+        return summary
 
-    def trainer(self, arm: Arm, seed: int, steps: int, folder: str) -> CoLMSFTTrainer:
+    def before_training(self, trainer: CoLMSFTTrainer, seed: int) -> dict[str, float]:
+        """Return the losses of the untrained model, measured once where runs share it."""
+        # Adapters start as nothing, and a small model is drawn by the seed.
+        drawn_by = 0 if self.model else seed
+        if drawn_by not in self.untouched:
+            self.untouched[drawn_by] = self.measure(trainer)
+        return self.untouched[drawn_by]
+
+    def trainer(
+        self, arm: Arm, seed: int, steps: int, folder: str, log_every: int = 1
+    ) -> CoLMSFTTrainer:
         """Return the trainer that a user would have."""
         args = CoLMConfig(
             **(training_options(self.options, arm) | {"max_steps": steps, "seed": seed}),
             output_dir=folder,
-            logging_steps=1,
+            logging_steps=log_every,
         )
         set_seed(seed)
         model = self.untrained()
@@ -295,7 +338,14 @@ class QualityBench:
         """Held-out losses of the model as it is, by source and in all."""
         columns = ["input_ids", "labels", "source"]
         rows = list(self.held_out.select_columns(columns))
-        loss = held_out_loss(trainer.model, rows, source_sizes=self.sizes, small_sources=self.small)
+        loss = held_out_loss(
+            trainer.model,
+            rows,
+            source_sizes=self.sizes,
+            small_sources=self.small,
+            # What keeps a core busy is little for an accelerator.
+            batch_tokens=8192 if torch.accelerator.is_available() else 2048,
+        )
         means = {"macro": loss.macro, "micro": loss.micro}
         if loss.small_sources is not None:
             means["small"] = loss.small_sources
@@ -348,22 +398,3 @@ def training_options(options: argparse.Namespace, arm: Arm) -> dict[str, Any]:
         "disable_tqdm": True,
         **arm.options,
     }
-
-
-class MeasureEvery(TrainerCallback):
-    """Measures after every so many steps, while the clock of training stands still."""
-
-    def __init__(self, every: int, measure: Callable[[int, float], None]) -> None:
-        self.every, self.measure = every, measure
-        self.trained, self.since = 0.0, 0.0
-
-    def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
-        """Start the clock."""
-        self.since = time.process_time()
-
-    def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Measure where it is time."""
-        if state.global_step % self.every == 0:
-            self.trained += time.process_time() - self.since
-            self.measure(state.global_step, self.trained)
-            self.since = time.process_time()

@@ -133,8 +133,9 @@ class Mixture:
 
     @property
     def steps(self) -> float:
-        """Steps at which runs of different arms are compared."""
-        return float(self.settings["steps"])
+        """Steps at which runs of different arms are compared: what all of them came to."""
+        last = min(run.last_step for runs in self.runs.values() for run in runs)
+        return min(float(self.settings["steps"]), last)
 
     def at_steps(self, arm: str, measure: str, steps: float | None = None) -> BySeed:
         """Return a measure of each seed's run after some steps, by default those of all arms."""

@@ -178,6 +178,15 @@ def test_a_measure_is_interpolated_and_never_continued(folder):
     assert run.at(30, "no such measure") is None
 
 
+def test_runs_are_compared_at_the_steps_that_all_of_them_reached(folder):
+    (mixture,) = read_results(folder).mixtures
+    assert mixture.steps == 40
+    write_run(folder, "CoLM", 2, SLOPES["CoLM"], last=20)
+    (mixture,) = read_results(folder).mixtures
+    assert mixture.steps == 20
+    assert set(mixture.at_steps("CoLM", "macro")) == set(mixture.at_steps("plain n", "macro"))
+
+
 def test_the_target_is_said_to_be_met_only_beyond_the_spread(folder):
     target = section(page_of(folder), "The target")
     assert "| plain 2n, equal steps | lower | 1.610 ± 0.010<br>1.600 to 1.620 |" in target

@@ -87,7 +87,11 @@ def stub(tmp_path, body):
 
 def accelerator(tmp_path, body="exit 0", **variables):
     """Run the script on the stub: its exit code, and the calls."""
-    environment = os.environ | {"PYTHON": stub(tmp_path, body), "OUT": str(tmp_path)} | variables
+    environment = (
+        os.environ
+        | {"PYTHON": stub(tmp_path, body), "BENCHMARK_RESULTS": str(tmp_path)}
+        | variables
+    )
     script = ROOT / "benchmarks" / "accelerator.sh"
     done = subprocess.run(
         [script], env=environment, timeout=60, check=False, capture_output=True, text=True
