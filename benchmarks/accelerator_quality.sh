@@ -15,7 +15,7 @@ set -u
 # shellcheck source=benchmarks/accelerator_setting.sh
 source "$(dirname "$0")/accelerator_setting.sh"
 
-arms=("plain n" "UniMax, all n" "small sources, random" CoLM)
+arms=("plain n" "UniMax, all n" "adaptive, all n" CoLM)
 setting=(--n 64 --r 32 --micro-batch 16 --max-length 256 --warmup-steps 20 --arms "${arms[@]}")
 if [[ ${1:-} == --pace ]]; then
   shift
