@@ -64,14 +64,20 @@ def describe(mixture: Mixture) -> str:
     """Return what all runs of a mixture share, as a paragraph."""
     settings = mixture.settings
     data = settings["data"] or "the generated mixture"
-    model = settings["model"] or "SmolLM2-135M-Instruct"
+    model = (
+        f"{settings['model'] or 'SmolLM2-135M-Instruct'} with LoRA ({settings['dtype']} weights)"
+    )
+    if settings.get("from_scratch"):
+        model = "a small model of bytes from scratch, all its weights,"
+    regime = settings.get("regime", "imbalanced")
+    made = "," if regime == "imbalanced" else f", made {regime},"
     first = next(iter(mixture.runs.values()))[0].result
     small, sources = first.settings["small_sources"], first.settings["sources"]
     accelerator = first.machine.get("accelerator") or first.machine.get("processor", "unknown")
     examples, trained = sum(sources.values()), mixture.steps * settings["r"]
     early = ", the very beginning of a run" if trained < examples / 20 else ""
     return (
-        f"`{mixture.label}`: {model} with LoRA ({settings['dtype']} weights) on {data}, "
+        f"`{mixture.label}`: {model} on {data}{made} "
         f"{examples:,} examples of {len(sources)} sources, {len(small)} of them small; "
         f"n = {settings['n']} candidates, "
         f"r = {settings['r']} kept, micro-batches of {settings['micro_batch']}, at most "
@@ -83,15 +89,21 @@ def describe(mixture: Mixture) -> str:
     )
 
 
-def what_is_open(mixture: Mixture) -> list[str]:
-    """Return a sentence for each thing that is missing of a full comparison."""
+def missing_runs(mixture: Mixture, asked: Iterable[str] = ARMS) -> list[str]:
+    """Return a sentence on the arms that were not run, and on those of fewer seeds."""
     said = []
-    if missing := [arm for arm in ARMS if arm not in mixture.runs]:
+    if missing := [arm for arm in asked if arm not in mixture.runs]:
         said.append(f"`{mixture.label}`: not run yet: {'; '.join(missing)}.")
     few = {arm: len(mixture.runs[arm]) for arm in arms_of(mixture)}
     if few := {arm: seeds for arm, seeds in few.items() if seeds < SEEDS}:
         shown = "; ".join(f"{arm} ({seeds})" for arm, seeds in few.items())
         said.append(f"`{mixture.label}`: fewer than {SEEDS} seeds so far: {shown}.")
+    return said
+
+
+def what_is_open(mixture: Mixture) -> list[str]:
+    """Return a sentence for each thing that is missing of a full comparison."""
+    said = missing_runs(mixture)
     untimed = [arm for arm in arms_of(mixture) if mixture.steps_in_time(arm, OURS) is None]
     if untimed:
         said.append(
@@ -312,6 +324,15 @@ def varied_sentence(mixture: Mixture, arms: Sequence[str]) -> str:
         "gradient of an example is a number times that direction, so which of its dimensions are "
         "kept, and how many, can hardly change which examples are close to each other."
     )
+
+
+def shown_measures(mixture: Mixture) -> list[str]:
+    """Return the losses that were measured: that of small sources only where there are any."""
+    return [
+        measure
+        for measure in MEASURES
+        if any(mixture.at_steps(arm, measure) for arm in mixture.runs)
+    ]
 
 
 def _loss_table(

@@ -4,6 +4,7 @@ Of measurements of the same thing the latest counts; what is not there is absent
 """
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 REFERENCE = "plain r"
+#: Processor time of training until a measurement.
+CLOCK = "cpu_seconds"
 
 BySeed = dict[int, float]
 
@@ -61,12 +64,31 @@ class Run:
         """Steps after which was measured last."""
         return self.result.repeats[-1]["steps"]
 
-    def at(self, steps: float, measure: str) -> float | None:
-        """Return a measure after some steps, linear between measurements; ``None`` beyond them."""
-        points = [(row["steps"], row[measure]) for row in self.result.repeats if measure in row]
+    @property
+    def last_second(self) -> float:
+        """Processor time of the whole training."""
+        return self.result.repeats[-1][CLOCK]
+
+    @property
+    def clocked(self) -> bool:
+        """True where every measurement has its processor time."""
+        return all(CLOCK in row for row in self.result.repeats)
+
+    def at(self, place: float, measure: str, along: str = "steps") -> float | None:
+        """Return a measure after some steps, linear between measurements; ``None`` beyond them.
+
+        Args:
+            place: how many.
+            measure: the figure of a measurement.
+            along: what is counted, steps or ``cpu_seconds``.
+        """
+        points = [(row[along], row[measure]) for row in self.result.repeats if measure in row]
+        if points and math.isclose(place, points[-1][0]):
+            # Worked out from a ratio, the end of a run may come out a hair behind it.
+            return points[-1][1]
         for (left, before), (right, after) in pairwise(points):
-            if left <= steps <= right:
-                return before + (after - before) * (steps - left) / (right - left)
+            if left <= place <= right:
+                return before + (after - before) * (place - left) / (right - left)
         return None
 
     def logged(self, key: str) -> float | None:
@@ -132,6 +154,11 @@ class Mixture:
         return next(iter(self.runs.values()))[0].result.settings
 
     @property
+    def clocked(self) -> bool:
+        """True where all runs have processor times, as those have whose steps are arranged."""
+        return all(run.clocked for runs in self.runs.values() for run in runs)
+
+    @property
     def steps(self) -> float:
         """Steps at which runs of different arms are compared: what all of them came to."""
         last = min(run.last_step for runs in self.runs.values() for run in runs)
@@ -163,9 +190,15 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that is at hand."""
+    """Everything that is at hand.
+
+    Attributes:
+        mixtures: of the papers' experiment, whose time is by a pace measured apart.
+        clocked: of the runs with processor times.
+    """
 
     mixtures: list[Mixture]
+    clocked: list[Mixture]
     match: Result | None
     ablations: Result | None
     drift: Result | None
@@ -180,11 +213,13 @@ def read_results(folder: Path) -> Results:
     labels = [path for path in sorted((folder / "quality").glob("*")) if path.is_dir()]
     mixtures = [read_mixture(path, paces, accuracy / path.name) for path in labels]
     matches = results_of(folder, "match")
+    mixtures = sorted(
+        (mixture for mixture in mixtures if mixture.runs),
+        key=lambda mixture: (-sum(map(len, mixture.runs.values())), mixture.label),
+    )
     return Results(
-        mixtures=sorted(
-            (mixture for mixture in mixtures if mixture.runs),
-            key=lambda mixture: (-sum(map(len, mixture.runs.values())), mixture.label),
-        ),
+        mixtures=[mixture for mixture in mixtures if not mixture.clocked],
+        clocked=[mixture for mixture in mixtures if mixture.clocked],
         match=max(matches, key=lambda one: (len(one.repeats), one.date), default=None),
         ablations=max(
             (one for one in matches if one.settings.get("ablations")),

@@ -11,14 +11,16 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.page import (
+    answer,
     cost_tables,
+    equal_time,
     papers,
     quality_tables,
     result_plots,
     selection_tables,
     ssm_tables,
 )
-from benchmarks.page.paragraphs import Page
+from benchmarks.page.paragraphs import INTRODUCTION, Page
 from benchmarks.page.quality_tables import OURS
 from benchmarks.page.result_files import Mixture, Results, read_results
 from benchmarks.record import RESULTS
@@ -40,7 +42,9 @@ def main() -> None:
 def make_page(results: Results) -> Page:
     """Return the page for what is at hand."""
     page = Page()
+    page.add(answer.opening(results), INTRODUCTION)
     add_setting(page, results)
+    add_equal_time(page, results)
     add_target(page, results)
     add_main(page, results)
     add_ablations(page, results)
@@ -63,7 +67,7 @@ def add_setting(page: Page, results: Results) -> None:
         if pooled := ssm_tables.pool_sentence(run.result for run in mixture.runs.get("SSM", ())):
             said.append(f"`{mixture.label}`: {pooled}")
     if not results.mixtures:
-        said.append("No training runs yet: all that rests on held-out losses is open below.")
+        said.append("No runs of the papers' experiment yet: what rests on their losses is open.")
     if not results.memory:
         said.append("Memory of a step has not been measured.")
     if results.match is None:
@@ -71,6 +75,31 @@ def add_setting(page: Page, results: Results) -> None:
     page.add("\n".join(f"- {line}" for line in said) or "Nothing is open.")
     if results.mixtures:
         page.add("What differs from SSM's runs:", ssm_tables.differences_table(results.mixtures))
+
+
+def add_equal_time(page: Page, results: Results) -> None:
+    """Runs with processor times, each label beside its own control."""
+    page.add(
+        "## In the same time",
+        "What a kind of mini-batch is worth to who waits for it: all arms after the processor time "
+        "that ordinary training on n takes, its micro-batches arranged by length, and in the last "
+        "columns after as many steps. A *random twin* keeps as many examples, with the same draws "
+        "and the same small sources, without a look. Of so many arms the lowest is so partly by "
+        "luck.",
+    )
+    for mixture in results.clocked:
+        equal = equal_time.EqualTime.of(mixture)
+        missing = quality_tables.missing_runs(mixture, equal_time.ASKED)
+        page.add(
+            f"### `{mixture.label}`",
+            quality_tables.describe(mixture),
+            equal_time.time_sentence(equal),
+            equal_time.loss_table(equal),
+            " ".join(filter(None, equal_time.sentences(equal))),
+            "\n".join(f"- {line}" for line in missing),
+        )
+    if not results.clocked:
+        page.add(NOT_HERE)
 
 
 def add_target(page: Page, results: Results) -> None:

@@ -43,14 +43,23 @@ class Spread:
             >>> Spread((0.25,)).show(0, times=100), Spread(()).show() == ABSENT
             ('25', True)
         """
-        if not self.values:
-            return ABSENT
-        shown = f"{times * self.mean:.{digits}f}"
+        shown = self.short(digits, times)
         if self.deviation is None:
             return shown
         least, most = times * min(self.values), times * max(self.values)
-        shown += f" ± {times * self.deviation:.{digits}f}"
         return f"{shown}{line}{least:.{digits}f} to {most:.{digits}f}"
+
+    def short(self, digits: int = 3, times: float = 1.0) -> str:
+        """Return mean and deviation alone.
+
+        Example:
+            >>> Spread((1.0, 2.0, 3.0)).short(1), Spread((0.25,)).short(2)
+            ('2.0 ± 1.0', '0.25')
+        """
+        if not self.values:
+            return ABSENT
+        shown = f"{times * self.mean:.{digits}f}"
+        return shown if self.deviation is None else f"{shown} ± {times * self.deviation:.{digits}f}"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.page import results, ssm_tables, standings
+from benchmarks.page import equal_time, results, ssm_tables, standings
 from benchmarks.page.quality_tables import ARMS
 from benchmarks.page.result_files import Run, read_results, slug
 from benchmarks.page.standings import ABSENT, Standing
@@ -41,13 +41,19 @@ def write(path, settings, repeats, summary=None, date="2026-01-01T00:00:00+00:00
     path.write_text(json.dumps(result))
 
 
-def write_run(folder, arm, seed, slope, *, last=40, label="mixed", options=None, log=LOG):
-    """Losses fall on a line, a hundredth higher for each seed; so lines between them are exact."""
+def write_run(folder, arm, seed, slope, *, last=40, label="mixed", pace=None, **changed):
+    """Losses fall on a line, a hundredth higher for each seed; so lines between them are exact.
+
+    With a pace, in seconds of a processor for a step, rows have their time.
+    """
+    options, log = changed.pop("options", None), changed.pop("log", LOG)
     repeats = []
     for steps in range(0, last + 1, 20):
         loss = 2.0 - slope * steps + 0.01 * seed
         repeats.append({"steps": float(steps), "macro": loss, "micro": loss / 2, "small": 2 * loss})
-    settings = SHARED | {"arm": arm, "seed": seed, "options": options or {}}
+        if pace is not None:
+            repeats[-1]["cpu_seconds"] = pace * steps
+    settings = SHARED | changed | {"arm": arm, "seed": seed, "options": options or {}}
     settings |= {"sources": {"many": 90, "few": 10}, "small_sources": ["few"]}
     settings |= {"log": [{"loss": 1.0, "step": step, **log} for step in (1, 2)]}
     write(folder / "quality" / label / f"{slug(arm)}-seed{seed}.json", settings, repeats)
@@ -90,6 +96,26 @@ def folder(tmp_path):
     write_match(tmp_path)
     write_memory(tmp_path)
     return tmp_path
+
+
+#: Slope, seconds of a step, and steps of runs with processor times: plain n takes 80 s in all.
+CLOCKED = {
+    "plain n": (0.010, 2.0, 40),
+    "plain 2n": (0.012, 4.0, 40),
+    "plain r": (0.004, 1.0, 80),
+    "UniMax, all n": (0.014, 2.0, 40),
+    "adaptive, all n": (0.016, 2.0, 40),
+    "UniMax, random": (0.007, 1.0, 80),
+    "balanced sampling": (0.011, 1.6, 60),
+}
+LABEL = "generated-wrong-from-scratch"
+
+
+def write_clocked(folder, arms=CLOCKED, label=LABEL, seeds=(0, 1, 2)):
+    for arm, (slope, pace, last) in arms.items():
+        for seed in seeds:
+            made = {"from_scratch": True, "regime": "wrong"}
+            write_run(folder, arm, seed, slope, last=last, label=label, pace=pace, **made)
 
 
 def page_of(folder):
@@ -273,7 +299,7 @@ def test_what_is_missing_is_said(folder):
 def test_without_results_everything_is_open(tmp_path):
     page = page_of(tmp_path)
     sections = page.split("\n## ")[2:]
-    assert len(sections) == 14
+    assert len(sections) == 15
     assert all("Open:" in part for part in sections)
     # Deviations are the papers' alone.
     assert all("±" not in part.partition("Measured here:")[2] for part in sections)
@@ -421,6 +447,134 @@ def test_accuracy_where_it_was_measured(folder):
     assert "accuracy on questions has not been measured" not in page
 
 
+def beginning(page):
+    """The first ten lines after the title."""
+    return page.split("# Results\n", 1)[1].split("\n")[:10]
+
+
+def line_on(page, words):
+    (line,) = (line for line in beginning(page) if words in line)
+    return line
+
+
+def test_equal_processor_time_is_that_of_plain_n(tmp_path):
+    write_clocked(tmp_path)
+    timed = section(page_of(tmp_path), "In the same time")
+    assert f"### `{LABEL}`" in timed
+    assert "from scratch" in timed
+    assert "whole run of *plain n*: 80 s" in timed
+    # 80 s are 40 steps at 2 s: 2 - 40 * 0.014, and a hundredth for the seeds.
+    loss = "1.450 ± 0.010 | 0.725 ± 0.005 | 2.900 ± 0.020"
+    row = f"| UniMax, all n (40 steps) | 3 | {loss} | -0.160, lower | {ABSENT} | {loss} |"
+    assert row in timed
+    # 80 s are 20 steps of plain 2n, a measurement of its own, and 50 of balanced sampling, whose
+    # random twin has 80 by then; at equal steps both are read after 40.
+    assert "| plain 2n (20 steps) | 3 | 1.770 ±" in timed
+    ours = "| balanced sampling (50 steps) | 3 | 1.460 ± 0.010 | 0.730 ± 0.005 | 2.920 ± 0.020 "
+    after_40 = "1.570 ± 0.010 | 0.785 ± 0.005 | 3.140 ± 0.020 |"
+    assert (
+        f"{ours}| -0.150, lower | +0.010, higher in every seed (UniMax, random) | {after_40}"
+        in timed
+    )
+    rows = [line.split(" (")[0] for line in timed.splitlines() if " steps) | " in line]
+    assert rows[:2] == ["| adaptive, all n", "| UniMax, random"]
+    assert rows[-1] == "| plain 2n"
+
+
+def test_where_a_run_ends_before_plain_n_all_are_read_at_the_time_it_has(tmp_path):
+    write_clocked(tmp_path, CLOCKED | {"balanced sampling": (0.011, 1.6, 40)})
+    timed = section(page_of(tmp_path), "In the same time")
+    assert "80 % of that of the whole run of *plain n*, 64 s" in timed
+    assert "*balanced sampling* ends first" in timed
+    assert "| plain n (32 steps) | 3 | 1.690 ±" in timed
+    # All n with the same draws, in the 40 steps that balanced sampling has.
+    assert "a macro held-out loss of 1.450 ± 0.010, lower than *adaptive, all n*." in timed
+
+
+def test_the_page_begins_with_what_is_better_in_the_same_time(tmp_path):
+    write_clocked(tmp_path)
+    page = page_of(tmp_path)
+    best = line_on(page, "The best way")
+    assert (
+        f"on `{LABEL}` *adaptive, all n* of 7 ways (1.370; plain n 1.610; lower in every seed)"
+        in best
+    )
+    below = f"below plain n and plain 2n in every seed on `{LABEL}`"
+    for arm in ("UniMax, all n", "adaptive, all n"):
+        assert f"(*{arm}*): {below}" in line_on(page, f"(*{arm}*)")
+    assert f"below even draws beyond the spread on `{LABEL}`" in line_on(
+        page, "(*adaptive, all n*)"
+    )
+    look = line_on(page, "Looking at candidates")
+    assert "none is lower in every seed (*balanced sampling*, the nearest, is 0.090 above)" in look
+    assert f"on `{LABEL}` are named" in line_on(page, "missing")
+    # Balanced sampling has 50 steps in the time, more than were run with all n.
+    assert "Were the selection" not in page
+
+
+def test_sentences_of_the_beginning_turn_with_the_figures(tmp_path):
+    turned = {"plain n": (0.018, 2.0, 40), "balanced sampling": (0.022, 2.0, 40)}
+    write_clocked(tmp_path, CLOCKED | turned)
+    write_clocked(tmp_path, label="other")
+    page = page_of(tmp_path)
+    best = line_on(page, "The best way")
+    assert (
+        f"on `{LABEL}` *balanced sampling* of 7 ways (1.130; plain n 1.290; lower in every seed)"
+        in best
+    )
+    assert "on `other` *adaptive, all n* of 7 ways" in best
+    even = line_on(page, "(*UniMax, all n*)")
+    assert "below plain n and plain 2n in every seed on `other`" in even
+    assert f"not below plain n and plain 2n in every seed on `{LABEL}`" in even
+    look = line_on(page, "Looking at candidates")
+    assert f"on `{LABEL}` *balanced sampling* is 0.160 lower, in every seed" in look
+    (mine,) = (part for part in page.split("\n### ") if part.startswith(f"`{LABEL}`"))
+    assert "a look pays here" in mine
+    assert "1.450 ± 0.010, higher than *plain n*." in mine
+    assert "So no look" not in mine
+    level = {"balanced sampling": (0.011, 2.0, 40)}
+    write_clocked(tmp_path, CLOCKED | level)
+    page = page_of(tmp_path)
+    assert "higher than *adaptive, all n*. So no look" in page
+    assert "without error would not be either" in line_on(page, "Looking at candidates")
+
+
+def test_without_processor_times_the_beginning_says_open(folder, tmp_path):
+    page = page_of(folder)
+    for words in ("The best way", "equally often", "still falls", "Looking at"):
+        assert "open" in line_on(page, words)
+    assert page.count("as drawn;") == 1
+    assert "`mixed` was measured before" in line_on(page, "as drawn")
+    # Runs with processor times are no part of the papers' experiment.
+    write_clocked(folder)
+    main = section(page_of(folder), "Main result")
+    assert "`mixed`" in main
+    assert LABEL not in main
+
+
+def test_one_seed_and_missing_arms_decide_nothing(tmp_path):
+    write_clocked(tmp_path, seeds=(0,))
+    page = page_of(tmp_path)
+    assert "one seed tells nothing apart" in line_on(page, "The best way")
+    assert f"open on `{LABEL}`" in line_on(page, "(*UniMax, all n*)")
+    timed = section(page, "In the same time")
+    assert "fewer than 3 seeds so far: balanced sampling (1)" in timed
+    assert f"`{LABEL}`: not run yet: temperature, all n; plain n, hard samples" in timed
+    for path in (tmp_path / "quality" / LABEL).glob("plain-n-*"):
+        path.unlink()
+    page = page_of(tmp_path)
+    assert "Open at equal time: no run of *plain n*" in page
+    assert f"on `{LABEL}` open" in line_on(page, "The best way")
+
+
+def test_an_arm_without_every_seed_of_the_control_is_not_the_best(tmp_path):
+    write_clocked(tmp_path)
+    (tmp_path / "quality" / LABEL / "adaptive-all-n-seed2.json").unlink()
+    page = page_of(tmp_path)
+    assert "*UniMax, random* of 6 ways" in line_on(page, "The best way")
+    assert "adaptive, all n (2)" in section(page, "In the same time")
+
+
 @pytest.mark.slow
 def test_the_same_results_give_the_same_bytes_and_no_old_plot_stays(folder, monkeypatch, capsys):
     written = []
@@ -455,7 +609,8 @@ def test_arms_and_file_names_are_those_of_the_quality_benchmark():
         for n in ast.parse(code).body
     }
     there = [key.value for key in nodes["ARMS"].value.keys]
-    assert set(ARMS) <= set(there)
+    assert set(ARMS) | set(equal_time.ASKED) <= set(there)
+    assert set(equal_time.RANDOM_TWINS) | set(equal_time.RANDOM_TWINS.values()) <= set(there)
     namespace = {}
     exec(ast.unparse(nodes["slug"]), namespace)
     assert [slug(arm) for arm in there] == [namespace["slug"](arm) for arm in there]
