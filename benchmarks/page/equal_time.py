@@ -1,14 +1,16 @@
 """Runs that have the processor time of training, compared at equal time and at equal steps.
 
 The time is a share of what the control takes for its whole run, seed by seed: all of it, or as much
-as every run reached. A loss lies on a line between measurements.
+as every run reached. A loss lies on a line between measurements. On an accelerator, where runs
+share the device and the processor waits for it, the time of a run is that of its steps by measured
+pace.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.page.quality_tables import CEILING, MEASURES, OURS, arms_of, shown_measures
-from benchmarks.page.result_files import CLOCK, BySeed, Mixture, Run
+from benchmarks.page.result_files import CLOCK, BySeed, Mixture
 from benchmarks.page.standings import ABSENT, Spread, Standing, table, than
 
 #: Ordinary training on all n, arranged by length: what everything is held against.
@@ -60,46 +62,62 @@ class EqualTime:
     """The runs of a mixture after the same processor time, seed by seed.
 
     Attributes:
-        seconds: processor time at which the runs of a seed are read.
+        seconds: time at which the runs of a seed are read.
         share: of the control's whole run, the same for all seeds.
         ends_first: the arm whose run is the shortest, where that is not the control's.
+        paces: seconds of a step, by arm, where runs have no time of their own.
     """
 
     mixture: Mixture
     seconds: BySeed
     share: float = 1.0
     ends_first: str | None = None
+    paces: Mapping[str, float] | None = None
 
     @classmethod
     def of(cls, mixture: Mixture) -> "EqualTime":
-        """Find the time: without a run of the control there is none."""
-        whole = {run.seed: run.last_second for run in mixture.runs.get(CONTROL, [])}
-        shares = {
-            arm: min(run.last_second / whole[run.seed] for run in known)
+        """Find the time: without a run of the control, or its pace, there is none."""
+        paces = None
+        if mixture.accelerator:
+            paces = mixture.pace.seconds if mixture.pace else {}
+        took = {
+            arm: {
+                run.seed: run.last_second if paces is None else run.last_step * paces[arm]
+                for run in runs
+            }
             for arm, runs in mixture.runs.items()
-            if (known := [run for run in runs if run.seed in whole])
+            if paces is None or arm in paces
+        }
+        whole = took.get(CONTROL, {})
+        shares = {
+            arm: min(seconds[seed] / whole[seed] for seed in seconds.keys() & whole.keys())
+            for arm, seconds in took.items()
+            if seconds.keys() & whole.keys()
         }
         first = min(shares, key=lambda arm: (shares[arm], arm != CONTROL), default=CONTROL)
         share = shares.get(first, 1.0)
         seconds = {seed: share * time for seed, time in whole.items()}
-        return cls(mixture, seconds, share, None if first == CONTROL else first)
+        return cls(mixture, seconds, share, None if first == CONTROL else first, paces)
 
     def losses(self, arm: str, measure: str = "macro") -> BySeed:
         """Return a measure of each seed's run after the time."""
-        return self._read(arm, measure, self.seconds)
+        return self._read(arm, measure)
 
     def steps(self, arm: str) -> BySeed:
         """Return how many steps each seed's run has taken after the time."""
-        return self._read(arm, "steps", self.seconds)
+        return self._read(arm, "steps")
 
-    def _read(self, arm: str, measure: str, at: BySeed, along: str = CLOCK) -> BySeed:
-        runs: Iterable[Run] = self.mixture.runs.get(arm, [])
-        values = {run.seed: run.at(at[run.seed], measure, along) for run in runs if run.seed in at}
-        return {seed: value for seed, value in values.items() if value is not None}
+    def _read(self, arm: str, measure: str) -> BySeed:
+        if self.paces is None:
+            return self.mixture.read(arm, measure, self.seconds, CLOCK)
+        if arm not in self.paces:
+            return {}
+        steps = {seed: seconds / self.paces[arm] for seed, seconds in self.seconds.items()}
+        return self.mixture.read(arm, measure, steps)
 
     def ceiling(self) -> BySeed:
         """Return the macro loss of training on all n drawn, in as many steps as a look leaves."""
-        return self._read(EVEN, "macro", self.steps(OURS), along="steps")
+        return self.mixture.read(EVEN, "macro", self.steps(OURS))
 
     def ceiling_word(self) -> str:
         """Return how that loss stands to the best arm without a look."""
@@ -156,15 +174,19 @@ def all_lower(standings: Iterable[Standing]) -> bool | None:
 def time_sentence(equal: EqualTime) -> str:
     """Return which time it is that losses are read at."""
     if not equal.seconds:
-        return f"Open at equal time: no run of *{CONTROL}*, whose time would be the measure."
+        return (
+            f"Open at equal time: there is no run of *{CONTROL}*, or no measured pace of it, whose "
+            "time would be the measure."
+        )
+    kind = "s of a processor" if equal.paces is None else "s by measured pace"
     spread = Spread.of(equal.seconds)
     least, most = (f"{end(spread.values):,.0f}" for end in (min, max))
     took = least if least == most else f"{least} to {most}"
     if equal.ends_first is None:
-        return f"Equal time is that of the whole run of *{CONTROL}*: {took} s of a processor."
+        return f"Equal time is that of the whole run of *{CONTROL}*: {took} {kind}."
     return (
         f"Equal time is {100 * equal.share:.0f} % of that of the whole run of *{CONTROL}*, {took} "
-        f"s of a processor: the most that every run reached; *{equal.ends_first}* ends first."
+        f"{kind}: the most that every run reached; *{equal.ends_first}* ends first."
     )
 
 
@@ -221,14 +243,13 @@ def _beside_twin(equal: EqualTime, arm: str) -> str:
 
 def sentences(equal: EqualTime) -> list[str]:
     """Return what the figures of a mixture say at equal time."""
-    said = []
-    where = "macro held-out loss at equal time"
-    for arm in (EVEN, ADAPTIVE):
-        said += [
-            equal.standing(arm, plain).say(f"*{arm}*", f"*{plain}*", where)
-            for plain in (CONTROL, LARGER)
-        ]
-    said.append(equal.standing(ADAPTIVE, EVEN).say(f"*{ADAPTIVE}*", f"*{EVEN}*", where))
+    pairs = [(arm, plain) for arm in (EVEN, ADAPTIVE) for plain in (CONTROL, LARGER)]
+    said = [
+        standing.say(f"*{ours}*", f"*{theirs}*", "macro held-out loss at equal time")
+        for ours, theirs in [*pairs, (ADAPTIVE, EVEN)]
+        # What was not run is listed once.
+        if (standing := equal.standing(ours, theirs)).word != "open"
+    ]
     return [*said, look_sentence(equal), ceiling_sentence(equal)]
 
 

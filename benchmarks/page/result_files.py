@@ -111,6 +111,13 @@ class Pace:
         found = self.result.summary.items()
         return {name.removesuffix(end): ratio for name, ratio in found if name.endswith(end)}
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of a step, by arm: of all turns."""
+        end = "/seconds"
+        found = self.result.summary.items()
+        return {name.removesuffix(end): value for name, value in found if name.endswith(end)}
+
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Least and most over turns of the ratio, by arm."""
         turns = self.result.repeats
@@ -159,6 +166,12 @@ class Mixture:
         return all(run.clocked for runs in self.runs.values() for run in runs)
 
     @property
+    def accelerator(self) -> str | None:
+        """The device that runs trained on, where that is no processor."""
+        found = next(iter(self.runs.values()))[0].result.machine.get("accelerator")
+        return str(found) if found else None
+
+    @property
     def steps(self) -> float:
         """Steps at which runs of different arms are compared: what all of them came to."""
         last = min(run.last_step for runs in self.runs.values() for run in runs)
@@ -167,7 +180,12 @@ class Mixture:
     def at_steps(self, arm: str, measure: str, steps: float | None = None) -> BySeed:
         """Return a measure of each seed's run after some steps, by default those of all arms."""
         steps = self.steps if steps is None else steps
-        values = {run.seed: run.at(steps, measure) for run in self.runs.get(arm, [])}
+        return self.read(arm, measure, {run.seed: steps for run in self.runs.get(arm, [])})
+
+    def read(self, arm: str, measure: str, places: BySeed, along: str = "steps") -> BySeed:
+        """Return a measure of each seed's run at a place of its own, in steps or on the clock."""
+        runs = [run for run in self.runs.get(arm, []) if run.seed in places]
+        values = {run.seed: run.at(places[run.seed], measure, along) for run in runs}
         return {seed: value for seed, value in values.items() if value is not None}
 
     def steps_in_time(self, arm: str, of: str) -> float | None:
@@ -241,7 +259,12 @@ def read_mixture(folder: Path, paces: Iterable[Pace], accuracy: Path) -> Mixture
     mixture = Mixture(folder.name, runs)
     if not runs:
         return mixture
-    fitting = [pace for pace in paces if _same_work(pace.result.settings, mixture.settings)]
+    fitting = [
+        pace
+        for pace in paces
+        if _same_work(pace.result.settings, mixture.settings)
+        and pace.result.machine.get("accelerator") == mixture.accelerator
+    ]
     # Single turns scatter: the measurement with most of them counts, of equals the latest.
     pace = max(fitting, key=lambda pace: (len(pace.result.repeats), pace.result.date), default=None)
     return Mixture(folder.name, runs, pace, read_accuracy(accuracy, runs))
@@ -311,7 +334,10 @@ def results_of(folder: Path, benchmark: str) -> list[Result]:
 def _same_work(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """True where a step is the same work: the same data, model and sizes."""
     names = ("data", "model", "n", "r", "micro_batch", "max_length", "dtype")
-    return all(_bare(one.get(name)) == _bare(other.get(name)) for name in names)
+    scratch = [bool(settings.get("from_scratch")) for settings in (one, other)]
+    return scratch[0] == scratch[1] and all(
+        _bare(one.get(name)) == _bare(other.get(name)) for name in names
+    )
 
 
 def _bare(value: Any) -> Any:

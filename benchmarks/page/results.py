@@ -83,9 +83,9 @@ def add_equal_time(page: Page, results: Results) -> None:
         "## In the same time",
         "What a kind of mini-batch is worth to who waits for it: all arms after the processor time "
         "that ordinary training on n takes, its micro-batches arranged by length, and in the last "
-        "columns after as many steps. A *random twin* keeps as many examples, with the same draws "
-        "and the same small sources, without a look. Of so many arms the lowest is so partly by "
-        "luck.",
+        "columns after as many steps. On an accelerator the time is by measured pace. A *random "
+        "twin* keeps as many examples, with the same draws and the same small sources, without a "
+        "look. Of so many arms the lowest is so partly by luck.",
     )
     for mixture in results.clocked:
         equal = equal_time.EqualTime.of(mixture)

@@ -481,6 +481,28 @@ def test_equal_processor_time_is_that_of_plain_n(tmp_path):
     assert rows[-1] == "| plain 2n"
 
 
+def test_on_an_accelerator_time_is_by_measured_pace(tmp_path):
+    """Runs there share the device, and the time of the processor says nothing of it."""
+    write_clocked(tmp_path)
+    for path in (tmp_path / "quality" / LABEL).iterdir():
+        run = json.loads(path.read_text())
+        run["machine"]["accelerator"] = "a GPU"
+        path.write_text(json.dumps(run))
+    assert "no measured pace" in section(page_of(tmp_path), "In the same time")
+    # Of another machine: its steps are other work.
+    paces = {"plain n/seconds": 0.2, "UniMax, all n/seconds": 0.25}
+    write(tmp_path / "pace/1.json", SHARED | {"from_scratch": True}, [paces], paces)
+    assert "no measured pace" in section(page_of(tmp_path), "In the same time")
+    pace = json.loads((tmp_path / "pace/1.json").read_text())
+    pace["machine"]["accelerator"] = "a GPU"
+    (tmp_path / "pace/1.json").write_text(json.dumps(pace))
+    timed = section(page_of(tmp_path), "In the same time")
+    assert "whole run of *plain n*: 8 s by measured pace" in timed
+    # 8 s are 32 steps of 0.25 s: 2 - 32 * 0.014, and a hundredth.
+    assert "| UniMax, all n (32 steps) | 3 | 1.562 ±" in timed
+    assert f"| plain r | 3 | {ABSENT} |" in timed
+
+
 def test_where_a_run_ends_before_plain_n_all_are_read_at_the_time_it_has(tmp_path):
     write_clocked(tmp_path, CLOCKED | {"balanced sampling": (0.011, 1.6, 40)})
     timed = section(page_of(tmp_path), "In the same time")
@@ -563,7 +585,7 @@ def test_one_seed_and_missing_arms_decide_nothing(tmp_path):
     for path in (tmp_path / "quality" / LABEL).glob("plain-n-*"):
         path.unlink()
     page = page_of(tmp_path)
-    assert "Open at equal time: no run of *plain n*" in page
+    assert "Open at equal time: there is no run of *plain n*" in page
     assert f"on `{LABEL}` open" in line_on(page, "The best way")
 
 
