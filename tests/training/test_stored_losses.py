@@ -282,16 +282,18 @@ def test_a_resumed_run_draws_on_to_the_bit(make_trainer, dataset, tmp_path, rule
     assert str(states[0]) == str(states[1])
 
 
+TOGETHER = {"stored_losses": "hard", "candidate_ratio": 1, "selector": "none", "max_steps": 12}
+
+
 def trained_in_each(model_folder, folder):
     """In each of two processes: what its steps told, and what all have stored."""
     trainer = build_trainer(
         model_folder,
         Dataset.from_list(make_records()),
         output_dir=str(folder),
-        stored_losses="hard",
-        candidate_ratio=1,
-        selector="none",
-        max_steps=12,
+        save_strategy="steps",
+        save_steps=8,
+        **TOGETHER,
     )
     steps = note_stored(trainer)
     trainer.train()
@@ -299,7 +301,7 @@ def trained_in_each(model_folder, folder):
 
 
 @pytest.mark.slow
-def test_processes_store_the_losses_of_all(tiny_model_folder, tmp_path):
+def test_processes_store_the_losses_of_all(tiny_model_folder, make_trainer, dataset, tmp_path):
     (first, stored), (second, same) = run_in_processes(
         trained_in_each, tmp_path, tiny_model_folder, tmp_path / "run"
     )
@@ -308,6 +310,17 @@ def test_processes_store_the_losses_of_all(tiny_model_folder, tmp_path):
     # Six steps of 16 are a pass; the next is of the harder half, twice.
     rows = [[a + b for a, b in zip(first, second, strict=True)][step] for step in range(6, 12)]
     assert len({row for step in rows for row in step}) == 42
+    # One process goes on from what two have stored, with as many examples a step.
+    trainer = make_trainer(
+        dataset, output_dir=str(tmp_path / "run"), gradient_accumulation_steps=4, **TOGETHER
+    )
+    steps = note_stored(trainer)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
+    after = [rows for rows in steps if rows]
+    # The epoch ends with what is left, which processes make up to a batch each.
+    assert [sorted(step) for step in after[:3]] == [sorted(step) for step in rows[2:5]]
+    assert len(after[3]) == 4
+    assert set(after[3]) < set(rows[5])
 
 
 def test_workers_and_data_that_is_a_list_tell_rows_too(make_trainer, dataset):

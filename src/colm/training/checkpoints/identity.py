@@ -24,6 +24,7 @@ from colm.training.checkpoints.model_digest import (
 )
 from colm.training.checkpoints.run_options import comparable_options, describe_options
 from colm.training.clusters import CLUSTER_COLUMN
+from colm.training.step.source_columns import goes_by_source
 
 _FORMAT = "colm identity 1"
 _FORMER_FORMAT = "colm run 1"
@@ -185,7 +186,8 @@ def _columns(trainer: Any) -> set[str]:
     if not trainer.args.remove_unused_columns:
         return set()
     trainer._set_signature_columns_if_needed()
-    source = trainer._selection.source_column
+    # Where nothing goes by source, losses alone are told by it.
+    source = trainer._selection.source_column if goes_by_source(trainer.args) else None
     return {*trainer._signature_columns, *([source] if source else [])} - {CLUSTER_COLUMN}
 
 

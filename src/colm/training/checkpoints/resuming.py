@@ -254,8 +254,9 @@ class ResumingMixin(_Base):
         of_draws = self._draw_state()
         if not self._selects and self._clusters is None and not of_draws:
             return
-        # Those that select together have one state.
-        group = Exchange() if self.args.selection_scope == "global" else self._group
+        # Those that select together, or not at all, have one state.
+        is_shared = self.args.selection_scope == "global" or not self._selects
+        group = Exchange() if is_shared else self._group
         state = gather_states(self._selection.selector.state_dict(), group)
         state |= of_draws
         if self._clusters is not None:

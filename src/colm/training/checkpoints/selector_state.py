@@ -149,8 +149,9 @@ def load_state(path: Path, settings: Settings, process: int = 0) -> dict[str, Te
 
 def _compare(written: Settings, now: Settings, folder: Path) -> None:
     """Refuse settings that differ from those of the checkpoint."""
-    if written.get(PROCESSES) != now[PROCESSES] and now["selection_scope"] == "global":
-        # The state is shared: it serves any number of processes that draw as many candidates.
+    is_shared = now["selection_scope"] == "global" or now["candidate_ratio"] == 1
+    if written.get(PROCESSES) != now[PROCESSES] and is_shared:
+        # It serves any number of processes that draw as many candidates.
         written, now = with_step_size(written), with_step_size(now)
     for option, value in now.items():
         if written.get(option) != value:
