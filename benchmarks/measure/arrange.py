@@ -1,7 +1,6 @@
 """Time of a plain step arranged by length over TRL's own, beside TRL's remedies for padding.
 
-Nothing is selected: each arm trains on the same n examples a step, or, for the remedy that draws
-otherwise, on the same examples in all steps together:
+Nothing is selected: each arm trains on all n examples of a step.
 
 - ``trl``: TRL's ``SFTTrainer``, micro-batches of equal numbers in the order drawn;
 - ``arranged``: ``CoLMSFTTrainer`` with ``candidate_ratio=1``, ``arrange="by_length"``;
@@ -9,11 +8,12 @@ otherwise, on the same examples in all steps together:
   of examples and cuts them: those of a step are of like length, and the next step's of another;
 - ``padding_free``: TRL with ``padding_free=True``; on accelerators with flash attention alone.
 
-Of the 50 steps that ``group_by_length`` makes, evenly spaced ones are taken; the other arms have
-their examples in random order. All take turns, a step each, so that a machine that slows down
-favours none. Ratios are of the time of all steps, and where arms share their steps the median and
-the largest of those within a turn; ``processor`` is processor time, which other programs on the
-machine change less. Beside time there are tokens, padding included, over real ones.
+All but ``group_by_length`` train on the same random examples in the same turn; of the 50 steps
+that it makes of the same pool, evenly spaced ones are taken, and its ratio is of time by real
+token. Arms take turns, a step each, so that a machine that slows down favours none. Ratios are of
+the time of all steps, and where arms share their steps the median and the largest of those within
+a turn; ``processor`` is processor time, which other programs on the machine change less. Beside
+time there are tokens, padding included, over real ones.
 
 ``python -m benchmarks arrange`` runs on the generated mixture; ``--data FILE`` on one's own.
 """
@@ -46,23 +46,25 @@ ARMS: dict[str, tuple[type[SFTTrainer], type[SFTConfig], dict[str, Any]]] = {
     "group_by_length": (SFTTrainer, SFTConfig, {}),
     "padding_free": (SFTTrainer, SFTConfig, {"padding_free": True}),
 }
-#: Arms whose steps are not those of the others.
+#: The arm whose steps are not those of the others.
 DRAWS_OTHERWISE = "group_by_length"
+REFERENCE = "trl"
 
 
 def main() -> None:
     """Measure, print the ratios, and write the result."""
     options = parse()
     torch.manual_seed(options.seed)
-    names = [name for name in ARMS if name != "padding_free" or runs_padding_free()]
-    if "padding_free" not in names:
+    names = [name for name in options.arms if name != "padding_free" or runs_padding_free()]
+    if len(names) < len(options.arms):
         print("padding_free is not run: it needs an accelerator and flash-attn")
     with TemporaryDirectory() as folder:
         arms = {name: Arm(name, options, folder) for name in names}
-        examples = list(arms["trl"].trainer.train_dataset)
+        examples = list(arms[names[0]].trainer.train_dataset)
         steps = draw(examples, options)
         for arm in arms.values():
-            arm.step(steps[0].drawn)  # warms up allocators, caches and the optimizer's state
+            # Warms up allocators, caches and the optimizer's state.
+            arm.step(steps[0].drawn[: 2 * options.micro_batch])
         turns: list[dict[str, float]] = []
         path = None
         for turn, step in enumerate(steps):
@@ -83,6 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", help="JSONL, CSV or Parquet; default: the generated mixture")
     parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
     parser.add_argument("--shape", choices=SHAPES, help="random weights and data, in place of both")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--n", type=int, default=32, help="examples of a step")
     parser.add_argument("--micro-batch", type=int, default=4, help="examples in a micro-batch")
     parser.add_argument("--turns", type=int, default=5, help="steps of each arm, 50 at most")
@@ -115,23 +118,22 @@ class Step(NamedTuple):
 
 
 def draw(examples: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> list[Step]:
-    """Return as many steps as there are turns, of the same examples for all arms together."""
+    """Return as many steps as there are turns, out of a pool of fifty."""
     taken = [name for name in ("input_ids", "labels", "source") if name in examples[0]]
-    bare = [{name: each[name] for name in taken} for each in examples]
-    size = min(SORTED_STEPS, len(bare) // options.n) * options.n
-    lengths = [len(each["input_ids"]) for each in bare[:size]]
+    size = min(SORTED_STEPS, len(examples) // options.n) * options.n
+    pool = [{name: each[name] for name in taken} for each in examples[:size]]
+    lengths = [len(each["input_ids"]) for each in pool]
     seeded = torch.Generator().manual_seed(options.seed)
-    rows = get_length_grouped_indices(lengths, size, mega_batch_mult=1, generator=seeded)
-    cut = [rows[start : start + options.n] for start in range(0, size, options.n)]
-    # The middle of each of as many equal parts.
-    chosen = [cut[int((turn + 0.5) * len(cut) / options.turns)] for turn in range(options.turns)]
-    shuffled = [row for step in chosen for row in step]
-    random.Random(options.seed).shuffle(shuffled)
-    dealt = [shuffled[at : at + options.n] for at in range(0, len(shuffled), options.n)]
-    return [
-        Step([bare[row] for row in one], [bare[row] for row in other])
-        for one, other in zip(dealt, chosen, strict=True)
-    ]
+    by_length = get_length_grouped_indices(lengths, size, mega_batch_mult=1, generator=seeded)
+    shuffled = random.Random(options.seed).sample(range(size), size)
+    steps = []
+    for turn in range(options.turns):
+        # The middle of each of as many equal parts.
+        place = int((turn + 0.5) * (size // options.n) / options.turns) * options.n
+        drawn = shuffled[turn * options.n : (turn + 1) * options.n]
+        grouped = by_length[place : place + options.n]
+        steps.append(Step([pool[row] for row in drawn], [pool[row] for row in grouped]))
+    return steps
 
 
 class Arm:
@@ -212,12 +214,16 @@ def summarise(turns: list[dict[str, float]], names: Sequence[str]) -> dict[str, 
             totals[f"{name}/tokens"] / totals[f"{name}/real_tokens"]
         )
         summary[f"{name}_most_tokens"] = max(turn[f"{name}/most_tokens"] for turn in turns)
-    for name in names[1:]:
+    for name in names:
+        if name == REFERENCE or REFERENCE not in names:
+            continue
+        # Of the same examples, except for the arm that draws others.
+        fewer = totals[f"{REFERENCE}/real_tokens"] / totals[f"{name}/real_tokens"]
         for kind in ("seconds", "processor_seconds"):
-            label = f"{name}_{kind.removesuffix('_seconds')}_over_trl"
-            summary[label] = totals[f"{name}/{kind}"] / totals[f"trl/{kind}"]
+            label = f"{name}_{kind.removesuffix('_seconds')}_over_{REFERENCE}"
+            summary[label] = fewer * totals[f"{name}/{kind}"] / totals[f"{REFERENCE}/{kind}"]
             if name != DRAWS_OTHERWISE:
-                paired = [turn[f"{name}/{kind}"] / turn[f"trl/{kind}"] for turn in turns]
+                paired = [turn[f"{name}/{kind}"] / turn[f"{REFERENCE}/{kind}"] for turn in turns]
                 summary[f"{label}_median"] = statistics.median(paired)
                 summary[f"{label}_most"] = max(paired)
     return summary

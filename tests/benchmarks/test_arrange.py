@@ -1,4 +1,4 @@
-"""The benchmark of arranged steps on a tiny shape: every arm trains on the same examples."""
+"""The benchmark of arranged steps on a tiny shape: arms share their examples, not their tokens."""
 
 import json
 import sys
@@ -20,7 +20,5 @@ def test_arms_train_on_the_same_examples_in_other_numbers_of_tokens(monkeypatch,
         assert turn["trl/real_tokens"] == turn["arranged/real_tokens"]
         assert turn["arranged/tokens"] < turn["trl/tokens"]
         assert turn["arranged/most_tokens"] <= turn["trl/most_tokens"]
-    arms = ("trl", "arranged", "group_by_length")
-    totals = {sum(turn[f"{arm}/real_tokens"] for turn in result["repeats"]) for arm in arms}
-    assert len(totals) == 1
-    assert result["summary"]["arranged_seconds_over_trl"] > 0
+    for arm in ("arranged", "group_by_length"):
+        assert result["summary"][f"{arm}_processor_over_trl"] > 0
