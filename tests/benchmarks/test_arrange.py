@@ -3,12 +3,15 @@
 import json
 import sys
 
+import pytest
+
 from benchmarks import record
 from benchmarks.measure import arrange
 
 TINY = "--shape tiny --n 8 --micro-batch 2 --turns 2 --max-length 32 --dtype float32"
 
 
+@pytest.mark.slow
 def test_arms_train_on_the_same_examples_in_other_numbers_of_tokens(monkeypatch, tmp_path):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["arrange", *TINY.split()])

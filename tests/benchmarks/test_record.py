@@ -3,6 +3,8 @@
 import json
 import sys
 
+import pytest
+
 from benchmarks import record
 from benchmarks.measure import record as recorded
 from colm.training.step import weigh
@@ -10,6 +12,7 @@ from colm.training.step import weigh
 TINY = "--shape tiny --n 4 --micro-batch 2 --max-length 32 --turns 3 --dtype float32"
 
 
+@pytest.mark.slow
 def test_a_tiny_shape_is_timed(monkeypatch, tmp_path):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["record", *TINY.split()])

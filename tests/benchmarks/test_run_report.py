@@ -66,6 +66,7 @@ def test_half_a_quality_result_is_refused(tmp_path, changes: dict) -> None:
         read_run(path)
 
 
+@pytest.mark.slow
 def test_results_and_runs_stand_side_by_side(tmp_path, monkeypatch, capsys) -> None:
     mine = save_state(tmp_path / "mine", 4, 4)
     quality = [quality_result(tmp_path / f"{seed}.json", seed) for seed in (0, 1)]

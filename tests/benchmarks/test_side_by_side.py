@@ -71,6 +71,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(main, capsys):
     assert "seed 0" not in said
 
 
+@pytest.mark.slow
 def test_runs_share_the_time_and_end_in_it(main, monkeypatch):
     monkeypatch.setattr(side_by_side, "GRACE_SECONDS", 0.5)
     body = "trap 'end; exit 143' TERM; while :; do sleep 0.05; done"
@@ -149,6 +150,7 @@ def test_the_script_asks_for_what_it_says(tmp_path, monkeypatch, what):
     assert "CoLM" in setting.arms
 
 
+@pytest.mark.slow
 def test_packages_come_as_wheels_and_are_gone_at_the_end(tmp_path):
     """What they are unpacked into goes before what is installed, for the runs alone."""
     wheels = tmp_path / "wheels"

@@ -26,6 +26,7 @@ def run(monkeypatch, tmp_path, options):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*small sources")
 @pytest.mark.parametrize("options", ["--selector gradient_matching --plain", "--full"])
 def test_a_tiny_shape_is_timed(monkeypatch, tmp_path, options):
@@ -122,6 +123,7 @@ def test_the_script_goes_on_after_a_failure_and_says_so(tmp_path):
     assert len([call for call in calls if call[:2] == ["benchmarks", "step"]]) == 2
 
 
+@pytest.mark.slow
 def test_the_script_keeps_its_limit(tmp_path):
     code, calls = accelerator(tmp_path, "sleep 20", LIMIT_SECONDS="6")
     assert code == 1

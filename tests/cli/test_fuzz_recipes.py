@@ -79,6 +79,7 @@ def test_a_configuration_is_taken_or_names_the_option(config_class, folder, opti
         assert {name: getattr(again, name) for name in OPTIONS} == settled
 
 
+@pytest.mark.slow
 @settings(fuzz, max_examples=60)
 @given(st.dictionaries(st.sampled_from(OPTIONS + PLAIN), yaml_values, min_size=1, max_size=3))
 def test_a_recipe_is_taken_or_names_the_option(folder, recipe):

@@ -330,6 +330,7 @@ def test_whatever_is_written_gets_a_verdict(text):
     assert marked_answer(text) is None or "answer" in text or "####" in text or "boxed" in text
 
 
+@pytest.mark.slow
 def test_hard_formulas_take_no_more_than_their_time():
     with FormulaComparison(seconds=2.0) as same:
         assert same("x + 1", "1 + x")

@@ -127,6 +127,7 @@ def test_what_is_saved_grows_with_the_micro_batch(tiny_model_folder, tmp_path):
         assert way.time_ratio == pytest.approx(way.work_ratio)
 
 
+@pytest.mark.slow
 def test_checkpointing_saves_less_and_works_more(tiny_model_folder, tmp_path):
     plain = make_plan(arguments_of(tiny_model_folder, tmp_path)).ways["plain_n"]
     options = ("--gradient_checkpointing=true",)

@@ -113,6 +113,7 @@ def test_data_lies_beside_the_page(comparison, tmp_path) -> None:
     assert type(comparison).load(tmp_path / "report.json") == comparison
 
 
+@pytest.mark.slow
 def test_the_same_comparison_gives_the_same_page(comparison, tmp_path) -> None:
     one, other = (write_report(tmp_path / name, comparison) for name in ("1.html", "2.html"))
     assert one.read_bytes() == other.read_bytes()

@@ -200,6 +200,7 @@ def test_accuracies_are_read_where_they_clearly_are(tmp_path) -> None:
     assert rows["accuracy, sums"] == "25.0 %"
 
 
+@pytest.mark.slow
 def test_runs_of_all_kinds_stand_side_by_side(tmp_path, comparison) -> None:
     mine = save_state(tmp_path / "mine", 4, 4)
     demo = tmp_path / "demo"
@@ -300,6 +301,7 @@ def test_names_of_any_kind_are_escaped(tmp_path) -> None:
     assert page.count("<svg") == page.count("</svg>")
 
 
+@pytest.mark.slow
 def test_a_long_log_makes_no_long_page(tmp_path) -> None:
     folder = save_state(tmp_path / "long", 5000, 5000)
     page = write_page(tmp_path / "long.html", read_runs([folder]))

@@ -240,6 +240,7 @@ def test_streams_and_workers_bring_what_they_would(tiny_model_folder, dataset, t
     assert sum(tokens(runs[0][1])) < sum(tokens(runs[1][1]))
 
 
+@pytest.mark.slow
 def test_resumed_within_an_epoch_is_bit_identical_to_uninterrupted(make_trainer, dataset, tmp_path):
     options = ARRANGED | {
         "gradient_accumulation_steps": 2,

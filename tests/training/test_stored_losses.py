@@ -256,6 +256,7 @@ def test_selection_stores_what_it_trains_on(make_trainer, dataset, scope):
     assert any(WEIGHT_KEY in example for example in kept)
 
 
+@pytest.mark.slow
 @each_rule
 @pytest.mark.parametrize("stop", [5, 11, 15])
 def test_a_resumed_run_draws_on_to_the_bit(make_trainer, dataset, tmp_path, rule, stop):
