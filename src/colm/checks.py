@@ -246,7 +246,10 @@ def as_numbers(option: str, value: Any) -> dict[str, float]:
         given = [str(pair).rpartition("=")[::2] for pair in pairs]
     else:
         raise ValueError(f"{option} must be numbers by name, such as a=1 b=2; got {shown(value)}.")
-    names = as_source_names(name for name, _ in given)
+    try:
+        names = as_source_names(name for name, _ in given)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}.") from error
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{option} must name each once, and one at least; got {shown(value)}.")
     return {

@@ -9,7 +9,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from colm import CoLMConfig, CoLMTrainingArguments
@@ -66,6 +66,9 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("config_class", [CoLMConfig, CoLMTrainingArguments])
 @settings(fuzz, max_examples=150)
 @given(options=st.dictionaries(st.sampled_from(OPTIONS), values, min_size=1, max_size=3))
+@example(options={"source_weights": {"": "rms"}})
+@example(options={"source_weights": {"a": "rms"}})
+@example(options={"source_weights": ["=1"]})
 def test_a_configuration_is_taken_or_names_the_option(config_class, folder, options):
     try:
         config = config_class(str(folder), use_cpu=True, bf16=False, report_to="none", **options)
