@@ -37,7 +37,7 @@ def write_result(
     result = {
         "benchmark": name,
         "date": now.isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": COMMIT,
         "versions": {"python": platform.python_version()}
         | {library: _version(library) for library in LIBRARIES},
         "machine": machine(),
@@ -107,3 +107,7 @@ def _commit() -> str:
     commit = git("rev-parse", "HEAD") or "unknown"
     changed = git("status", "--porcelain", "--", "src", "benchmarks/*.py")
     return f"{commit}+changes" if changed else commit
+
+
+# Of the code that runs: the tree may move on while it measures.
+COMMIT = _commit()

@@ -31,10 +31,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import is_flash_attn_2_available
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.by_hand import prepare, synchronise
-from benchmarks.measure.step import Parts, random_parts, real_parts
+from benchmarks.by_hand import prepare, synchronise, take_step
+from benchmarks.measure.step import add_setting, make_trainer, parts_of, plain_arguments
 from benchmarks.record import machine, write_result
-from benchmarks.shapes import SHAPES
 from colm import CoLMConfig, CoLMSFTTrainer
 from colm.training.example import Example, Pool
 
@@ -82,17 +81,12 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="JSONL, CSV or Parquet; default: the generated mixture")
-    parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--shape", choices=SHAPES, help="random weights and data, in place of both")
+    add_setting(parser)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--n", type=int, default=32, help="examples of a step")
     parser.add_argument("--micro-batch", type=int, default=4, help="examples in a micro-batch")
     parser.add_argument("--turns", type=int, default=5, help="steps of each arm, 50 at most")
     parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
-    parser.add_argument("--full", action="store_true", help="fine-tune all weights, not LoRA")
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
@@ -150,12 +144,8 @@ class Arm:
         synchronise()
         started, ran = time.perf_counter(), time.process_time()
         batches, items = self.micro_batches(examples)
-        trainer.current_gradient_accumulation_steps = len(batches)
         tokens = [batch["input_ids"].numel() for batch in batches]
-        for batch in batches:
-            trainer.training_step(self.model, batch, items)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        take_step(trainer, self.model, self.optimizer, batches, items)
         synchronise()
         return {
             "seconds": time.perf_counter() - started,
@@ -177,32 +167,11 @@ class Arm:
 def build_trainer(name: str, options: argparse.Namespace, folder: str) -> SFTTrainer:
     """Return the trainer that a user would have."""
     kind, configuration, own = ARMS[name]
-    parts = load(options)
-    args = configuration(
-        output_dir=folder,
-        per_device_train_batch_size=options.micro_batch,
-        gradient_accumulation_steps=options.n // options.micro_batch,
-        max_length=None if own.get("padding_free") else options.max_length,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=not torch.accelerator.is_available(),
-        seed=options.seed,
-        report_to="none",
-        **own,
-    )
-    return kind(
-        parts.model,
-        args=args,
-        train_dataset=parts.dataset,
-        processing_class=parts.tokenizer,
-        peft_config=None if options.full else parts.lora,
-    )
-
-
-def load(options: argparse.Namespace) -> Parts:
-    """Load the model and the data, or make both up."""
     wanted = argparse.Namespace(**vars(options) | {"repeats": SORTED_STEPS})
-    return random_parts(wanted) if options.shape else real_parts(wanted)
+    steps = {"gradient_accumulation_steps": options.n // options.micro_batch, "bf16": False}
+    unbounded = {"max_length": None} if own.get("padding_free") else {}
+    args = configuration(**(plain_arguments(options, folder) | steps | unbounded | own))
+    return make_trainer(kind, args, parts_of(wanted), full=options.full)
 
 
 def summarise(turns: list[dict[str, float]], names: Sequence[str]) -> dict[str, float]:

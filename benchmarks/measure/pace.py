@@ -14,7 +14,7 @@ from itertools import cycle
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.by_hand import prepare, synchronise
+from benchmarks.by_hand import prepare, synchronise, take_step
 from benchmarks.measure.quality import ARMS, QualityBench, add_setting, data_names
 from benchmarks.record import machine, write_result
 from colm import CoLMSFTTrainer
@@ -71,14 +71,10 @@ class PacedTrainer:
         """Take a step as training does; return its seconds."""
         trainer = self.trainer
         micro_batches = trainer.args.gradient_accumulation_steps
-        trainer.current_gradient_accumulation_steps = micro_batches
         synchronise()
         started = time.perf_counter()
         batches, items = trainer.get_batch_samples(self.loader, micro_batches, trainer.args.device)
-        for batch in batches:
-            trainer.training_step(self.model, batch, items)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        take_step(trainer, self.model, self.optimizer, batches, items)
         synchronise()
         trainer.state.global_step += 1
         return time.perf_counter() - started

@@ -23,10 +23,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.by_hand import prepare, synchronise
-from benchmarks.measure.step import random_parts, real_parts
+from benchmarks.by_hand import prepare, synchronise, take_step
+from benchmarks.measure.step import add_setting, make_trainer, parts_of, plain_arguments
 from benchmarks.record import machine, write_result
-from benchmarks.shapes import SHAPES
 from colm import CoLMConfig, CoLMSFTTrainer
 from colm.training.example import ROW_KEY, Pool
 from colm.training.step import weigh
@@ -60,16 +59,11 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="JSONL, CSV or Parquet; default: the generated mixture")
-    parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--shape", choices=SHAPES, help="random weights and data, in place of both")
+    add_setting(parser)
     parser.add_argument("--n", type=int, default=16, help="examples of a step")
     parser.add_argument("--micro-batch", type=int, default=4, help="examples in a micro-batch")
     parser.add_argument("--turns", type=int, default=9, help="steps of each arm")
     parser.add_argument("--max-length", type=int, default=256)
-    parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
-    parser.add_argument("--full", action="store_true", help="fine-tune all weights, not LoRA")
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
@@ -132,11 +126,7 @@ class Bench:
         synchronise()
         started, ran = time.perf_counter(), time.process_time()
         batches, items = trainer.get_batch_samples(iter(pools), len(pools), trainer.args.device)
-        trainer.current_gradient_accumulation_steps = len(batches)
-        for batch in batches:
-            trainer.training_step(self.model, batch, items)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        take_step(trainer, self.model, self.optimizer, batches, items)
         trainer.state.global_step += 1
         trainer._record_losses()
         synchronise()
@@ -151,26 +141,13 @@ class Bench:
 def build_trainer(options: argparse.Namespace, folder: str) -> SwitchedTrainer:
     """Return the trainer that a user would have, but for the switch."""
     wanted = argparse.Namespace(**vars(options) | {"repeats": options.turns})
-    parts = random_parts(wanted) if options.shape else real_parts(wanted)
-    args = CoLMConfig(
-        output_dir=folder,
-        candidate_ratio=1.0,
-        per_device_train_batch_size=options.micro_batch,
-        gradient_accumulation_steps=options.n // options.micro_batch,
-        max_length=options.max_length,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=not torch.accelerator.is_available(),
-        seed=options.seed,
-        report_to="none",
-    )
-    return SwitchedTrainer(
-        parts.model,
-        args=args,
-        train_dataset=parts.dataset,
-        processing_class=parts.tokenizer,
-        peft_config=None if options.full else parts.lora,
-    )
+    own = {
+        "candidate_ratio": 1.0,
+        "gradient_accumulation_steps": options.n // options.micro_batch,
+        "bf16": False,
+    }
+    args = CoLMConfig(**(plain_arguments(options, folder) | own))
+    return make_trainer(SwitchedTrainer, args, parts_of(wanted), full=options.full)
 
 
 def summarise(turns: list[dict[str, float]]) -> dict[str, float]:

@@ -21,14 +21,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
 
-from benchmarks.by_hand import prepare, synchronise
+from benchmarks.by_hand import prepare, synchronise, take_step
 from benchmarks.record import machine, write_result
 from benchmarks.shapes import SHAPES, random_examples, random_model, word_tokenizer
 from colm import CoLMConfig, CoLMSFTTrainer
@@ -38,6 +39,8 @@ from colm.data import format_dataset, read_file, source_counts
 from colm.data.generated import generate_mixture
 from colm.runs.pretrained import demo_model_folder
 from colm.training.example import Pool
+
+TrainerKind = TypeVar("TrainerKind", bound=SFTTrainer)
 
 
 def main() -> None:
@@ -62,47 +65,65 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="JSONL, CSV or Parquet; default: the generated mixture")
-    parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--shape", choices=SHAPES, help="random weights and data, in place of both")
+    add_setting(parser)
     parser.add_argument("--n", type=int, default=32, help="candidates")
     parser.add_argument("--r", type=int, default=16, help="kept")
     parser.add_argument("--micro-batch", type=int, default=8, help="examples in a micro-batch")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
     parser.add_argument("--selector", default="colm")
     parser.add_argument("--plain", action="store_true", help="time plain steps on r and n, too")
+    return parser.parse_args()
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """Add what a step is timed on, whatever is asked of it."""
+    parser.add_argument("--data", help="JSONL, CSV or Parquet; default: the generated mixture")
+    parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights and data, in place of both")
+    parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
     parser.add_argument("--full", action="store_true", help="fine-tune all weights, not LoRA")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
 
 
 def build_trainer(options: argparse.Namespace, folder: str) -> CoLMSFTTrainer:
     """Return the trainer that a user would have."""
-    parts = random_parts(options) if options.shape else real_parts(options)
+    parts = parts_of(options)
     # Named sources are kept whole by any selector: leave that to those that mean to.
     keeps_small = get_selector(options.selector).defaults["small_sources"] == "auto"
     small: dict[str, Any] = {"small_sources": parts.small} if keeps_small else {}
-    args = CoLMConfig(
-        output_dir=folder,
-        per_device_train_batch_size=options.micro_batch,
-        gradient_accumulation_steps=options.r // options.micro_batch,
-        candidate_ratio=options.n / options.r,
-        selector=options.selector,
-        **small,
-        max_length=options.max_length,
-        gradient_checkpointing=False,
-        use_cpu=not torch.accelerator.is_available(),
-        seed=options.seed,
-        report_to="none",
-    )
-    return CoLMSFTTrainer(
+    own = {
+        "candidate_ratio": options.n / options.r,
+        "gradient_accumulation_steps": options.r // options.micro_batch,
+        "selector": options.selector,
+    }
+    args = CoLMConfig(**(plain_arguments(options, folder) | own | small))
+    return make_trainer(CoLMSFTTrainer, args, parts, full=options.full)
+
+
+def plain_arguments(options: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Return the fields of a configuration that all timed steps share."""
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": options.micro_batch,
+        "max_length": options.max_length,
+        "gradient_checkpointing": False,
+        "use_cpu": not torch.accelerator.is_available(),
+        "seed": options.seed,
+        "report_to": "none",
+    }
+
+
+def make_trainer(
+    kind: Callable[..., TrainerKind], args: SFTConfig, parts: "Parts", *, full: bool
+) -> TrainerKind:
+    """Return a trainer of these parts, with adapters but where all weights are tuned."""
+    return kind(
         parts.model,
         args=args,
         train_dataset=parts.dataset,
         processing_class=parts.tokenizer,
-        peft_config=None if options.full else parts.lora,
+        peft_config=None if full else parts.lora,
     )
 
 
@@ -114,6 +135,11 @@ class Parts(NamedTuple):
     lora: LoraConfig
     dataset: Dataset
     small: list[str]
+
+
+def parts_of(options: argparse.Namespace) -> Parts:
+    """Load the model and the data, or make both up."""
+    return random_parts(options) if options.shape else real_parts(options)
 
 
 def real_parts(options: argparse.Namespace) -> Parts:
@@ -236,11 +262,7 @@ class StepBench:
 
     def train(self, batches: list[dict[str, Any]], items: Any) -> None:
         """Forward, backward and optimiser step."""
-        self.trainer.current_gradient_accumulation_steps = len(batches)
-        for batch in batches:
-            self.trainer.training_step(self.model, batch, items)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        take_step(self.trainer, self.model, self.optimizer, batches, items)
 
 
 def timed(step: Callable[[Draw], None], draw: Draw) -> float:

@@ -54,6 +54,16 @@ def test_a_trend_is_weighed_as_least_squares_by_hand():
     assert trend.falls().item() == pytest.approx(max(0, -slope))
 
 
+@pytest.mark.parametrize("odd", [math.inf, math.nan])
+def test_a_loss_that_is_no_number_hides_no_other(odd):
+    trend = LossTrend(2)
+    for step in range(1, 9):
+        falling = odd if step == 3 else 3 - 0.5 * math.log(4.0 * step)
+        trend.observe(told([falling, 2.3]))
+        trend.close_round()
+    assert trend.falls().tolist() == pytest.approx([0.5, 0], abs=1e-9)
+
+
 def test_of_whom_nothing_is_known_nothing_is_said():
     trend = LossTrend(2)
     for _ in range(5):

@@ -136,6 +136,17 @@ def test_two_processes_write_one_file_with_both_states(killed):
     assert "\n" not in str(caught.value)
 
 
+def test_what_was_written_before_there_was_an_option_went_by_its_default(tmp_path):
+    now = {"selection_scope": "local", "candidate_ratio": 2.0, "loss_average": "token"}
+    now |= {"stored_share": 0.5, PROCESSES: 1}
+    before = {name: now[name] for name in ("selection_scope", "candidate_ratio", PROCESSES)}
+    path = tmp_path / SELECTOR_FILE
+    save_state(path, {"step": torch.tensor(3)}, before)
+    assert load_state(path, now)["step"] == 3
+    with pytest.raises(ValueError, match=r"loss_average is 'root', but .* written with 'token'"):
+        load_state(path, now | {"loss_average": "root"})
+
+
 @pytest.mark.slow
 def test_those_that_select_together_can_be_another_number(killed):
     """Two processes with batches of 2 stop; one with batches of 4 goes on with their selections."""

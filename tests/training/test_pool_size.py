@@ -1,13 +1,14 @@
 """A large ratio on small data: all of it is drawn, and as much trained on as the options say."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colm.training.step.draw import find_pool_size
+from colm.training.step.draw import candidates_in_all, find_pool_size
 from tests.training.conftest import make_records
 from tests.training.test_streaming import PLAIN, Once, Sized, stream
 
@@ -37,6 +38,20 @@ def test_a_full_step_keeps_what_it_would_without_selection(
         assert size.budget(sum(first), len(first)) == kept * len(first) or len(steps) == 1
         if sum(first) == examples and len(first) == micro_batches:
             assert size.budget(examples, micro_batches) == kept * micro_batches
+
+
+@pytest.mark.parametrize(("split", "expected"), [(False, 480), (True, 160)])
+def test_a_pool_that_is_split_counts_once_in_a_run(split, expected):
+    args = {"candidate_ratio": 2.0, "gradient_accumulation_steps": 2, "max_steps": 10}
+    args |= {"dataloader_drop_last": False, "world_size": 3}
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(**args),
+        accelerator=SimpleNamespace(split_batches=split, num_processes=3),
+        planned_candidates=None,
+        train_dataset=range(1000),
+        _train_batch_size=4,
+    )
+    assert candidates_in_all(trainer) == expected
 
 
 @given(numbers, st.floats(1, 50), numbers, st.integers(1, 10**6))

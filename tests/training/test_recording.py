@@ -48,6 +48,13 @@ def test_a_run_is_written_down_at_its_beginning_and_at_its_end(make_trainer, dat
     assert "secret" not in (folder / RUN_FILE).read_text()
 
 
+@pytest.mark.parametrize("options", [{"candidate_ratio": 1}, {}])
+def test_the_share_of_stored_losses_is_said_where_they_are_stored(make_trainer, dataset, options):
+    stored = make_trainer(dataset, stored_losses="hard", stored_share=0.25, **options)
+    assert stored.run_record().selection["stored_share"] == 0.25
+    assert "stored_share" not in make_trainer(dataset, **options).run_record().selection
+
+
 def test_what_stopped_is_said_to_have_stopped_and_goes_on(make_trainer, dataset, tmp_path):
     def fail():
         raise KeyboardInterrupt

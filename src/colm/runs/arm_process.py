@@ -41,7 +41,7 @@ from colm.runs.arms import option_words
 from colm.runs.players import Told
 from colm.runs.sft import build_trainer, named_refusals
 from colm.runs.training_data import HeldOut, load_examples
-from colm.training.step.draw import candidates_in_all
+from colm.training.step.draw import candidates_in_all, candidates_of_step
 from colm.training.trainer import CoLMSFTTrainer
 
 Hear = Callable[[], Told]
@@ -78,8 +78,7 @@ class EndlessTrainer(CoLMSFTTrainer):
         args = self.args
         self.planned_candidates = draws = candidates_in_all(self)
         if 0 < args.warmup_steps < 1:
-            drawn, _ = self.candidates_and_kept
-            args.warmup_steps = math.ceil(args.warmup_steps * draws / (drawn * args.world_size))
+            args.warmup_steps = math.ceil(args.warmup_steps * draws / candidates_of_step(self))
         args.max_steps = ENDLESS
 
 

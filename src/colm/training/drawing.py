@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from colm.data.joining import is_drawn_by_shares
 from colm.training.step.adaptive import ROUND_STEPS, AdaptivePlan
-from colm.training.step.draw import candidates_in_all, pool_size_of
+from colm.training.step.draw import candidates_in_all, candidates_of_step
 from colm.training.step.example_losses import StepLosses
 from colm.training.step.samplers import make_sampler
 from colm.training.step.shares import most_repeats, report_draws
@@ -83,13 +83,10 @@ class DrawingMixin(StepRecordingMixin):
                 "computes none that can be read: set candidate_sampling='unimax'."
             )
         accumulated = self.args.gradient_accumulation_steps
-        everyone = self.accelerator
-        step_draws = pool_size_of(self).candidates * accumulated
-        step_draws *= 1 if everyone.split_batches else everyone.num_processes
         # Accelerate is one batch ahead, and workers are as many as they may hold.
         fetched = self.args.dataloader_num_workers * (self.args.dataloader_prefetch_factor or 2) + 1
         round_steps = max(ROUND_STEPS, math.ceil(fetched / accumulated) + 1)
-        draws = candidates_in_all(self)
+        draws, step_draws = candidates_in_all(self), candidates_of_step(self)
         plan = AdaptivePlan(sizes, draws, step_draws, round_steps, most_repeats(self.args))
         under_way = self._plan is not None and self.is_in_train and self.state.global_step > 0
         if under_way and self._plan is not None and self._plan.draws_as(plan):
@@ -112,10 +109,8 @@ class DrawingMixin(StepRecordingMixin):
 
     def _draw_state(self) -> dict[str, Tensor]:
         """Return what adaptive draws go by, the step that is over included."""
-        if self._plan is None:
-            return {}
         self._record_losses()
-        return self._plan.state_dict()
+        return {} if self._plan is None else self._plan.state_dict()
 
     def _load_draw_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `_draw_state` returned."""

@@ -75,16 +75,13 @@ class EvaluationLoss:
         """
         if not self._sums:
             return 0.0, []
-        sums = self._everyones(torch.stack(self._sums).double())
-        counts = self._everyones(torch.stack(self._counts))
+        # Summed on the CPU: not every accelerator has float64.
+        sums = self._trainer._group.total(torch.stack(self._sums).cpu().double())
+        counts = self._trainer._group.total(torch.stack(self._counts).cpu())
         finite = sums.isfinite()
         if self._trainer.args.logging_nan_inf_filter and bool(finite.any()):
             sums, counts = sums.where(finite, 0), counts.where(finite, 0)
         return float(sums.sum()), counts.tolist()
-
-    def _everyones(self, own: Tensor) -> Tensor:
-        total: Tensor = self._trainer.accelerator.reduce(own, "sum")
-        return total.cpu()
 
 
 def label_tokens(batch: Mapping[str, Any]) -> Tensor:

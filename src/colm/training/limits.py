@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
-from torch.utils.data import IterableDataset
 from trl import SFTTrainer
 
 from colm.coreset.coreset_selector import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE
@@ -17,7 +16,7 @@ from colm.gradients.adapters import check_adapter
 from colm.gradients.decoder import base_model, class_name, text_config
 from colm.training.options.by_selector import brought_by
 from colm.training.options.selection_arguments import SelectionArguments
-from colm.training.step.draw import length_of
+from colm.training.step.draw import check_draws_by_number, length_of
 from colm.training.step.source_columns import column_names
 from colm.training.step.weigh import weighing_option
 from colm.training.vocabulary import check_token_ids
@@ -215,21 +214,11 @@ def check_candidate_sampling(
                 "data does not allow: load the data whole, or set source_weights_by='examples'."
             )
         return
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise ValueError(
-            f"{option} draws examples by their number, which streamed data does not allow: load "
-            "the data whole, or set candidate_sampling='uniform'."
-        )
+    check_draws_by_number(option, args, dataset, instead="candidate_sampling='uniform'")
     if source_column is None and args.candidate_sampling in ("inverse_source_size", "weights"):
         raise ValueError(
             f"{option} needs the source of each example: set source_column, or source_clusters "
             f"where sources are unknown; the columns are {', '.join(column_names(dataset))}."
-        )
-    strategy = getattr(args, "train_sampling_strategy", "random")
-    if strategy != "random":
-        raise ValueError(
-            f"{option} and train_sampling_strategy={strategy!r} cannot both say which examples are "
-            "drawn: set candidate_sampling='uniform' or train_sampling_strategy='random'."
         )
 
 

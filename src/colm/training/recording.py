@@ -193,6 +193,8 @@ def record_of(
 
 def _acts(args: Any, name: str) -> bool:
     """Whether an option of selection changes what a run does."""
+    if name == "stored_share":
+        return args.stored_losses is not None
     if any(name in names for names in OPTIONS_OF_DRAWS.values()):
         return name in OPTIONS_OF_DRAWS.get(args.candidate_sampling, ())
     return selects(args) or name in _ALWAYS or (name == "selector" and args.candidate_ratio > 1)

@@ -78,8 +78,6 @@ class StoredLossMixin(DrawingMixin):
 
     def _draw_state(self) -> dict[str, Tensor]:
         """Return what draws go by, the losses of the step that is over included."""
-        if self._stored is not None:
-            self._record_losses()
         state: dict[str, Tensor] = super()._draw_state()
         return state | (self._stored.state_dict() if self._stored is not None else {})
 

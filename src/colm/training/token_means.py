@@ -14,6 +14,7 @@ import torch
 
 from colm.training.evaluation_loss import EvaluationLoss, label_tokens, rows_by_length
 from colm.training.options.option_checks import BY_LENGTH
+from colm.training.processes.exchange import Exchange
 from colm.training.step.arrange import averages_over_step, is_overridden, is_padding_free
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
@@ -28,6 +29,7 @@ _OF_TOKENS = ("entropy", "mean_token_accuracy")
 class TokenMeansMixin(_Base):
     """Means over label tokens in the place of means over batches that may be of like length."""
 
+    _group: Exchange
     _evaluation_loss: EvaluationLoss | None = None
     _evaluates_by_length = False
 
@@ -50,8 +52,7 @@ class TokenMeansMixin(_Base):
             counts = torch.zeros(self.args.gradient_accumulation_steps, dtype=torch.int64)
             for number, batch in enumerate(batches):
                 counts[number] = label_tokens(batch)
-            everyones = self.accelerator.reduce(counts.to(self.args.device), "sum")
-            self._label_tokens += everyones[: len(batches)].tolist()
+            self._label_tokens += self._group.total(counts)[: len(batches)].tolist()
         return batches, items
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:

@@ -184,8 +184,7 @@ class CoresetTrainerMixin(
         if self.model_init is not None:
             # Trainings of models that are made for each begin all alike.
             self._built_for = replace(self._built_for, model=None)
-        if self.state.global_step > 0:
-            self._begin_recording()
+        self._begin_recording()
         return super().train(*args, **options)
 
     def _renew(self) -> None:

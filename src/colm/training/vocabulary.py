@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
+from colm.gradients.batch import IGNORED_LABEL
+
 _BATCH_ROWS = 10_000
-#: Label of tokens that the loss leaves out.
-_NO_LABEL = -100
 
 
 def check_token_ids(trainer: Any) -> None:
@@ -99,7 +99,7 @@ def _id_beyond(dataset: Any, column: str, size: int) -> int | None:
         return None
     table = dataset.select_columns(column).with_format("arrow")
     for found in _ids(table.iter(batch_size=_BATCH_ROWS), column):
-        ids = found.filter(pc.not_equal(found, _NO_LABEL)) if column == "labels" else found
+        ids = found.filter(pc.not_equal(found, IGNORED_LABEL)) if column == "labels" else found
         bounds = pc.min_max(ids).as_py()
         for wrong in (bounds["min"], bounds["max"]):
             if wrong is not None and not 0 <= wrong < size:

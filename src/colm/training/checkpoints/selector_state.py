@@ -8,6 +8,7 @@ Symbols: w processes.
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from colm.durable import write_whole
 from colm.json_text import parse_json
+from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.exchange import Exchange
 
 SELECTOR_FILE = "colm_selector.safetensors"
@@ -153,11 +155,14 @@ def _compare(written: Settings, now: Settings, folder: Path) -> None:
     if written.get(PROCESSES) != now[PROCESSES] and is_shared:
         # It serves any number of processes that draw as many candidates.
         written, now = with_step_size(written), with_step_size(now)
+    # What was written before there was an option did as its default says.
+    defaults = {each.name: each.default for each in fields(SelectionArguments)}
     for option, value in now.items():
-        if written.get(option) != value:
+        then = written.get(option, defaults.get(option))
+        if then != value:
             raise ValueError(
-                f"{option} is {value!r}, but {folder} was written with "
-                f"{written.get(option)!r}: resume with the same value, or start a new run."
+                f"{option} is {value!r}, but {folder} was written with {then!r}: resume with the "
+                "same value, or start a new run."
             )
 
 

@@ -55,7 +55,8 @@ class LossTrend:
 
     def observe(self, sums: Tensor) -> None:
         """Take in a step: ``[3, Q]`` sum of losses, label tokens, and examples."""
-        self._open += sums[:2]
+        # A loss that is no number would hide the others of its source as long as rounds count.
+        self._open += sums[:2].where(sums[0].isfinite(), 0)
         self._seen += sums[2]
 
     @property

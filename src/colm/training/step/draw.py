@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from colm.coreset.coreset_selector import ONE_SOURCE
 from colm.data import source_of
@@ -135,18 +135,27 @@ def find_pool_size(
     return PoolSize(asked, math.ceil(drawn), kept, kept / drawn if drawn else 1.0)
 
 
+def pools_at_once(accelerator: Any) -> int:
+    """Return how many pools all processes draw at once: one of each, or one that is split."""
+    return 1 if accelerator.split_batches else int(accelerator.num_processes)
+
+
 def pool_size_of(trainer: Any) -> PoolSize:
     """Return the size of a trainer's pools, with the data that it has now."""
-    args, accelerator = trainer.args, trainer.accelerator
-    # Batches that are split are those of all processes.
-    processes = 1 if accelerator.split_batches else accelerator.num_processes
+    args = trainer.args
     return find_pool_size(
         trainer._train_batch_size,
         args.candidate_ratio,
-        args.gradient_accumulation_steps * processes,
+        args.gradient_accumulation_steps * pools_at_once(trainer.accelerator),
         length_of(trainer.train_dataset),
         args.dataloader_drop_last,
     )
+
+
+def candidates_of_step(trainer: Any) -> int:
+    """Return the candidates of a step, in all processes; less at the end of an epoch."""
+    pools = trainer.args.gradient_accumulation_steps * pools_at_once(trainer.accelerator)
+    return int(pools) * pool_size_of(trainer).candidates
 
 
 def candidates_in_all(trainer: Any) -> int:
@@ -159,8 +168,32 @@ def candidates_in_all(trainer: Any) -> int:
         return int(planned)
     if args.max_steps <= 0:
         return math.ceil(float(args.num_train_epochs) * len(trainer.train_dataset))
-    batches: int = args.max_steps * args.gradient_accumulation_steps * args.world_size
-    return batches * pool_size_of(trainer).candidates
+    return int(args.max_steps) * candidates_of_step(trainer)
+
+
+def check_draws_by_number(option: str, args: Any, dataset: Any, *, instead: str) -> None:
+    """Refuse what draws examples by their number where that cannot be, or is decided otherwise.
+
+    Args:
+        option: that draws so, with its value.
+        args: the options.
+        dataset: the training data.
+        instead: what does without it.
+
+    Raises:
+        ValueError: streamed data, or a strategy of the plain trainer that draws in another way.
+    """
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"{option} draws examples by their number, which streamed data does not allow: load "
+            f"the data whole, or set {instead}."
+        )
+    strategy = getattr(args, "train_sampling_strategy", "random")
+    if strategy != "random":
+        raise ValueError(
+            f"{option} and train_sampling_strategy={strategy!r} cannot both say which examples are "
+            f"drawn: set {instead} or train_sampling_strategy='random'."
+        )
 
 
 def length_of(dataset: Any) -> int | None:
@@ -184,7 +217,7 @@ def check_pool(trainer: Any) -> None:
     if examples is None:
         return
     size = pool_size_of(trainer)
-    processes = 1 if trainer.accelerator.split_batches else trainer.accelerator.num_processes
+    processes = pools_at_once(trainer.accelerator)
     if args.dataloader_drop_last and examples < size.candidates * processes:
         raise ValueError(
             f"dataloader_drop_last=True drops all of the {examples} training examples, which make "

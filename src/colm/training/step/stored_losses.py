@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from colm.randomness import keyed_generator
 from colm.training.example import ROW_KEY, WEIGHT_KEY, Example
 from colm.training.options import option_checks
+from colm.training.step.draw import check_draws_by_number
 from colm.training.step.token_losses import can_read_losses
 
 #: Part of a run, at its end, in which InfoBatch leaves nothing out.
@@ -138,21 +139,11 @@ def check_stored_losses(trainer: Any) -> None:
     if args.stored_losses is None:
         return
     option = f"stored_losses={args.stored_losses!r}"
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise ValueError(
-            f"{option} draws examples by their number, which streamed data does not allow: load "
-            "the data whole."
-        )
+    check_draws_by_number(option, args, dataset, instead="stored_losses=None")
     if args.candidate_sampling not in _IN_PASSES:
         raise ValueError(
             f"{option} needs draws that go through the examples in turn; candidate_sampling is "
             f"{args.candidate_sampling!r}: set it to {', '.join(_IN_PASSES)}."
-        )
-    strategy = getattr(args, "train_sampling_strategy", "random")
-    if strategy != "random":
-        raise ValueError(
-            f"{option} and train_sampling_strategy={strategy!r} cannot both say which examples are "
-            "drawn: set one of them."
         )
     if getattr(args, "packing", False):
         raise ValueError(f"{option} needs examples one by one, which packing=True joins: set one.")

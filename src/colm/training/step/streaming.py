@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from colm.coreset.coreset_selector import SMALL_SOURCES_AUTO
 from colm.training.options.selection_arguments import SelectionArguments
+from colm.training.step.draw import pools_at_once
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,8 @@ def as_endless(dataset: Any, accelerator: Any) -> Any:
     """
     if not isinstance(dataset, IterableDataset) or isinstance(dataset, Sized):
         return dataset
-    # Batches that are split hold the examples of all processes, which then must read the same.
-    processes = 1 if accelerator.split_batches else accelerator.num_processes
-    return EndlessStream(dataset, processes, accelerator.process_index)
+    # Processes that share a pool must read the same.
+    return EndlessStream(dataset, pools_at_once(accelerator), accelerator.process_index)
 
 
 def keep_shards(loader: DataLoader[Any]) -> None:
