@@ -14,6 +14,7 @@ from colm.cli.demo import choose_folder
 from colm.data import generated
 from colm.reports import Comparison
 from colm.runs.demo import DemoOptions, run_comparison
+from colm.runs.players import Start
 from tests.runs.threads import InThread
 
 SIZES = {"chain_sum": 60, "gcd": 40, "coin_flip": 4}
@@ -34,7 +35,7 @@ def quick(tiny_model_folder: Path) -> list[str]:
     return ["demo", "--model", str(tiny_model_folder), *length]
 
 
-def run_in_threads(model: Path, folder: Path, **options) -> Comparison:
+def run_in_threads(model: Path, folder: Path, start: Start = InThread, **options) -> Comparison:
     """The demo without its command, its arms in threads."""
     given = {
         "model": str(model),
@@ -49,7 +50,7 @@ def run_in_threads(model: Path, folder: Path, **options) -> Comparison:
         "max_length": 128,
         "seed": 0,
     }
-    return run_comparison(DemoOptions(**(given | options)), folder, lambda *_, **__: None, InThread)
+    return run_comparison(DemoOptions(**(given | options)), folder, lambda *_, **__: None, start)
 
 
 def write_records(path: Path, sources: tuple[str, ...] = ("sums", "words"), count: int = 20) -> str:
@@ -116,6 +117,51 @@ def test_a_demo_goes_on_in_its_folder_and_another_takes_the_next(
         run_in_threads(tiny_model_folder, Path("runs/demo"), minutes=1.0)
 
 
+class Stopped(BaseException):
+    """The demo is killed."""
+
+
+def stop(_job: dict, _log: Path) -> None:
+    raise Stopped
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"learning_rate": 1e-2}, "learning_rate"),
+        ({"seed": 1}, "seed"),
+        ({"held_out": 3}, "held_out"),
+        ({"data": ["mine.jsonl"]}, "datasets"),
+    ],
+)
+def test_a_refused_demo_leaves_the_files_of_the_one_that_is_there(
+    tiny_model_folder: Path, options: dict, word: str
+) -> None:
+    write_records(Path("mine.jsonl"))
+    with pytest.raises(Stopped):
+        run_in_threads(tiny_model_folder, Path("out"), stop)
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert {path.name for path in before} >= {"recipe.yaml", "train.jsonl", "compare.json"}
+    with pytest.raises(ValueError, match=word):
+        run_in_threads(tiny_model_folder, Path("out"), stop, **options)
+    assert {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()} == before
+    with pytest.raises(Stopped):
+        run_in_threads(tiny_model_folder, Path("out"), stop)
+
+
+def test_a_demo_that_was_killed_before_it_compared_goes_on(tiny_model_folder: Path) -> None:
+    with pytest.raises(Stopped):
+        run_in_threads(tiny_model_folder, Path("out"), stop)
+    Path("out/compare.json").unlink()
+    Path("out/data/test.jsonl").unlink()
+    Path("out/plain-seed0").rmdir()  # made after compare.json
+    Path("out/recipe.yaml.unfinished").touch()
+    with pytest.raises(Stopped):
+        run_in_threads(tiny_model_folder, Path("out"), stop)
+    assert Path("out/data/test.jsonl").is_file()
+    assert Path("out/compare.json").is_file()
+
+
 @pytest.mark.slow
 def test_ones_own_files_are_sources(tiny_model_folder: Path) -> None:
     data = write_records(Path("mine.jsonl"))
@@ -144,7 +190,8 @@ def test_a_model_without_a_chat_template_will_do(tiny_base_model_folder: Path) -
         (["--minutes", "0"], "--minutes .*above 0.* 0"),
         (["--batch-size", "-1"], "--batch_size .* 1.* -1"),
         (["--held-out", "0"], "--held_out .* 1.* 0"),
-        (["--candidate-ratio", "0.5"], "candidate_ratio .* 1.* 0.5"),
+        (["--candidate-ratio", "0.5"], "--candidate_ratio .* 1.* 0.5"),
+        (["--candidate-ratio", "1"], "--candidate_ratio .*above 1.* 1"),
         (["--learning-rate", "much"], "argument --learning_rate: invalid float value: 'much'"),
         (["--model", "nowhere/at-all"], "cannot load the tokenizer of model 'nowhere/at-all'"),
         (["--data", "absent.jsonl"], "absent.jsonl: no such file"),
@@ -154,7 +201,7 @@ def test_a_model_without_a_chat_template_will_do(tiny_base_model_folder: Path) -
             "no source column 'origin'; the columns are instruction, output, source",
         ),
         (["--source-column", "origin"], "--source_column is for --data"),
-        (["--output-dir", "taken"], "--output_dir taken holds another run"),
+        (["--output-dir", "taken"], "--output_dir taken holds something else"),
         (["--output-dir", "mine.jsonl"], "--output_dir mine.jsonl .*not a folder"),
         (["--stepz", "3"], "unexpected argument '--stepz'"),
     ],

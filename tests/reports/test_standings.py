@@ -1,5 +1,7 @@
 """Where arms stand at equal time and at equal steps, and what is said of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from colm.reports.arm import Scores
@@ -117,6 +119,42 @@ def test_a_run_that_did_not_last_is_left_out_and_named() -> None:
     even = next(each for each in found if each.name == "even")
     assert set(even.at_time) == {0}
     assert even.failures == ["seed 1: out of memory"]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_is_no_result_and_is_named(loss: float) -> None:
+    seeds = contest(EVEN_BEST | {"colm": [loss, 2.2], "even": [loss, loss]})
+    found, _ = standings(seeds)
+    colm, even, *_ = found
+    assert set(colm.at_time) == {1}
+    assert not even.at_time
+    assert colm.failures == ["seed 0: held-out loss is not finite"]
+    assert len(even.failures) == 2
+    told = " ".join(verdict(seeds))
+    assert "the look paid" not in told
+    assert "small_random is best" in told
+    assert "even failed with seed 1: held-out loss is not finite" in told
+    for _, table in contest_tables(seeds):
+        assert table.head[table.strong[0] + 1] == "small_random"
+    alone = contest(EVEN_BEST | {"colm": [loss, loss]})
+    assert not any("the look" in sentence for sentence in verdict(alone))
+
+
+def test_a_learning_rate_that_diverges_is_not_chosen() -> None:
+    trials = [trial("plain", float("nan"), learning_rate=0.1), trial("plain", 2.0)]
+    trials[1] = Trial("plain", 0, 0.01, trials[1].measured)
+    for each in trials:
+        each.measured[-1] = replace(
+            each.measured[-1], choice=2.0 if each.learning_rate < 0.1 else 1
+        )
+    found, _ = standings(Contest([Entrant("plain", "r")], trials, scores(3.0), 10.0))
+    assert found[0].learning_rate == 0.01
+
+
+def test_the_better_of_the_plain_ones_is_one_of_several() -> None:
+    assert "the better of the plain" not in " ".join(verdict(contest(EVEN_BEST)))
+    told = " ".join(verdict(contest(EVEN_BEST | {"plain_n": [2.4, 2.4]})))
+    assert "below (lower in 2 of 2 seeds) plain_n, the better of the plain" in told
 
 
 def test_nothing_trained_is_said_and_no_error() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from colm.reports import Comparison
+from colm.reports.run_folder import read_run_folder
+from colm.run_record import read_record
 from colm.runs.compare import ComparisonPlan, compare
 from colm.runs.comparison_file import GIVEN_UP, TRAINED, read_state
 from colm.runs.players import ArmProcess
@@ -95,6 +97,14 @@ def test_arms_train_in_turns_and_interrupted_ones_go_on_to_the_same_losses(
     model = tmp_path / "whole" / "plain-seed42" / "model"
     assert (model / "adapter_model.safetensors").is_file()
     log = json.loads((tmp_path / "whole" / "colm-seed42" / "trainer_state.json").read_text())
+    assert log["max_steps"] == log["global_step"] == losses["colm"][-1][0]
+    read = read_run_folder(tmp_path / "whole" / "colm-seed42", "colm")
+    assert not read.notes
+    record = read_record(tmp_path / "whole" / "colm-seed42")
+    assert record.command == "colm compare"
+    assert "max_steps" not in record.options
+    assert record.model["use_peft"]
+    assert Path(record.data["dataset_name"]).name == "train.jsonl"
     rates = [entry["learning_rate"] for entry in log["log_history"] if "learning_rate" in entry]
     assert rates[-1] == rates[-2] == 1e-2  # constant after the warm-up
 

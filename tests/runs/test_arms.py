@@ -116,6 +116,7 @@ def test_weights_of_the_recipe_are_for_what_is_drawn_by_them() -> None:
         ("a/b:weighted=true", ["a/b", "name"]),
         ("mine:max_steps=3", ["max_steps", "same for all"]),
         ("mine:dataset_name=x", ["dataset_name", "same for all"]),
+        ("mine:dataset_num_proc=2", ["dataset_num_proc", "same for all"]),
         ("mine:no_such=3", ["mine", "no_such"]),
         ("mine:selector=nobody", ["selector", "nobody"]),
         ("mine:candidate_ratio=0.5", ["mine", "candidate_ratio", "0.5"]),

@@ -191,6 +191,7 @@ def test_data_that_change_meanwhile_are_seen(tmp_path: Path) -> None:
         ({"arms": ["colm"]}, "even"),
         ({"learning_rates": [1e-3, 1e-4]}, "learning_rates"),
         ({"held_out": 9}, "held_out"),
+        ({"keep_models": True}, "keep_models"),
     ],
 )
 def test_other_settings_are_refused_in_a_folder_that_has_begun(
@@ -199,6 +200,13 @@ def test_other_settings_are_refused_in_a_folder_that_has_begun(
     run(tmp_path / "out", World(), seeds=1)
     with pytest.raises(ValueError, match=word):
         run(tmp_path / "out", World(), **({"seeds": 1} | options))
+
+
+def test_arms_may_go_on_one_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path / "out", World(interrupted_at=12), seeds=1)
+    found = run(tmp_path / "out", World(), seeds=1, one_at_a_time=True).state
+    assert {each.state for each in found.runs} == {TRAINED}
 
 
 def test_another_recipe_is_refused_in_a_folder_that_has_begun(tmp_path: Path) -> None:

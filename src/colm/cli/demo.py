@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from colm.reports import Comparison
 
 DEFAULT_FOLDER = Path("runs/demo")
-#: What `colm.runs.comparison_file` calls it; that module loads more than a command may.
-COMPARISON_NAME = "compare.json"
 WITHOUT_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -149,28 +147,20 @@ def _compare(namespace: argparse.Namespace, folder: Path) -> "Comparison":
 
 
 def choose_folder(output_dir: str | None) -> Path:
-    """Return the folder to write to: one that holds nothing yet, or a demo to go on with.
+    """Return the folder to write to; whether what was asked for will do is seen when it is held.
 
     Args:
         output_dir: What was asked for; ``None`` for the demo's own, numbered where taken.
 
     Returns:
-        A folder that is empty or not there, or the one asked for, with a comparison in it.
-
-    Raises:
-        ValueError: What was asked for is not a folder, or holds something else.
+        The one asked for, or the demo's own that is empty or not there.
     """
-    if output_dir is None:
-        folder, number = DEFAULT_FOLDER, 1
-        while _is_taken(folder):
-            number += 1
-            folder = DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}-{number}")
-        return folder
-    folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {folder} is not a folder.")
-    if _is_taken(folder) and not (folder / COMPARISON_NAME).is_file():
-        raise ValueError(f"--output_dir {folder} holds another run: name a new or empty folder.")
+    if output_dir is not None:
+        return Path(output_dir)
+    folder, number = DEFAULT_FOLDER, 1
+    while _is_taken(folder):
+        number += 1
+        folder = DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}-{number}")
     return folder
 
 

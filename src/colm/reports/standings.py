@@ -96,7 +96,7 @@ class Standing:
         at_steps: Scores of each seed after equally many steps.
         steps: That it took in the time, mean over seeds.
         step_seconds: What one took; ``None`` without a whole run.
-        failures: What ended runs before their time.
+        failures: What ended runs before their time, or made nothing of them.
     """
 
     entrant: Entrant
@@ -137,9 +137,8 @@ def standings(contest: Contest) -> tuple[list[Standing], int]:
         at_steps = {t.seed: _at(contest, t, _step, fewest) for t in trials}
         last = [trial.measured[-1] for trial in trials]
         pace = mean(m.seconds / m.step for m in last) if last else None
-        failures = [
-            f"seed {t.seed}: {t.failure}" for t in own if t.arm == entrant.name and t.failure
-        ]
+        of_arm = [(trial.seed, _failure(trial)) for trial in own if trial.arm == entrant.name]
+        failures = [f"seed {seed}: {failure}" for seed, failure in of_arm if failure]
         steps = contest.seconds / pace if pace else None
         found.append(
             Standing(entrant, chosen[entrant.name], at_time, at_steps, steps, pace, failures)
@@ -214,13 +213,24 @@ def mean_scores(scores: Mapping[int, Scores]) -> Scores | None:
 
 
 def is_whole_trial(trial: Trial, seconds: float) -> bool:
-    """Return whether a run has trained for the whole time.
+    """Return whether a run has trained for the whole time, and to a finite loss.
 
     Args:
         trial: The run.
         seconds: The time.
     """
-    return bool(trial.measured) and trial.measured[-1].seconds >= seconds
+    return (
+        bool(trial.measured) and trial.measured[-1].seconds >= seconds and not _has_diverged(trial)
+    )
+
+
+def _has_diverged(trial: Trial) -> bool:
+    return bool(trial.measured) and not math.isfinite(trial.measured[-1].scores.macro)
+
+
+def _failure(trial: Trial) -> str:
+    """What is wrong with a run; empty where nothing is."""
+    return trial.failure or ("held-out loss is not finite" if _has_diverged(trial) else "")
 
 
 def _seconds(measurement: Measurement) -> float:

@@ -173,10 +173,12 @@ def _of_the_rest(known: Sequence[Standing], contest: Contest) -> list[str]:
     level = [s.name for s in rest[1:] if s.macro() <= best.macro() * (1 + LEVEL)]
     if level:
         sentence += f"; {join_in_words(level)} {'is' if len(level) == 1 else 'are'} level with it"
-    plain = min((s for s in rest if s.name in contest.plain), key=Standing.macro, default=None)
-    if plain is not None and plain.name not in (best.name, *level):
-        way, _ = _way(differences(best, plain), plain)
-        sentence += f"; that is {way} {plain.name}, the better of the plain ones"
+    plain = [s for s in rest if s.name in contest.plain]  # the better one first
+    if plain and plain[0].name not in (best.name, *level):
+        way, _ = _way(differences(best, plain[0]), plain[0])
+        sentence += f"; that is {way} {plain[0].name}"
+        if len(plain) > 1:
+            sentence += ", the better of the plain ones"
     return [f"{sentence}."]
 
 

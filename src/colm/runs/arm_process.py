@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -36,10 +37,11 @@ from colm.coreset.mixture import small_sources
 from colm.data import SOURCE_COLUMN, source_counts, source_of
 from colm.evaluation.held_out import held_out_loss
 from colm.names import one_line
+from colm.run_record import RunRecord
 from colm.runs.arguments import SFTArguments, parse_arguments
 from colm.runs.arms import option_words
 from colm.runs.players import Told
-from colm.runs.sft import build_trainer, named_refusals
+from colm.runs.sft import build_trainer, named_refusals, run_facts
 from colm.runs.training_data import HeldOut, load_examples
 from colm.training.step.draw import candidates_in_all, candidates_of_step
 from colm.training.trainer import CoLMSFTTrainer
@@ -81,6 +83,12 @@ class EndlessTrainer(CoLMSFTTrainer):
             args.warmup_steps = math.ceil(args.warmup_steps * draws / candidates_of_step(self))
         args.max_steps = ENDLESS
 
+    def run_record(self) -> RunRecord:
+        """Return what there is to say of the run; how long it was to be is no number of steps."""
+        record = super().run_record()
+        options = {name: v for name, v in record.options.items() if name != "max_steps"}
+        return replace(record, options=options)
+
 
 class TurnTaking(TrainerCallback):
     """Trains until its turn ends, saves a checkpoint, tells what it measured, and waits.
@@ -114,7 +122,7 @@ class TurnTaking(TrainerCallback):
             self._since = self._clock()
 
     def on_step_end(
-        self, _args: Any, _state: TrainerState, control: TrainerControl, **_: Any
+        self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Stop the clock where the turn is over, and ask for a checkpoint."""
         if self._passed() >= self._until:
@@ -122,12 +130,15 @@ class TurnTaking(TrainerCallback):
                 torch.accelerator.synchronize()
             self._used, self._since = self._passed(), None
             control.should_save = control.should_log = True
+            # A checkpoint is of a run of its length: it may be the last.
+            state.max_steps = state.global_step
         return control
 
     def on_save(
         self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Tell what the turn came to, and wait for the next."""
+        state.max_steps = ENDLESS
         self._tell(
             {
                 "event": "measured",
@@ -218,7 +229,7 @@ def _build(job: Told) -> tuple[EndlessTrainer, SFTArguments, dict[str, int]]:
     set_seed(job["seed"])
     trainer = build_trainer(arguments, EndlessTrainer, load)
     trainer.remove_callback(PrinterCallback)
-    trainer.run_facts = {"command": "colm compare"}
+    trainer.run_facts = run_facts(arguments, "colm compare")
     trainer.go_on_without_end()
     return trainer, arguments, sizes
 

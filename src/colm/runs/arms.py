@@ -42,8 +42,6 @@ _SETTLED = re.compile(
     r"|model_name_or_path|datasets?(_\w+)?|test_split_size|source_column|save_\w+|eval_\w+"
     r"|resume_from_checkpoint|report_to|push_to_hub)"
 )
-#: Options of data sets that an arm may have of its own.
-_OF_LOADING = re.compile(r"dataset_(num_proc|kwargs)")
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def _own_arm(text: str, training: CoLMConfig) -> ArmOptions:
         option = option.replace("-", "_")
         if not sign or not option.isidentifier():
             raise ValueError(f"--arms: '{pair}' in '{text}' is no option=value")
-        if _SETTLED.fullmatch(option) and not _OF_LOADING.fullmatch(option):
+        if _SETTLED.fullmatch(option):
             raise ValueError(f"--arms: {option} of '{name}' is the same for all arms")
         options[option] = value.split() if " " in value else value
     if "selector" in options:

@@ -31,11 +31,10 @@ from colm.runs.comparison_file import (
 from colm.runs.players import ArmError, ArmProcess, Player, Start, Told
 from colm.runs.saying import Say, duration_in_words
 from colm.training.checkpoints.folder_lock import holding
+from colm.training.checkpoints.manifest import TRAINER_STATE
 from colm.training.checkpoints.run_options import describe_options
 
 LOG_FILE = "log.txt"
-#: As transformers calls it.
-STATE_FILE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Comparing:
         settings = self._settings(training)
         found = read_state(plan.folder, plan.beside)
         if found is not None:
-            check_same(found, settings, plan.folder)
+            check_same(found.settings, settings, plan.folder)
         self.state = found or ComparisonState(settings, self._runs())
         self._trained_seconds = self._waited = 0.0
         self._loads: list[float] = []
@@ -158,6 +157,7 @@ class Comparing:
             "seeds": plan.seeds,
             "learning_rates": list(plan.learning_rates),
             "held_out": plan.held_out,
+            "keep_models": plan.keep_models,
             "arms": {name: option_words(arm.options) for name, arm in self.arms.items()},
             "recipe": {name: str(value) for name, value in options.items()}
             | {"datasets": str(parsed.mixture.datasets)},
@@ -291,7 +291,9 @@ class Comparing:
         """Note that a run has had all its turns; its log stays when its checkpoints go."""
         folder = self.plan.folder / run.folder
         with suppress(OSError):
-            shutil.copy(folder / run.measured[-1]["checkpoint"] / STATE_FILE, folder / STATE_FILE)
+            shutil.copy(
+                folder / run.measured[-1]["checkpoint"] / TRAINER_STATE, folder / TRAINER_STATE
+            )
         run = self.state.change(run, state=TRAINED)
         self.state.save(self.plan.folder)
         self._clear(run)

@@ -19,8 +19,9 @@ from colm.reports.standings import (
     standings,
 )
 from colm.reports.verdict import contest_tables, verdict
-from colm.runs.compare import STATE_FILE, Comparing
+from colm.runs.compare import Comparing
 from colm.runs.comparison_file import ComparisonState
+from colm.training.checkpoints.manifest import TRAINER_STATE
 from colm.versions import library_versions
 
 _NOTE = (
@@ -109,7 +110,7 @@ def _arm(standing: Standing, contest: Contest, comparing: Comparing) -> Arm:
         if run.arm == standing.name and run.learning_rate == standing.learning_rate
     ]
     run, trial = own[0]
-    log = _log(comparing.plan.folder / run.folder / STATE_FILE)
+    log = _log(comparing.plan.folder / run.folder / TRAINER_STATE)
     points = [Measurement(0, 0.0, contest.before), *trial.measured]
     measured = [{"step": m.step, "eval_macro_loss": m.scores.macro} for m in points]
     options = _differing(comparing)[standing.name]

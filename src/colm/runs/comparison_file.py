@@ -120,18 +120,18 @@ def read_state(folder: Path, beside: Collection[str] = ()) -> ComparisonState | 
         raise ValueError(f"{path} is not the file of a comparison ({error})") from error
 
 
-def check_same(state: ComparisonState, settings: Mapping[str, Any], folder: Path) -> None:
+def check_same(begun: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> None:
     """Refuse to go on with a comparison under other settings.
 
     Args:
-        state: As the folder has it.
+        begun: Settings of that which the folder has.
         settings: Of the comparison that is to go on.
         folder: That holds it.
 
     Raises:
         ValueError: One setting differs; the line names it and both values.
     """
-    written, now = dict(state.settings), json.loads(json.dumps(settings))
+    written, now = dict(begun), json.loads(json.dumps(settings))
     for name in dict.fromkeys([*now, *written]):
         if written.get(name) != now.get(name):
             then, mine = written.get(name), now.get(name)

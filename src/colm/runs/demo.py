@@ -18,25 +18,29 @@ import torch
 import yaml
 from trl.scripts.utils import DatasetConfig
 
+from colm.checks import check_number
 from colm.coreset.mixture import small_sources
 from colm.data import SOURCE_COLUMN, generated, source_counts
 from colm.data.generated import GeneratedMixture
-from colm.durable import write_whole
+from colm.durable import UNFINISHED, write_whole
 from colm.reports import Comparison
 from colm.runs.arguments import parse_arguments
 from colm.runs.arms import EVEN, PLAIN_R, option_words
 from colm.runs.compare import ComparisonPlan, compare
 from colm.runs.compared import report_comparison
+from colm.runs.comparison_file import COMPARISON_FILE, check_same, read_state
 from colm.runs.players import ArmProcess, Start
 from colm.runs.pretrained import demo_model_folder, load_tokenizer
+from colm.runs.recipes import load_recipe
 from colm.runs.saying import Say
 from colm.runs.training_data import HeldOut, load_examples
+from colm.training.checkpoints.folder_lock import holding
 from colm.training.options import hardware
 
 RECIPE_FILE = "recipe.yaml"
 DATA_FOLDER = "data"
 #: In a comparison's folder before it begins.
-MATERIAL = (RECIPE_FILE, DATA_FOLDER)
+MATERIAL = (RECIPE_FILE, f"{RECIPE_FILE}{UNFINISHED}", DATA_FOLDER)
 #: Steps of the recipe, by which sources are drawn; how many are trained is a matter of time.
 RECIPE_STEPS = 100
 WARMUP_STEPS = 3
@@ -74,11 +78,13 @@ def run_comparison(
         Everything that a report tells.
 
     Raises:
-        ValueError: An option, the data or the model cannot be used.
+        ValueError: An option, the data, the model or the folder cannot be used; nothing in it has
+            been written then.
         FileNotFoundError: A data file is not there.
         ModuleNotFoundError: A package of the demo is not installed.
     """
-    with warnings.catch_warnings():
+    read_state(folder, MATERIAL)  # what cannot be written to is neither loaded for nor held
+    with warnings.catch_warnings(), holding(folder):
         # Deprecations inside other libraries: users can do nothing about them.
         warnings.simplefilter("ignore", FutureWarning)
         return _run(options, folder, say, start)
@@ -88,6 +94,7 @@ def _run(options: DemoOptions, folder: Path, say: Say, start: Start) -> Comparis
     """See that all can be loaded, write it down, and compare."""
     if options.data is None and options.source_column is not None:
         raise ValueError("--source_column is for --data; the generated problems have theirs.")
+    check_number("--candidate_ratio", options.candidate_ratio, above=1)
     plan = _plan(options, folder)
     plan.check()
     model_name = options.model or str(demo_model_folder())
@@ -169,16 +176,24 @@ def _recipe(options: DemoOptions, model_name: str, folder: Path) -> dict[str, An
 def _write_material(
     recipe: Mapping[str, Any], mixture: GeneratedMixture | None, folder: Path
 ) -> None:
-    """Write the recipe, and the generated problems as a training and a test split."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the recipe, and the generated problems as a training and a test split.
+
+    Of a comparison that has begun nothing is written over: it was made from what is there.
+    """
+    text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+    files = {folder / RECIPE_FILE: text}
     if mixture is not None:
-        (folder / DATA_FOLDER).mkdir(exist_ok=True)
         for split, records in (("train", mixture.train), ("test", mixture.held_out)):
             bare = [{k: r[k] for k in ("prompt", "completion", SOURCE_COLUMN)} for r in records]
             lines = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in bare)
-            write_whole(folder / DATA_FOLDER / f"{split}.jsonl", lines.encode())
-    text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
-    write_whole(folder / RECIPE_FILE, text.encode())
+            files[folder / DATA_FOLDER / f"{split}.jsonl"] = lines
+    if (folder / COMPARISON_FILE).exists():
+        if (folder / RECIPE_FILE).exists():
+            check_same(load_recipe(folder / RECIPE_FILE), recipe, folder)
+        files = {path: content for path, content in files.items() if not path.exists()}
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.encode())
 
 
 def _settings(options: DemoOptions, model: str) -> dict[str, str]:

@@ -16,13 +16,13 @@ from colm.durable import write_whole
 from colm.json_text import read_json
 from colm.reports.run_folder import is_run_folder
 from colm.run_record import RUN_FILE
+from colm.training.checkpoints.manifest import TRAINER_STATE
 
 FOLDER = "evaluations"
 JOURNAL_ENDING = ".answers.jsonl"
 #: Where results of models go that are no run's.
 ELSEWHERE = Path("runs") / FOLDER
 
-_STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _MOST_CHARACTERS = 60
 #: Options that do not change what is found, or are compared by what is there.
@@ -97,7 +97,7 @@ def trained_steps(model: str) -> int | None:
         What the trainer's state beside it says; ``None`` where there is none.
     """
     try:
-        state = read_json(Path(model).expanduser() / _STATE)
+        state = read_json(Path(model).expanduser() / TRAINER_STATE)
     except (OSError, ValueError):
         return None
     steps = state.get("global_step") if isinstance(state, dict) else None

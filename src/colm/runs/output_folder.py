@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from colm.training.checkpoints.manifest import choose_last, find_checkpoints, problem_of_named
+from colm.training.checkpoints.manifest import (
+    TRAINER_STATE,
+    choose_last,
+    find_checkpoints,
+    problem_of_named,
+)
 
 #: Names of what a run leaves in its folder.
 _TRACES = (
@@ -13,7 +18,7 @@ _TRACES = (
     "adapter_config.json",
     "config.json",
     "tokenizer_config.json",
-    "trainer_state.json",
+    TRAINER_STATE,
     "README.md",
 )
 _SHOWN_TRACES = 3

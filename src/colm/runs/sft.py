@@ -45,7 +45,7 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
             training.output_dir, training.resume_from_checkpoint, training.candidate_ratio == 1
         )
         trainer = build_trainer(arguments, CoLMSFTTrainer)
-        trainer.run_facts = _facts(arguments)
+        trainer.run_facts = run_facts(arguments, "colm sft")
         # A stream meets its chat template on the way.
         with named_refusals(arguments, trainer.processing_class):
             trainer.train(resume_from_checkpoint=checkpoint)
@@ -182,14 +182,22 @@ def _save(trainer: CoLMSFTTrainer, arguments: SFTArguments) -> None:
     trainer.end()
 
 
-def _facts(arguments: SFTArguments) -> dict[str, Any]:
-    """What the record of a run says of its model and data, beside what the trainer knows."""
+def run_facts(arguments: SFTArguments, command: str) -> dict[str, Any]:
+    """Return what the record of a run says of its model and data, beside what the trainer knows.
+
+    Args:
+        arguments: Options of the run.
+        command: That began it.
+
+    Returns:
+        For ``run_facts`` of the trainer.
+    """
     script, _, model, mixture = arguments
     named = {key: value for key, value in vars(script).items() if key.startswith("dataset_")}
     of_data = named | {key: value for key, value in vars(mixture).items() if value is not None}
     of_model = {key: value for key, value in vars(model).items() if value is not None}
     name = of_model.pop("model_name_or_path")
-    return {"command": "colm sft", "model": {"name": name, **of_model}, "data": of_data}
+    return {"command": command, "model": {"name": name, **of_model}, "data": of_data}
 
 
 def _what_is_left(output: Path) -> str:
