@@ -79,7 +79,7 @@ ARMS = {
     "balanced sampling": Arm({"selector": "balanced_sampling"}),
     "plain r": Arm(PLAIN, steps=2),
     "plain n": Arm(PLAIN, size=2),
-    "plain 2n": Arm(PLAIN, size=4),
+    "plain 2n": Arm(PLAIN, size=4, steps=0.5),
     "weighted sampling, random": Arm(
         {"selector": "random", "candidate_sampling": "inverse_source_size"} | NO_SMALL, steps=2
     ),
@@ -173,7 +173,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", type=int, default=512, help="tokens")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--warmup-steps", type=int, default=4)
-    parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
+    parser.add_argument("--dtype", default="bfloat16", help="of activations and frozen weights")
 
 
 def label(options: argparse.Namespace) -> str:
@@ -255,7 +255,7 @@ class QualityBench:
         """
         arm = ARMS[name]
         every = self.options.measure_every
-        steps = every * round(arm.steps * self.options.steps / every)
+        steps = every * max(1, round(arm.steps * self.options.steps / every))
         part = path.with_name(f"{path.name}.part")
         with TemporaryDirectory() as folder, noting_sigterm() as asked:
             trainer = self.trainer(arm, seed, steps, folder, self.options.log_every)
@@ -391,6 +391,7 @@ def training_options(options: argparse.Namespace, arm: Arm) -> dict[str, Any]:
         "warmup_steps": options.warmup_steps,
         "max_length": options.max_length,
         "gradient_checkpointing": False,
+        "bf16": options.dtype == "bfloat16",
         "use_cpu": not torch.accelerator.is_available(),
         "dataloader_pin_memory": torch.accelerator.is_available(),
         "save_strategy": "no",

@@ -11,7 +11,7 @@ from colm.coreset import registry
 from tests.training.conftest import make_records
 
 SETTING = ["--n", "4", "--r", "2", "--micro-batch", "2", "--max-length", "64", "--held-out", "2"]
-RUN = ["--steps", "2", "--measure-every", "1", "--seeds", "3", "--arms", "plain r", "plain 2n"]
+RUN = ["--steps", "2", "--measure-every", "1", "--seeds", "3", "--arms", "plain r", "plain n"]
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def run(tiny_model_folder, tmp_path, monkeypatch):
 def test_runs_are_kept_and_not_run_again(run, monkeypatch):
     folder = run(quality, *RUN) / "quality" / "mine"
     results = {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
-    assert set(results) == {"plain-r-seed3.json", "plain-2n-seed3.json"}
-    cheap, whole = results["plain-r-seed3.json"], results["plain-2n-seed3.json"]
+    assert set(results) == {"plain-r-seed3.json", "plain-n-seed3.json"}
+    cheap, whole = results["plain-r-seed3.json"], results["plain-n-seed3.json"]
     # What costs less goes on for longer.
     assert [row["steps"] for row in cheap["repeats"]] == [0, 1, 2, 3, 4]
     assert [row["steps"] for row in whole["repeats"]] == [0, 1, 2]

@@ -33,9 +33,20 @@ def test_bf16_is_left_off_where_it_cannot_be(without_bf16, tmp_path) -> None:
     assert plain.fp16 is False
 
 
-def test_a_cpu_that_was_asked_for_has_bf16_as_in_trl(without_bf16, tmp_path) -> None:
-    assert CoLMConfig(str(tmp_path), use_cpu=True).bf16 is True
-    assert CoLMConfig(str(tmp_path), use_cpu=True, bf16=False).bf16 is False
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_a_cpu_that_was_asked_for_has_bf16_where_it_is_no_slower(
+    has_kernels, without_bf16, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: has_kernels)
+    assert CoLMConfig(str(tmp_path), use_cpu=True).bf16 is has_kernels
+    assert CoLMConfig(str(tmp_path), use_cpu=True, bf16=not has_kernels).bf16 is not has_kernels
+
+
+def test_a_cpu_has_bf16_where_it_has_instructions_for_it(monkeypatch) -> None:
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        assert hardware.cpu_has_bf16()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not hardware.cpu_has_bf16()
 
 
 def test_bf16_is_on_where_the_accelerator_has_it(monkeypatch) -> None:
