@@ -72,8 +72,8 @@ def main() -> None:
             turns.append({f"{name}/{k}": found[name][k] for name in names for k in found[name]})
             print({name: round(value, 2) for name, value in turns[-1].items()}, flush=True)
             # After every turn, so that a run cut short has lost nothing.
-            path = write_result("arrange", vars(options), turns, summarise(turns, names), path)
-    for name, value in summarise(turns, names).items():
+            path = write_result("arrange", vars(options), turns, summarize(turns, names), path)
+    for name, value in summarize(turns, names).items():
         print(f"{name:48s} {value:.3f}")
     print(f"wrote {path} on {machine()}")
 
@@ -174,7 +174,7 @@ def build_trainer(name: str, options: argparse.Namespace, folder: str) -> SFTTra
     return make_trainer(kind, args, parts_of(wanted), full=options.full)
 
 
-def summarise(turns: list[dict[str, float]], names: Sequence[str]) -> dict[str, float]:
+def summarize(turns: list[dict[str, float]], names: Sequence[str]) -> dict[str, float]:
     """Ratios of each arm to TRL's plain step, and the padding of each."""
     summary: dict[str, float] = {}
     totals = {key: sum(turn[key] for turn in turns) for key in turns[0]}

@@ -64,7 +64,7 @@ def main() -> None:
     for n in options.sizes:
         for repeat in range(options.repeats):
             repeats += measure(n, options.seed + repeat, options, list(peers))
-    summary = summarise(repeats, list(peers))
+    summary = summarize(repeats, list(peers))
     print(shown(summary))
     settings = vars(options) | {"peers": peers}
     print(f"wrote {write_result('facility', settings, repeats, summary)} on {machine()}")
@@ -320,7 +320,7 @@ def memory_bytes(name: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def summarise(repeats: list[dict[str, float]], peers: list[str]) -> dict[str, float]:
+def summarize(repeats: list[dict[str, float]], peers: list[str]) -> dict[str, float]:
     """Medians over repeats for each n and budget, and how far objectives are apart at most."""
     summary: dict[str, float] = {}
     cases = dict.fromkeys((row["n"], row["budget"]) for row in repeats)

@@ -128,8 +128,8 @@ def main() -> None:
                 repeats.append({"training_steps": float(steps)} | bench.measure())
                 print(f"step {steps}: a batch in {time.perf_counter() - started:.0f} s", flush=True)
                 # After every batch, so that a run cut short has lost nothing.
-                path = write_result("match", vars(options), repeats, summarise(repeats), path)
-    print_table(summarise(repeats), options)
+                path = write_result("match", vars(options), repeats, summarize(repeats), path)
+    print_table(summarize(repeats), options)
     print(f"wrote {path} on {machine()}")
 
 
@@ -349,7 +349,7 @@ class Truth:
         equal = torch.full((len(tokens),), 1 / len(tokens), dtype=torch.float64)
         self.shares = {"equal": equal, "label_tokens": tokens.double() / tokens.sum()}
         self.grams = {
-            (kind, weights): centred(gram, shares)
+            (kind, weights): centered(gram, shares)
             for kind, gram in (("raw", raw), ("adam", adam))
             for weights, shares in self.shares.items()
         }
@@ -388,7 +388,7 @@ def expected_square(gram: Tensor, shares: Tensor, r: int) -> Tensor:
     return (1 / r - 1 / n) * deviations.sum() / (n - 1)
 
 
-def centred(gram: Tensor, shares: Tensor) -> Tensor:
+def centered(gram: Tensor, shares: Tensor) -> Tensor:
     """Inner products ``[n, n]`` of the rows less their mean by ``shares [n]``."""
     products = gram @ shares
     return gram - products[:, None] - products[None] + shares @ products
@@ -455,7 +455,7 @@ def build_trainer(
     return source_counts(dataset), trainer
 
 
-def summarise(repeats: list[dict[str, float]]) -> dict[str, float]:
+def summarize(repeats: list[dict[str, float]]) -> dict[str, float]:
     """Average every figure over the batches that have it."""
     names = dict.fromkeys(name for row in repeats for name in row if name != "training_steps")
     return {name: fmean(row[name] for row in repeats if name in row) for name in names}

@@ -71,7 +71,7 @@ def main() -> None:
         bench.run_all(timed)  # warms up allocators, caches and the optimiser's state
         held = bench.held_bytes()
         repeats = [bench.repeat() for _ in range(options.repeats)]
-    summary = held | summarise(repeats) | compare(planned, held, repeats)
+    summary = held | summarize(repeats) | compare(planned, held, repeats)
     for name, value in summary.items():
         print(f"{name:44s} {value:,.3f}")
     settings = vars(options) | {"options": rest, "plan": planned | {"model": "as in options"}}
@@ -283,7 +283,7 @@ def timed(step: Callable[[], None], finish: Callable[[], None]) -> dict[str, flo
     return {"seconds": seconds, "peak_bytes": torch.accelerator.max_memory_allocated() - before}
 
 
-def summarise(repeats: list[dict[str, float]]) -> dict[str, float]:
+def summarize(repeats: list[dict[str, float]]) -> dict[str, float]:
     """Medians over repeats, of each figure and of plain ones over colm's."""
     medians = {name: statistics.median(row[name] for row in repeats) for name in repeats[0]}
     for figure in ("saved_bytes", "alive_bytes", "peak_bytes", "seconds"):
@@ -298,7 +298,7 @@ def compare(
     planned: dict[str, Any], held: dict[str, float], repeats: list[dict[str, float]]
 ) -> dict[str, float]:
     """Planned over measured, of each figure that is planned."""
-    measured = summarise(repeats)
+    measured = summarize(repeats)
     ratios = {
         f"planned_over_measured_{name}": planned[name] / value
         for name, value in held.items()

@@ -42,8 +42,8 @@ def main() -> None:
             turns.append({f"{name}/seconds": seconds[name] for name in arms})
             print({name: round(value, 2) for name, value in turns[-1].items()}, flush=True)
             # After every turn, so that a run cut short has lost nothing.
-            path = write_result("pace", settings, turns, summarise(turns), path)
-    for name, value in summarise(turns).items():
+            path = write_result("pace", settings, turns, summarize(turns), path)
+    for name, value in summarize(turns).items():
         print(f"{name:56s} {value:.3f}")
     print(f"wrote {path} on {machine()}")
 
@@ -85,7 +85,7 @@ def cycle_batches(trainer: CoLMSFTTrainer) -> Any:
     return (batch for loader in cycle([trainer.get_train_dataloader()]) for batch in loader)
 
 
-def summarise(turns: list[dict[str, float]]) -> dict[str, float]:
+def summarize(turns: list[dict[str, float]]) -> dict[str, float]:
     """Mean seconds over turns, and their ratios to the reference's."""
     summary = {name: statistics.fmean(turn[name] for turn in turns) for name in turns[0]}
     reference = summary.get(f"{REFERENCE}/seconds")

@@ -50,8 +50,8 @@ def main() -> None:
             turns.append({f"{arm}/{key}": found[arm][key] for arm in ARMS for key in found[arm]})
             print({name: round(value, 4) for name, value in turns[-1].items()}, flush=True)
             # After every turn, so that a run cut short has lost nothing.
-            path = write_result("record", vars(options), turns, summarise(turns), path)
-    for name, value in summarise(turns).items():
+            path = write_result("record", vars(options), turns, summarize(turns), path)
+    for name, value in summarize(turns).items():
         print(f"{name:48s} {value:.4f}")
     print(f"wrote {path} on {machine()}")
 
@@ -150,7 +150,7 @@ def build_trainer(options: argparse.Namespace, folder: str) -> SwitchedTrainer:
     return make_trainer(SwitchedTrainer, args, parts_of(wanted), full=options.full)
 
 
-def summarise(turns: list[dict[str, float]]) -> dict[str, float]:
+def summarize(turns: list[dict[str, float]]) -> dict[str, float]:
     """Ratios of each arm to the step that records nothing, and the time inside what records."""
     summary: dict[str, float] = {}
     for arm in ARMS[1:]:

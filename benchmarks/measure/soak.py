@@ -83,7 +83,7 @@ def main() -> None:
     logging.getLogger("colm").setLevel(logging.ERROR)
     disable_progress_bar()
     soak = run_soak(options.steps, options.every, options.seed, progress=True)
-    summary = summarise(soak)
+    summary = summarize(soak)
     path = write_result("soak", vars(options), soak.notes, summary)
     for name, value in summary.items():
         print(f"{name:30s} {value:g}")
@@ -261,7 +261,7 @@ def faulty(model: nn.Module, soak: Soak) -> Iterator[None]:
         handle.remove()
 
 
-def summarise(soak: Soak) -> dict[str, float]:
+def summarize(soak: Soak) -> dict[str, float]:
     """Faults, and growth from the second quarter of the notes to the last, per 1,000 steps."""
     quarter = max(1, len(soak.notes) // 4)
     early, late = soak.notes[quarter : 2 * quarter] or soak.notes[:1], soak.notes[-quarter:]

@@ -56,8 +56,8 @@ def main() -> None:
             repeats.append(bench.run(bench.draw()))
             print({name: round(value, 3) for name, value in repeats[-1].items()}, flush=True)
             # After every repeat, so that a run cut short has lost nothing.
-            path = write_result("step", vars(options), repeats, summarise(repeats), path)
-    for name, value in summarise(repeats).items():
+            path = write_result("step", vars(options), repeats, summarize(repeats), path)
+    for name, value in summarize(repeats).items():
         print(f"{name:40s} {value:.3f}")
     print(f"wrote {path} on {machine()}")
 
@@ -274,7 +274,7 @@ def timed(step: Callable[[Draw], None], draw: Draw) -> float:
     return time.perf_counter() - started
 
 
-def summarise(repeats: list[dict[str, float]]) -> dict[str, float]:
+def summarize(repeats: list[dict[str, float]]) -> dict[str, float]:
     """Medians over repeats of the ratios within each, and the range of that to the ideal."""
 
     def ratios(one: str, other: str) -> list[float]:

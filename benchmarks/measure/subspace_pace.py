@@ -33,7 +33,7 @@ def main() -> None:
         turns.append({f"{name}/seconds": pace(bench, name) for name in names})
         print({name: round(value, 4) for name, value in turns[-1].items()}, flush=True)
         settings = vars(options) | {"data": data_names(options)}
-        path = write_result("subspace_pace", settings, turns, summarise(turns), path)
+        path = write_result("subspace_pace", settings, turns, summarize(turns), path)
     print(f"wrote {path} on {machine()}")
 
 
@@ -51,7 +51,7 @@ def pace(bench: SubspaceBench, name: str) -> float:
     return (time.perf_counter() - started) / float(options.inner_steps)
 
 
-def summarise(turns: list[dict[str, float]]) -> dict[str, float]:
+def summarize(turns: list[dict[str, float]]) -> dict[str, float]:
     """Medians over turns of seconds, and of ratios to the reference in the same turn."""
     summary = {}
     for name in turns[0]:

@@ -39,7 +39,7 @@ def test_large_n_goes_without_the_plain_greedy(monkeypatch):
     monkeypatch.setattr(facility, "MOST_FOR_NUMPY", 8)
     rows = facility.measure(9, 0, options(), []) + facility.measure(8, 0, options(), [])
     assert ["numpy_seconds" in row for row in rows] == [False, True]
-    table = facility.shown(facility.summarise(rows, []))
+    table = facility.shown(facility.summarize(rows, []))
     (large, small) = table.splitlines()[1:]
     assert large.split()[-1] == "-"
     assert "(" in small.split()[-1]

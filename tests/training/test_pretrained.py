@@ -88,7 +88,7 @@ def test_weights_survive_and_are_no_longer_called_quantised(tiny_model_folder, t
     model = load_model(tiny_model_folder)
     model.config.quantization_config = {"quant_method": "gguf"}
     expected = {name: weight.clone() for name, weight in model.state_dict().items()}
-    pretrained._without_quantisation(model).save_pretrained(tmp_path)
+    pretrained._without_quantization(model).save_pretrained(tmp_path)
     again = load_model(tmp_path)
     assert again.dtype == torch.bfloat16
     assert not hasattr(again.config, "quantization_config")

@@ -152,12 +152,12 @@ def held_out_examples(
         raise FileNotFoundError(f"{path}: no such file")
     records = read()
     with refused_records_named(tokenizer, read):
-        tokenised = _tokenise(records, evaluated, max_length)
+        tokenised = _tokenize(records, evaluated, max_length)
     columns = tokenised.select_columns(["input_ids", "labels", column])
     return [{**row, "source": row[column]} for row in columns]
 
 
-def _tokenise(records: Dataset, evaluated: EvaluatedModel, max_length: int) -> Dataset:
+def _tokenize(records: Dataset, evaluated: EvaluatedModel, max_length: int) -> Dataset:
     """The records with tokens and labels, by the trainer that would train on them."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # What the trainer would do with options that nothing is trained with.

@@ -194,7 +194,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
             trust_remote_code=False,
         )
-        _without_quantisation(model).save_pretrained(unfinished)
+        _without_quantization(model).save_pretrained(unfinished)
         tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
         tokenizer.save_pretrained(unfinished)
         unfinished.chmod(0o755)
@@ -216,7 +216,7 @@ def _gguf_file() -> Path:
     return files[0]
 
 
-def _without_quantisation(model: PreTrainedModel) -> PreTrainedModel:
+def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
     """The same weights in a model whose configuration no longer calls them quantised."""
     config = model.config
     if hasattr(config, "quantization_config"):

@@ -85,7 +85,7 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
     args, dataset = trainer.args, trainer.train_dataset
     if args.candidate_ratio > 1:
         check_parallelism(trainer.accelerator, args)
-        check_tokenised(dataset)
+        check_tokenized(dataset)
     if (option := weighing_option(args)) is not None:
         check_weighting(trainer, option)
     if looks(args):
@@ -179,7 +179,7 @@ def check_parallelism(accelerator: Any, args: SelectionArguments) -> None:
             )
 
 
-def check_tokenised(dataset: Any) -> None:
+def check_tokenized(dataset: Any) -> None:
     """Refuse training data that is not tokenised text.
 
     Raises:
@@ -332,7 +332,7 @@ def _evaluated(dataset: Any) -> dict[str, Any]:
     return {"evaluation": dataset}
 
 
-def report_unlabelled(name: str, given: Any, left: Any, args: Any) -> None:
+def report_unlabeled(name: str, given: Any, left: Any, args: Any) -> None:
     """Say how many examples the trainer left out: cut to ``max_length``, they have no labels.
 
     Args:
@@ -346,7 +346,7 @@ def report_unlabelled(name: str, given: Any, left: Any, args: Any) -> None:
     """
     if isinstance(given, Mapping) and isinstance(left, Mapping):
         for part in given:
-            report_unlabelled(f"{name} ({part})", given[part], left.get(part), args)
+            report_unlabeled(f"{name} ({part})", given[part], left.get(part), args)
         return
     if not isinstance(given, Dataset) or not isinstance(left, Dataset):
         return

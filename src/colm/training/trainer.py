@@ -56,7 +56,7 @@ from colm.training.limits import (
     check_trainer,
     hidden_size,
     naming_empty_data,
-    report_unlabelled,
+    report_unlabeled,
     shards_weights,
 )
 from colm.training.options.config import (
@@ -133,8 +133,8 @@ class CoresetTrainerMixin(
         with naming_empty_data():
             super().__init__(model, args, *rest, **options)
         keep_drawn(train_dataset, self.train_dataset)
-        report_unlabelled("training", train_dataset, self.train_dataset, self.args)
-        report_unlabelled("evaluation", eval_dataset, self.eval_dataset, self.args)
+        report_unlabeled("training", train_dataset, self.train_dataset, self.args)
+        report_unlabeled("evaluation", eval_dataset, self.eval_dataset, self.args)
         everyone = self.accelerator
         self._group = Exchange(everyone.num_processes, everyone.process_index, everyone.device)
         self._clusters: Tensor | None = None

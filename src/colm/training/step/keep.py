@@ -110,7 +110,7 @@ class ExampleSelection:
             # What cannot be sent is refused at the first step, not when it has to be sent.
             packed({0: own[0]})
         table = tabulate(own, drawn.sources, self.exchange)
-        rows = self._labelled(table)
+        rows = self._labeled(table)
         contested = self.selector.split(
             int(self.exchange.total(torch.tensor(budget))),
             sources=[table.sources[row] for row in rows.tolist()],
@@ -171,7 +171,7 @@ class ExampleSelection:
         self.observer.look_anew()
         self.selector.forget_moments()
 
-    def _labelled(self, table: CandidateTable) -> Tensor:
+    def _labeled(self, table: CandidateTable) -> Tensor:
         """Rows with label tokens, or all where there are none."""
         labelled = table.label_tokens.nonzero().flatten()
         number = len(table) - len(labelled)
