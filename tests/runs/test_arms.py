@@ -50,6 +50,28 @@ def test_plain_arms_train_on_r_n_and_2n_without_larger_micro_batches() -> None:
     assert all(training_of(arm).candidate_ratio == 1 for arm in arms.values())
 
 
+@pytest.mark.parametrize("rule", ["hard", "infobatch", "tailsft"])
+def test_a_rule_of_stored_losses_is_an_arm_and_no_other_arm_keeps_the_recipes(rule: str) -> None:
+    recipe = [*RECIPE, "--stored_losses=hard"]
+    arms = arms_of(rule, "colm", "recipe", recipe=recipe)
+    stored = {name: training_of(arm, recipe).stored_losses for name, arm in arms.items()}
+    expected = dict.fromkeys(arms, None) | {
+        rule: rule,
+        "recipe": "hard",
+        arms["recipe"].control: "hard",
+    }
+    assert stored == expected
+    training = training_of(arms[rule], recipe)
+    assert (training.candidate_ratio, training.candidate_sampling) == (1, "uniform")
+
+
+def test_the_control_of_an_arm_draws_by_the_same_stored_losses() -> None:
+    mine = "mine:selector=mean_matching,stored_losses=hard,candidate_sampling=uniform"
+    arms = arms_of(mine)
+    control = arms[arms["mine"].control]
+    assert training_of(control).stored_losses == "hard"
+
+
 def test_even_draws_every_source_equally_often_and_looks_at_nothing() -> None:
     arm = arms_of("even")["even"]
     training = training_of(arm)

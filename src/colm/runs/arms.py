@@ -18,7 +18,8 @@ from colm.coreset.registry import available_selectors, get_selector
 from colm.runs.arguments import parse_arguments
 from colm.training.options.by_selector import options_by_selector
 from colm.training.options.config import CoLMConfig
-from colm.training.options.selection_arguments import NO_WEIGHTS
+from colm.training.options.option_checks import STORED_LOSS_RULES
+from colm.training.options.selection_arguments import NO_VALUE
 
 PLAIN_R, PLAIN_N = "plain", "plain_n"
 #: Always among the arms of a comparison.
@@ -66,7 +67,7 @@ class ArmOptions:
 def short_forms() -> tuple[str, ...]:
     """Return the names that arms have without being told what they are."""
     drawn = (name for name in CANDIDATE_SAMPLINGS if name not in ("uniform", _WEIGHTS))
-    return tuple(dict.fromkeys([*_MEANINGS, *drawn, *available_selectors()]))
+    return tuple(dict.fromkeys([*_MEANINGS, *drawn, *STORED_LOSS_RULES, *available_selectors()]))
 
 
 def make_arms(
@@ -131,19 +132,20 @@ def _short_form(name: str, training: CoLMConfig) -> ArmOptions:
     if name == AS_IN_RECIPE:
         return ArmOptions(name, {}, _MEANINGS[name])
     if name in available_selectors():
-        own = {"candidate_ratio": _ratio(training)}
+        ratio = {"candidate_ratio": _ratio(training)}
         drawn = get_selector(name).defaults["candidate_sampling"]
         meaning = f"selector {name}, of n examples drawn {_drawn(drawn)}"
-        return ArmOptions(name, _settle(name, own, training), meaning)
+        return ArmOptions(name, _settle(name, ratio, training), meaning)
     draws = {EVEN: "unimax", PLAIN_R: "uniform"}.get(name, name)
-    if name in _LARGER:
-        size = _batches_of(training, _LARGER[name])
-        draws = "uniform"
-    else:
-        size = {}
-    options = _settle("none", {"candidate_ratio": 1, "candidate_sampling": draws, **size}, training)
+    own: dict[str, Any] = {}
     meaning = _MEANINGS.get(name, f"r examples drawn {_drawn(draws)}, all trained on")
-    return ArmOptions(name, options, meaning)
+    if name in _LARGER:
+        draws, own = "uniform", _batches_of(training, _LARGER[name])
+    elif name in STORED_LOSS_RULES:
+        draws, own = "uniform", {"stored_losses": name}
+        meaning = f"r examples drawn by the stored losses of {name}, all trained on"
+    own |= {"candidate_ratio": 1, "candidate_sampling": draws}
+    return ArmOptions(name, _settle("none", own, training), meaning)
 
 
 def _own_arm(text: str, training: CoLMConfig) -> ArmOptions:
@@ -174,7 +176,10 @@ def _settle(selector: str, own: Mapping[str, Any], training: CoLMConfig) -> dict
     options = {"selector": selector, **options_by_selector(selector), **own}
     if options["candidate_sampling"] != _WEIGHTS and training.source_weights is not None:
         # The recipe's weights are for what is drawn by them.
-        options.setdefault("source_weights", NO_WEIGHTS)
+        options.setdefault("source_weights", NO_VALUE)
+    if training.stored_losses is not None:
+        # So is the recipe's rule for the arm that is as the recipe says.
+        options.setdefault("stored_losses", NO_VALUE)
     return options
 
 
@@ -196,6 +201,8 @@ def _control_of(arm: ArmOptions, settled: CoLMConfig, arms: list[ArmOptions]) ->
         "small_sources": settled.small_sources,
         "candidate_sampling": drawn,
     }
+    if settled.stored_losses is not None:
+        own["stored_losses"] = settled.stored_losses
     options = {**arm.options, **_settle(selector, own, settled)}
     for each in arms:
         if each.options == options:
@@ -217,7 +224,7 @@ def _ratio(training: CoLMConfig) -> float:
     return given if given > 1 else CoLMConfig.candidate_ratio
 
 
-def _batches_of(training: CoLMConfig, times: int) -> dict[str, int]:
+def _batches_of(training: CoLMConfig, times: int) -> dict[str, Any]:
     """Micro-batches no larger than the recipe's that hold some times n examples in all."""
     size, batches = training.per_device_train_batch_size, training.gradient_accumulation_steps
     wanted = times * batches * round(size * _ratio(training))

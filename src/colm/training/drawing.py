@@ -14,7 +14,6 @@ from colm.training.step.draw import candidates_in_all, candidates_of_step
 from colm.training.step.example_losses import StepLosses
 from colm.training.step.samplers import make_sampler
 from colm.training.step.shares import most_repeats, report_draws
-from colm.training.step.token_losses import can_read_losses
 from colm.training.step_recording import StepRecordingMixin
 
 
@@ -72,16 +71,7 @@ class DrawingMixin(StepRecordingMixin):
         report_draws(self.args.candidate_sampling, sizes, shares, candidates_in_all(self))
 
     def _adaptive_plan(self, sizes: Mapping[str, int]) -> AdaptivePlan:
-        """Return the plan of adaptive draws: of this training, where one is under way.
-
-        Raises:
-            ValueError: the losses that it goes by cannot be read.
-        """
-        if not can_read_losses(self):
-            raise ValueError(
-                "candidate_sampling='adaptive' goes by the losses of examples, and this trainer "
-                "computes none that can be read: set candidate_sampling='unimax'."
-            )
+        """Return the plan of adaptive draws: of this training, where one is under way."""
         accumulated = self.args.gradient_accumulation_steps
         # Accelerate is one batch ahead, and workers are as many as they may hold.
         fetched = self.args.dataloader_num_workers * (self.args.dataloader_prefetch_factor or 2) + 1

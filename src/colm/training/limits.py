@@ -16,8 +16,10 @@ from colm.gradients.adapters import check_adapter
 from colm.gradients.decoder import base_model, class_name, text_config
 from colm.training.options.by_selector import brought_by
 from colm.training.options.selection_arguments import SelectionArguments
+from colm.training.step.arrange import averages_over_step
 from colm.training.step.draw import check_draws_by_number, length_of
 from colm.training.step.source_columns import column_names
+from colm.training.step.token_losses import can_read_losses
 from colm.training.step.weigh import weighing_option
 from colm.training.vocabulary import check_token_ids
 
@@ -93,6 +95,8 @@ def check_trainer(trainer: Any, source_column: str | None) -> None:
     if args.source_clusters is not None:
         check_clusters(args, dataset, trainer.accelerator)
     check_candidate_sampling(args, dataset, source_column)
+    if args.candidate_sampling == "adaptive" and source_column is not None:
+        check_adaptive_draws(trainer)
     check_token_ids(trainer)
 
 
@@ -222,6 +226,19 @@ def check_candidate_sampling(
         )
 
 
+def check_adaptive_draws(trainer: Any) -> None:
+    """Refuse to draw by losses that the trainer does not tell.
+
+    Raises:
+        ValueError: its loss is one of its own.
+    """
+    if not can_read_losses(trainer):
+        raise ValueError(
+            "candidate_sampling='adaptive' goes by the losses of examples, and this trainer "
+            "computes none that can be read: set candidate_sampling='unimax'."
+        )
+
+
 def check_clusters(args: Any, dataset: Any, accelerator: Any) -> None:
     """Refuse to cluster what cannot be read before training.
 
@@ -270,6 +287,7 @@ def check_weighting(trainer: Any, option: str) -> None:
         "a compute_loss_func": trainer.compute_loss_func is not None,
         "output_router_logits=True outside SFTTrainer": routed,
         own: not trainer.model_accepts_loss_kwargs,
+        "a loss averaged over each micro-batch by itself": not averages_over_step(trainer),
     }
     for name, is_so in wrong.items():
         if is_so:

@@ -33,7 +33,7 @@ from colm.training.options.option_checks import (
 from colm.training.options.plain_options import check_plain_options
 
 #: Takes the weights of a recipe away, where ``None`` cannot be said.
-NO_WEIGHTS = "none"
+NO_VALUE = "none"
 #: The options that each way to draw goes by.
 OPTIONS_OF_DRAWS = {
     "unimax": ("most_repeats",),
@@ -178,8 +178,8 @@ class SelectionArguments:
         "the run; `tailsft`, all but the `stored_share` whose loss has fallen most. What was not "
         "trained on yet is always drawn. An epoch is as many draws as ever, so what is left out "
         "makes room for the rest to come again. Where draws go by source, it decides within each. "
-        "Default: every example is drawn.",
-        STORED_LOSS_RULES,
+        "Default, and with `none`: every example is drawn.",
+        (*STORED_LOSS_RULES, NO_VALUE),
     )
     stored_share: float = option(
         0.5,
@@ -285,8 +285,10 @@ class SelectionArguments:
         super().__post_init__()  # type: ignore[misc]
 
     def _settle_draws(self) -> None:
-        """Read the weights of sources, which bring draws by weights; ``none`` takes them away."""
-        if self.source_weights in (NO_WEIGHTS, [NO_WEIGHTS]):
+        """Read what draws go by: weights of sources bring draws by weights; ``none`` is nothing."""
+        if self.stored_losses == NO_VALUE:
+            self.stored_losses = None
+        if self.source_weights in (NO_VALUE, [NO_VALUE]):
             self.source_weights = None
         if self.source_weights is not None:
             self.source_weights = as_numbers("source_weights", self.source_weights)
