@@ -24,11 +24,13 @@ def overrides(derived):
     found = {}
     for place, cls in enumerate(derived.__mro__):
         for name, method in vars(cls).items():
+            method = getattr(method, "__func__", method)  # of a static method
             ours = cls.__module__.partition(".")[0] == "colm" and inspect.isfunction(method)
             if not ours or name in found or name == "__init__":
                 continue
             for base in derived.__mro__[place + 1 :]:
                 theirs = vars(base).get(name)
+                theirs = getattr(theirs, "__func__", theirs)
                 foreign = base.__module__.partition(".")[0] not in ("colm", "builtins")
                 if foreign and inspect.isfunction(theirs):
                     found[name] = method, theirs

@@ -9,13 +9,16 @@ from trl import TrlParser
 
 from colm.coreset.registry import BASE_DEFAULTS
 from colm.training.options.by_selector import options_by_selector
+from colm.training.options.optimizer_arguments import OptimizerArguments
 from colm.training.options.selection_arguments import OFTEN_SET, SelectionArguments
 from colm.training.options.subspace_arguments import SubspaceArguments
 
+#: Whose fields help begins with.
+_OWN_CLASSES = (SelectionArguments, SubspaceArguments, OptimizerArguments)
 #: What the groups of help begin and end with.
 _RUN = ("help", "config")
 _MODEL_AND_DATA = ("model_name_or_path", "dataset_name", "output_dir")
-_OWN = {each.name for each in (*fields(SelectionArguments), *fields(SubspaceArguments))}
+_OWN = {each.name for own in _OWN_CLASSES for each in fields(own)}
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -71,7 +74,7 @@ class SFTParser(TrlParser):
         raise ValueError(message)
 
     def format_help(self) -> str:
-        """Return help in groups: what people set of selection, the rest, subspaces, then TRL's."""
+        """Return help in groups: selection, what saves memory, then the options of TRL."""
         return f"{self.format_opening()}\n{self.format_rest()}"
 
     def format_opening(self) -> str:
@@ -112,12 +115,13 @@ def own_groups() -> dict[str, tuple[str, ...]]:
         "selection: what people set": OFTEN_SET,
         "selection: the rest": tuple(name for name in of_selection if name not in OFTEN_SET),
         "random subspaces": tuple(each.name for each in fields(SubspaceArguments)),
+        "training in less memory": tuple(each.name for each in fields(OptimizerArguments)),
     }
 
 
 def make_opening_parser() -> SFTParser:
     """Return a parser of colm's own options alone, which needs no heavy library but PyTorch."""
-    return SFTParser((SelectionArguments, SubspaceArguments))
+    return SFTParser(_OWN_CLASSES)
 
 
 def parts_of_help() -> Iterator[str]:

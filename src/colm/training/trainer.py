@@ -14,6 +14,7 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
 - ``log``: the averages of selection stand beside the loss; a run that has diverged ends;
 - ``evaluate``, ``_get_eval_sampler``, ``evaluation_loop``: by length, means over label tokens;
 - ``create_optimizer``: Adam works inside subspaces; options it objects to are one line;
+- ``get_optimizer_cls_and_kwargs``: the option may name an optimiser of colm's own;
 - ``save_model``, ``_save_checkpoint``, ``_push_from_checkpoint``: a checkpoint counts once all of
   it is there, is not pushed before, and replaces older ones only then;
 - ``_save``, ``_save_optimizer_and_scheduler``: a model in subspaces is saved as a plain one, and
@@ -59,6 +60,7 @@ from colm.training.limits import (
     report_unlabeled,
     shards_weights,
 )
+from colm.training.named_optimizer import NamedOptimizerMixin, check_optimizer
 from colm.training.options.config import (
     CoLMConfig,
     CoLMTrainingArguments,
@@ -107,6 +109,7 @@ class CoresetTrainerMixin(
     RecordingMixin,
     OutcomeMixin,
     SubspaceMixin,
+    NamedOptimizerMixin,
     ResumingMixin,
     TokenMeansMixin,
 ):
@@ -173,6 +176,7 @@ class CoresetTrainerMixin(
         check_pools(self)
         if self.args.subspace_rank is not None:
             check_subspaces(self)
+        check_optimizer(self)
         self._sources = source_column, sizes
         self._selection = self._build_selection(source_column, sizes)
         self._begin_recording()

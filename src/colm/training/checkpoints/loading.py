@@ -4,7 +4,7 @@ Most such checkpoints are told by `identity`; this is for those that do not say 
 belong to.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,17 +12,24 @@ from typing import Any
 _LONGEST_REASON = 300
 
 
-def check_groups(optimizer: Any) -> None:
+def options_of_groups(optimizer: Any) -> list[list[str]]:
+    """Return the names of the options of each group of an optimiser."""
+    return [[*group] for group in getattr(optimizer, "param_groups", ())]
+
+
+def check_groups(optimizer: Any, before: Sequence[Sequence[str]]) -> None:
     """Refuse what another kind of optimiser left, which PyTorch loads without a word.
 
     Args:
         optimizer: into which a state was loaded.
+        before: what `options_of_groups` gave of it before that.
 
     Raises:
         ValueError: an option of this optimiser is missing in it.
     """
-    defaults, groups = getattr(optimizer, "defaults", {}), getattr(optimizer, "param_groups", ())
-    missing = [name for group in groups for name in defaults if name not in group]
+    now = options_of_groups(optimizer)
+    pairs = zip(before, now, strict=True)
+    missing = [name for had, has in pairs for name in had if name not in has]
     if missing:
         raise ValueError(f"it has no {missing[0]!r} for {type(optimizer).__name__}")
 

@@ -21,7 +21,7 @@ from colm.training.checkpoints.identity import (
     load_identity,
     save_identity,
 )
-from colm.training.checkpoints.loading import check_groups, fitting
+from colm.training.checkpoints.loading import check_groups, fitting, options_of_groups
 from colm.training.checkpoints.selector_state import (
     SELECTOR_FILE,
     gather_states,
@@ -271,9 +271,10 @@ class ResumingMixin(_Base):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the selector's state when the optimiser's is loaded."""
+        before = options_of_groups(self.optimizer)
         with fitting(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
-            check_groups(self.optimizer)
+            check_groups(self.optimizer, before)
         if checkpoint is None:
             return
         path = Path(checkpoint) / SELECTOR_FILE

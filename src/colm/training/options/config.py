@@ -1,7 +1,7 @@
 """``CoLMConfig``: TRL's ``SFTConfig`` plus the switches of CoLM.
 
-The switches are `SelectionArguments` and `SubspaceArguments`; here they meet the configurations of
-TRL and transformers.
+The switches are `SelectionArguments`, `SubspaceArguments` and `OptimizerArguments`; here they meet
+the configurations of TRL and transformers.
 """
 
 from dataclasses import dataclass, fields
@@ -11,12 +11,13 @@ from transformers import TrainingArguments
 from trl import SFTConfig
 
 from colm.training.options.hardware import supports_bf16
+from colm.training.options.optimizer_arguments import OptimizerArguments
 from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.options.subspace_arguments import SubspaceArguments
 
 
 @dataclass
-class CoLMConfig(SelectionArguments, SubspaceArguments, SFTConfig):
+class CoLMConfig(SelectionArguments, SubspaceArguments, OptimizerArguments, SFTConfig):
     """Configuration of `colm.CoLMSFTTrainer`: ``SFTConfig``, selection and subspaces.
 
     Where neither ``bf16`` nor ``fp16`` is given, ``bf16`` is on as in TRL, but only where it can
@@ -37,7 +38,9 @@ class CoLMConfig(SelectionArguments, SubspaceArguments, SFTConfig):
 
 
 @dataclass
-class CoLMTrainingArguments(SelectionArguments, SubspaceArguments, TrainingArguments):
+class CoLMTrainingArguments(
+    SelectionArguments, SubspaceArguments, OptimizerArguments, TrainingArguments
+):
     """Configuration of `colm.CoLMTrainer`: ``TrainingArguments``, selection and subspaces."""
 
 
