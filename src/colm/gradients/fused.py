@@ -9,7 +9,6 @@ layer returns tells what each row does.
   and q has none; at the second, all have.
 """
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from colm.gradients.decoder import base_model
-from colm.gradients.label_loss import DecoderRun
+from colm.gradients.label_loss import DecoderRun, hidden_of
 from colm.gradients.patching import evaluation_mode, forward_hook
 from colm.gradients.sharding import is_sharded
 
@@ -87,7 +86,7 @@ def _gradient_sizes(
 
     def read(_module: nn.Module, _args: tuple[Tensor, ...], output: Any) -> None:
         torch.set_grad_enabled(False)
-        returned.append(_first_tensor(output))
+        returned.append(hidden_of(output))
 
     with ExitStack() as stack:
         stack.enter_context(evaluation_mode(model))
@@ -102,10 +101,3 @@ def _gradient_sizes(
     direction = torch.randn(last.shape, generator=generator).to(last)
     (gradient,) = torch.autograd.grad(last, replaced[:1], direction)
     return gradient.reshape(*shape, -1).abs().float().sum(0)
-
-
-def _first_tensor(output: Any) -> Tensor:
-    """The hidden state that a layer returns, alone or before others."""
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    return output if isinstance(output, Tensor) else _first_tensor(output[0])

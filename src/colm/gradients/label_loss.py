@@ -185,3 +185,10 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
     if isinstance(output, tuple):
         return (hidden, *output[1:])
     return [hidden, *output[1:]] if isinstance(output, list) else hidden
+
+
+def hidden_of(output: Any) -> Tensor:
+    """Return the hidden state that a layer returns, alone or before others."""
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    return output if isinstance(output, Tensor) else hidden_of(output[0])

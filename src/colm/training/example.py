@@ -21,8 +21,10 @@ WEIGHT_KEY = "colm_weight"
 SOURCE_KEY = "colm_source"
 #: Where it has its row of the training data, for whoever stores its loss.
 ROW_KEY = "colm_row"
+#: Where it has what the frozen layers of a model with a side block put out for it.
+TRUNK_KEY = "colm_trunk"
 #: What no collator is shown.
-OWN_KEYS = frozenset({WEIGHT_KEY, SOURCE_KEY, ROW_KEY})
+OWN_KEYS = frozenset({WEIGHT_KEY, SOURCE_KEY, ROW_KEY, TRUNK_KEY})
 
 
 class Pool:

@@ -8,17 +8,19 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
 - ``get_train_dataloader``: the loader hands out pools of raw candidates;
 - ``get_batch_samples``: a step's pools become as many micro-batches of what is kept;
 - ``training_step``, ``compute_loss``: losses of examples are read out of the plain trainer's, and
-  may be weighed;
+  may be weighed; beside a side block, layers that the look has run are not run again;
 - ``train``: selection is for what the trainer has now; only complete checkpoints are resumed from;
-  the model enters its subspaces and leaves them; a run that trained nothing is refused;
+  the model enters its subspaces and leaves them, or is given its side block; a run that trained
+  nothing is refused;
 - ``log``: the averages of selection stand beside the loss; a run that has diverged ends;
 - ``evaluate``, ``_get_eval_sampler``, ``evaluation_loop``: by length, means over label tokens;
 - ``create_optimizer``: Adam works inside subspaces; options it objects to are one line;
 - ``get_optimizer_cls_and_kwargs``: the option may name an optimiser of colm's own;
 - ``save_model``, ``_save_checkpoint``, ``_push_from_checkpoint``: a checkpoint counts once all of
   it is there, is not pushed before, and replaces older ones only then;
-- ``_save``, ``_save_optimizer_and_scheduler``: a model in subspaces is saved as a plain one, and
-  what that cannot give back beside it, with the selector's state;
+- ``_save``, ``_save_optimizer_and_scheduler``: a model in subspaces is saved as a plain one, of one
+  with a side block the block alone; what that cannot give back lies beside it, with the selector's
+  state;
 - ``_load_from_checkpoint``, ``_load_best_model``, ``_load_optimizer_and_scheduler``,
   ``_issue_warnings_after_load``: these bring it back, without a warning of what lies elsewhere;
 - ``_run_epoch``: a run that is over takes no further step when it is resumed.
@@ -74,6 +76,7 @@ from colm.training.processes.exchange import Exchange
 from colm.training.processes.parts import in_parts
 from colm.training.recording import RecordingMixin
 from colm.training.renewal import BuiltFor, take_replaced_model
+from colm.training.side_block_training import SideBlockMixin, check_side_block
 from colm.training.step.arrange import arrange
 from colm.training.step.draw import (
     DrawnCandidates,
@@ -109,6 +112,7 @@ class CoresetTrainerMixin(
     RecordingMixin,
     OutcomeMixin,
     SubspaceMixin,
+    SideBlockMixin,
     NamedOptimizerMixin,
     ResumingMixin,
     TokenMeansMixin,
@@ -176,6 +180,7 @@ class CoresetTrainerMixin(
         check_pools(self)
         if self.args.subspace_rank is not None:
             check_subspaces(self)
+        check_side_block(self)
         check_optimizer(self)
         self._sources = source_column, sizes
         self._selection = self._build_selection(source_column, sizes)
@@ -318,7 +323,8 @@ class CoresetTrainerMixin(
         split = selection.split(drawn, budget, step)
         seen = selection.observer.look(split.own, split.table, split.to_see, step)
         kept = selection.keep(split, seen)
-        micro_batches = weigh(self, arrange(self, kept.examples, len(pools)))
+        examples = selection.observer.completed(kept.examples)
+        micro_batches = weigh(self, arrange(self, examples, len(pools)))
         self._record_kept(kept)
         self._selection_metrics.measure("selection_seconds", time.perf_counter() - started)
         if self.args.match_every and step % self.args.match_every == 0:

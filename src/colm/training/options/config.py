@@ -1,7 +1,7 @@
 """``CoLMConfig``: TRL's ``SFTConfig`` plus the switches of CoLM.
 
-The switches are `SelectionArguments`, `SubspaceArguments` and `OptimizerArguments`; here they meet
-the configurations of TRL and transformers.
+The switches are `SelectionArguments`, `SubspaceArguments`, `MemoryArguments` and
+`OptimizerArguments`; here they meet the configurations of TRL and transformers.
 """
 
 from dataclasses import dataclass, fields
@@ -11,14 +11,17 @@ from transformers import TrainingArguments
 from trl import SFTConfig
 
 from colm.training.options.hardware import supports_bf16
+from colm.training.options.memory_arguments import MemoryArguments
 from colm.training.options.optimizer_arguments import OptimizerArguments
 from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.options.subspace_arguments import SubspaceArguments
 
 
 @dataclass
-class CoLMConfig(SelectionArguments, SubspaceArguments, OptimizerArguments, SFTConfig):
-    """Configuration of `colm.CoLMSFTTrainer`: ``SFTConfig``, selection and subspaces.
+class CoLMConfig(
+    SelectionArguments, SubspaceArguments, MemoryArguments, OptimizerArguments, SFTConfig
+):
+    """Configuration of `colm.CoLMSFTTrainer`: ``SFTConfig``, selection, less memory.
 
     Where neither ``bf16`` nor ``fp16`` is given, ``bf16`` is on as in TRL, but only where it can
     be, and is no slower: TRL's own default stops on a machine without an accelerator, and on a CPU
@@ -39,9 +42,9 @@ class CoLMConfig(SelectionArguments, SubspaceArguments, OptimizerArguments, SFTC
 
 @dataclass
 class CoLMTrainingArguments(
-    SelectionArguments, SubspaceArguments, OptimizerArguments, TrainingArguments
+    SelectionArguments, SubspaceArguments, MemoryArguments, OptimizerArguments, TrainingArguments
 ):
-    """Configuration of `colm.CoLMTrainer`: ``TrainingArguments``, selection and subspaces."""
+    """Configuration of `colm.CoLMTrainer`: ``TrainingArguments``, selection, less memory."""
 
 
 def with_selection_arguments(

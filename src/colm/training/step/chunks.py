@@ -6,10 +6,11 @@ tried, and what else lies in memory changes as training goes on. A chunk of cand
 fit can be looked at in two: it costs time, not the run. Symbols: k lengths.
 """
 
+import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ CALL_TOKENS_CPU = 128
 _SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
 
 logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 
 def token_limit(args: Any, *, recovers: bool = True) -> "TokenLimit":
@@ -65,6 +68,44 @@ class TokenLimit:
     def chunks(self, lengths: Sequence[int]) -> list[list[int]]:
         """Return chunks of examples of like length, those of the longest first, by index."""
         return length_sorted_chunks(lengths, self.tokens(lengths))
+
+    def run(
+        self,
+        chunks: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        call: Callable[[Sequence[int]], Found],
+    ) -> list[tuple[Sequence[int], Found]]:
+        """Call with each chunk, and with smaller ones from where memory has run out.
+
+        Args:
+            chunks: of examples, by index.
+            lengths: tokens of each example.
+            call: makes something of a chunk.
+
+        Returns:
+            The chunks with what was made of them.
+
+        Raises:
+            torch.OutOfMemoryError: see `check_recovery`.
+        """
+        done: list[tuple[Sequence[int], Found]] = []
+        waiting = list(chunks)
+        while waiting:
+            chunk, *others = waiting
+            try:
+                done.append((chunk, call(chunk)))
+                waiting = others
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.check_recovery([lengths[index] for index in chunk], error)
+            # The error is gone, and with it the tensors that its frames held.
+            gc.collect()
+            if torch.accelerator.is_available():
+                torch.accelerator.empty_cache()
+            waiting = list(self.smaller(waiting, lengths))
+        return done
 
     def check_recovery(self, lengths: Sequence[int], error: BaseException) -> None:
         """Refuse to go on after a chunk has not fitted into memory, where that is of no use.

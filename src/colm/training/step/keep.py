@@ -14,7 +14,7 @@ from torch import Tensor
 
 from colm.coreset.coreset_selector import CoresetSelector
 from colm.coreset.selection import Contested, Selection
-from colm.training.example import SOURCE_KEY, WEIGHT_KEY, Example
+from colm.training.example import SOURCE_KEY, TRUNK_KEY, WEIGHT_KEY, Example
 from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.candidate_table import CandidateTable, tabulate
 from colm.training.processes.dealing import share_out
@@ -149,6 +149,7 @@ class ExampleSelection:
             )
         share = {
             row: {**each, SOURCE_KEY: split.table.sources[row]}
+            | ({TRUNK_KEY: seen.trunk[row]} if row in seen.trunk else {})
             for row, each in self._share(rows, split).items()
         }
         if not self.args.weighted:

@@ -8,7 +8,6 @@ unlike random mixtures they can still be normalised one by one, for Adam or by t
 square. Symbols: n candidates of the whole group, k of them to be looked at, d features.
 """
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from colm.gradients.patching import evaluation_mode
 from colm.gradients.projections import SPREAD
 from colm.randomness import keyed_generator
 from colm.training.example import (
+    TRUNK_KEY,
     Example,
     label_token_count,
     token_count,
@@ -36,7 +36,8 @@ from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.candidate_table import CandidateTable
 from colm.training.processes.exchange import Exchange
 from colm.training.processes.lockstep import Lockstep, make_filler
-from colm.training.step.chunks import is_out_of_memory, token_limit
+from colm.training.step.chunks import token_limit
+from colm.training.step.trunk_outputs import look_and_keep, reused_block, with_trunk
 
 #: Numbers in the features of all candidates of a step, 1 GiB in float32: up to 1,024 candidates
 #: have all dimensions of even the largest features, 65,536 candidates 4,096.
@@ -86,11 +87,14 @@ class Seen:
         weight: ``[d]`` weight that the features are gradients of, where it is asked for.
         of_other_weights: whether the features are gradients of other weights than at the look
             before, so that nothing of those can be compared with them.
+        trunk: what the frozen layers of a model with a side block put out for this process's own
+            candidates, by row of the table, where training reuses it.
     """
 
     observed: Observed = field(default_factory=Observed)
     weight: Tensor | None = None
     of_other_weights: bool = False
+    trunk: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class CandidateObserver:
@@ -141,7 +145,8 @@ class CandidateObserver:
         if not self.needs:
             return Seen()
         of_other_weights = self._renew()
-        return Seen(self._observe(own, table, rows, step), self._weight(), of_other_weights)
+        observed, trunk = self._observe(own, table, rows, step)
+        return Seen(observed, self._weight(), of_other_weights, trunk)
 
     @property
     def example_observer(self) -> ExampleObserver:
@@ -183,23 +188,24 @@ class CandidateObserver:
 
     def _observe(
         self, own: Sequence[Example], table: CandidateTable, rows: Tensor, step: int
-    ) -> Observed:
-        """What each process sees of its own, joined."""
+    ) -> tuple[Observed, dict[int, Tensor]]:
+        """What each process sees of its own, joined, and what the trunk put out for its own."""
         if len(rows) == 0:
             if self._shares_model:
                 self._look([], self._vocabulary(own), step, own)
-            return Observed()
+            return Observed(), {}
         owners = table.owners[rows]
         mine = rows[owners == self.exchange.process_index]
         examples = [own[row - table.own.start] for row in mine]
-        seen = self._look(examples, self._vocabulary(examples), step, own)
+        seen, trunk = self._look(examples, self._vocabulary(examples), step, own)
         # The joined rows come process by process; each goes back to its place.
         place = owners.argsort(stable=True).argsort()
         joined = {
             name: self.exchange.rows(seen.get(name, torch.empty(0) if flat else torch.empty(0, 0)))
             for name, flat in self._parts()
         }
-        return Observed(**{name: part[place.to(part.device)] for name, part in joined.items()})
+        observed = Observed(**{name: part[place.to(part.device)] for name, part in joined.items()})
+        return observed, dict(zip(mine.tolist(), trunk, strict=False))
 
     def _parts(self) -> list[tuple[str, bool]]:
         """Names of what is exchanged and whether it has one number a row; losses always are.
@@ -228,69 +234,70 @@ class CandidateObserver:
         vocabulary: Tensor | None,
         step: int,
         own: Sequence[Example],
-    ) -> dict[str, Tensor]:
-        """Look at examples of this process, chunk by chunk; nothing is seen of none."""
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Look at examples of this process, chunk by chunk; nothing is seen of none.
+
+        Returns:
+            What is seen, by name, and what the trunk put out for each example where it is reused.
+        """
         if not examples and not self._shares_model:
-            return {}
+            return {}, []
         # Rows come in the selector's own order, so that the same examples share a chunk whatever
         # the order of the batch: what is seen of them is then the same to the last bit.
         lengths = [token_count(example) for example in examples]
-        waiting = self._limit.chunks(lengths)
+        chunks = self._limit.chunks(lengths)
         directions = self._draw_directions(step)
-        order: list[int] = []
-        seen: list[Observed] = []
+
+        def look(chunk: Sequence[Example]) -> tuple[Observed, list[Tensor]]:
+            return self._look_at(chunk, directions, vocabulary)
+
         with (
             self.access.autocast(),
             # Going through all modules costs as much as a small chunk: once for all of them.
             evaluation_mode(self.example_observer.model),
-            self._in_step(waiting, examples, vocabulary) as missing,
+            self._in_step(chunks, examples, vocabulary) as missing,
         ):
-            while waiting:
-                chunk, *others = waiting
-                part = self._try([examples[index] for index in chunk], directions, vocabulary)
-                if part is None:
-                    waiting = self._limit.smaller(waiting, lengths)
-                    continue
-                seen.append(part)
-                order += chunk
-                waiting = others
+            looked = self._limit.run(
+                chunks, lengths, lambda chunk: look([examples[index] for index in chunk])
+            )
             for _ in range(missing):
-                self._look_at([make_filler(own, vocabulary)], directions, vocabulary)
-        if not seen:
-            return {}
+                look([make_filler(own, vocabulary)])
+        if not looked:
+            return {}, []
+        order = [index for chunk, _ in looked for index in chunk]
         place = torch.tensor(order).argsort()
-        parts = {name: [getattr(part, name) for part in seen] for name, _ in self._parts()}
-        return {name: torch.cat(part)[place.to(part[0].device)] for name, part in parts.items()}
-
-    def _try(
-        self,
-        chunk: Sequence[Example],
-        directions: list[Tensor] | None,
-        vocabulary: Tensor | None,
-    ) -> Observed | None:
-        """What is seen of a chunk; ``None`` where it does not fit into memory, but less may."""
-        try:
-            return self._look_at(chunk, directions, vocabulary)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self._limit.check_recovery(list(map(token_count, chunk)), error)
-        # The error is gone, and with it the tensors that its frames held.
-        gc.collect()
-        if torch.accelerator.is_available():
-            torch.accelerator.empty_cache()
-        return None
+        parts = {name: [getattr(seen, name) for _, (seen, _) in looked] for name, _ in self._parts()}
+        trunk = [part for _, (_, kept) in looked for part in kept]
+        return (
+            {name: torch.cat(part)[place.to(part[0].device)] for name, part in parts.items()},
+            [trunk[at] for at in place.tolist()] if len(trunk) == len(order) else [],
+        )
 
     def _look_at(
         self,
         chunk: Sequence[Example],
         directions: list[Tensor] | None,
         vocabulary: Tensor | None,
-    ) -> Observed:
-        """What is seen of examples in one forward."""
+    ) -> tuple[Observed, list[Tensor]]:
+        """What is seen of examples in one forward, and what the trunk put out for each."""
         batch = self.access.prepare(self.access.collate(chunk))
         known = None if vocabulary is None else vocabulary.to(batch["input_ids"].device)
-        return self.example_observer(batch, directions, vocabulary=known)
+        observer = self.example_observer
+        return look_and_keep(
+            reused_block(observer.model, self.args),
+            batch,
+            lambda: observer(batch, directions, vocabulary=known),
+        )
+
+    def completed(self, examples: Sequence[Example]) -> list[Example]:
+        """Return examples with what the trunk puts out for them, where the look kept it of others.
+
+        Not looked at are those of small sources, which are kept whole, and those of other
+        processes.
+        """
+        if not any(TRUNK_KEY in each for each in examples):
+            return list(examples)
+        return with_trunk(examples, self.access, self.args, self._limit)
 
     def _in_step(
         self, chunks: list[list[int]], examples: list[Example], vocabulary: Tensor | None

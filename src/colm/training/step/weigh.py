@@ -27,6 +27,7 @@ from colm.training.options.option_checks import EXAMPLE, INFOBATCH, ROOT, TOKEN
 from colm.training.processes.exchange import Exchange
 from colm.training.step.batch_rows import BatchRows
 from colm.training.step.example_losses import mark
+from colm.training.step.trunk_outputs import carry
 
 #: By which power of its label tokens an example counts.
 POWERS = {TOKEN: 1.0, ROOT: 0.5, EXAMPLE: 0.0}
@@ -64,6 +65,7 @@ def weigh(trainer: Any, parts: Sequence[Sequence[Example]]) -> list[Any]:
         batches = collate_weighted(parts, collate, group.total, power=power, option=option)
     if trainer.reads_losses:
         mark(batches, parts)
+    carry(batches, parts)
     return batches
 
 
