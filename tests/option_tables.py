@@ -12,6 +12,7 @@ from pathlib import Path
 from colm.coreset import selectors
 from colm.coreset.registry import BASE_DEFAULTS, Selector, available_selectors, get_selector
 from colm.training.options.by_selector import options_by_selector
+from colm.training.options.memory_arguments import MemoryArguments
 from colm.training.options.optimizer_arguments import OptimizerArguments
 from colm.training.options.selection_arguments import OFTEN_SET, SelectionArguments
 from colm.training.options.subspace_arguments import SubspaceArguments
@@ -92,7 +93,7 @@ OPTIONS = {
     "often set": [OF_SELECTION[name] for name in OFTEN_SET],
     "the rest": [field for name, field in OF_SELECTION.items() if name not in OFTEN_SET],
     "subspaces": list(fields(SubspaceArguments)),
-    "memory": list(fields(OptimizerArguments)),
+    "memory": [*fields(MemoryArguments), *fields(OptimizerArguments)],
 }
 
 if __name__ == "__main__":

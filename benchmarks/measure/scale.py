@@ -193,14 +193,14 @@ class RandomFeatures(CandidateObserver):
     def _weight(self) -> None:
         """No criterion needs one."""
 
-    def _look(self, examples: list[Any], *_: Any) -> dict[str, Tensor]:
+    def _look(self, examples: list[Any], *_: Any) -> tuple[dict[str, Tensor], list[Tensor]]:
         rows = [
             torch.randn(self.size, generator=keyed_generator(content_key(each)))
             for each in examples
         ]
         if not rows:
-            return {}
-        return {"gradients": torch.stack(rows), "losses": torch.ones(len(rows))}
+            return {}, []
+        return {"gradients": torch.stack(rows), "losses": torch.ones(len(rows))}, []
 
 
 def make_selection(

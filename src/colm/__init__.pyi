@@ -8,8 +8,10 @@ from .coreset.mean_matching import mean_matching
 from .coreset.observed import Observed
 from .coreset.registry import available_selectors, register_selector
 from .gradients.value_gradients import last_value_gradients
+from .memory.side_block import SideBlock, attach_side_block, side_block_of
 from .memory.subspaces.optimizer import SubspaceOptimizer
 from .memory.subspaces.subspaces import Subspaces
+from .training.checkpoints.side_block_file import load_side_block, save_side_block
 from .training.options.config import CoLMConfig, CoLMTrainingArguments
 from .training.trainer import CoLMSFTTrainer, CoLMTrainer
 
@@ -24,14 +26,19 @@ __all__ = [
     "CoLMTrainingArguments",
     "CoresetSelector",
     "Observed",
+    "SideBlock",
     "SubspaceOptimizer",
     "Subspaces",
+    "attach_side_block",
     "available_selectors",
     "balanced_sampling",
     "facility_location",
     "gradient_matching",
     "importance_sampling",
     "last_value_gradients",
+    "load_side_block",
     "mean_matching",
     "register_selector",
+    "save_side_block",
+    "side_block_of",
 ]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class RunRecord:
         options: All others that decide what is trained.
         seeds: By option.
         versions: Of the libraries.
+        memory: Options of other methods of training in less memory, where one is on.
     """
 
     command: str
@@ -57,6 +58,7 @@ class RunRecord:
     options: Mapping[str, Any]
     seeds: Mapping[str, Any]
     versions: Mapping[str, str]
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_record(record: RunRecord, folder: Path) -> None:
@@ -95,6 +97,8 @@ def read_record(folder: Path) -> RunRecord | None:
         return None
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         return None
+    # Runs of earlier versions knew of no other methods.
+    data = {"memory": {}} | data
     found: dict[str, Any] = {each.name: data.get(each.name) for each in fields(RunRecord)}
     whole = all(_KINDS[name](value) for name, value in found.items())
     return RunRecord(**found) if whole else None
@@ -134,4 +138,5 @@ _KINDS = {
     "options": _is_mapping,
     "seeds": _is_mapping,
     "versions": lambda value: _is_mapping(value) and all(map(_is_text, value.values())),
+    "memory": _is_mapping,
 }

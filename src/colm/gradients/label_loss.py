@@ -177,7 +177,7 @@ def _accumulation_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def with_hidden(output: Any, hidden: Tensor) -> Any:
+def with_hidden(output: Any, hidden: Tensor | None) -> Any:
     """Copy what a decoder or a layer returned with another hidden state, its first value."""
     if isinstance(output, Mapping):
         first = next(iter(output))

@@ -90,7 +90,8 @@ class SideBlock(nn.Module):
         *others, guide = (down(output) for down, output in zip(self.down, outputs, strict=True))
         mixed = self._mix(torch.stack(others), guide)
         added = self.up(functional.relu(mixed + guide).to(last.dtype)) + self.gate * last
-        return last + added.to(last.dtype)
+        joined: Tensor = last + added.to(last.dtype)
+        return joined
 
     def _mix(self, others: Tensor, guide: Tensor) -> Tensor:
         """Return sum_i a_i u_i ``[..., d / f]`` of u ``[k - 1, ..., d / f]``, by the guide."""

@@ -30,9 +30,9 @@ class Trunk:
 
     Attributes:
         model: as given.
-        decoder: of the model.
+        decoder: as given.
+        every: as given.
         read: i of each h_i that is read, ascending.
-        every: how many layers lie between two of them.
 
     Raises:
         ValueError: there are too few layers, or one of them stands in two places.

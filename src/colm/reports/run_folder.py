@@ -144,14 +144,14 @@ def _settings(state: _State, record: RunRecord | None) -> dict[str, str]:
 
 
 def _recorded(record: RunRecord) -> dict[str, str]:
-    """Model, mini-batches, and options of selection and subspaces."""
+    """Model, mini-batches, and options of selection and of less memory."""
     settings = {
         "drawn each step": f"{record.drawn} examples",
         "trained on each step": f"{record.kept} examples",
     }
     if name := str(record.model.get("name") or ""):
         settings = {"model": without_folder(name)} | settings
-    options = {**record.selection, **record.subspaces}
+    options = {**record.selection, **record.subspaces, **record.memory}
     return settings | {clean(name): _in_words(value) for name, value in options.items()}
 
 

@@ -1,4 +1,4 @@
-"""What is evaluated: a model, or an adapter on its base, and held-out examples as in training."""
+"""What is evaluated: a model, an adapter or side block on its base; examples as in training."""
 
 import tempfile
 import warnings
@@ -21,13 +21,18 @@ from colm.runs.pretrained import (
     load_tokenizer,
 )
 from colm.runs.refused_records import RECORD, Check, numbered, refused_records_named
+from colm.training.checkpoints.side_block_file import (
+    CONFIG_FILE,
+    load_side_block,
+    read_side_block_config,
+)
 
 ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 class EvaluatedModel(NamedTuple):
-    """A model, its tokenizer, and the name of the base that it is an adapter on, if it is one."""
+    """A model, its tokenizer, and the name of its base, if it is an adapter or a side block."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -40,7 +45,8 @@ def load_evaluated(
     """Return a model that is ready to be asked.
 
     Args:
-        name: Folder of a model or of a PEFT adapter, or name of a model on the hub.
+        name: Folder of a model, of a PEFT adapter or of a side block, or name of a model on the
+            hub.
         dtype: Of the weights; "auto" for that in which they are saved.
         device: Such as "cpu" or "cuda:1"; "auto" for the accelerator where there is one.
         trust_remote_code: Run code that the model brings; without, such a model is refused.
@@ -60,9 +66,12 @@ def load_evaluated(
         model = load_model(source, dtype, trust_remote_code=trust_remote_code).to(place)
         tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
         return EvaluatedModel(model, tokenizer, None)
+    if (folder / CONFIG_FILE).is_file():
+        return _with_side_block(folder, dtype, place, trust_remote_code)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise ValueError(
-            f"MODEL: {name} has neither a config.json nor an {ADAPTER_CONFIG}{_checkpoint(folder)}"
+            f"MODEL: {name} has neither a config.json nor an {ADAPTER_CONFIG} nor a {CONFIG_FILE}"
+            f"{_checkpoint(folder)}"
         )
     base = _base_of(folder)
     check_folder(base, f"cannot load adapter '{name}' on its base")
@@ -72,11 +81,27 @@ def load_evaluated(
         )
     except LOADING_ERRORS as error:
         raise cannot_load(f"load adapter '{name}' on its base", base, error) from error
+    return EvaluatedModel(adapted.to(place), _tokenizer_of(folder, base, trust_remote_code), base)
+
+
+def _with_side_block(
+    folder: Path, dtype: str, place: torch.device, trust_remote_code: bool
+) -> EvaluatedModel:
+    """The base that a folder's side block stands beside, with the block."""
+    base = read_side_block_config(folder).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"MODEL: {folder / CONFIG_FILE} names no base model")
+    base = str(base)
+    check_folder(base, f"cannot put side block '{folder}' beside its base")
+    model = load_model(base, dtype, trust_remote_code=trust_remote_code)
+    load_side_block(model, folder)
+    return EvaluatedModel(model.to(place), _tokenizer_of(folder, base, trust_remote_code), base)
+
+
+def _tokenizer_of(folder: Path, base: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies with an adapter or a side block, or else that of the base."""
     has_tokenizer = (folder / _TOKENIZER_CONFIG).is_file()
-    tokenizer = load_tokenizer(
-        folder if has_tokenizer else base, trust_remote_code=trust_remote_code
-    )
-    return EvaluatedModel(adapted.to(place), tokenizer, base)
+    return load_tokenizer(folder if has_tokenizer else base, trust_remote_code=trust_remote_code)
 
 
 def find_device(name: str) -> torch.device:
@@ -180,8 +205,8 @@ def _tokenize(records: Dataset, evaluated: EvaluatedModel, max_length: int) -> D
 
 def _checkpoint(folder: Path) -> str:
     """Where the model of a run that was cut short is, for the message."""
-    saved = [path.parent for path in folder.glob(f"checkpoint-*/{ADAPTER_CONFIG}")]
-    saved += [path.parent for path in folder.glob("checkpoint-*/config.json")]
+    kinds = (ADAPTER_CONFIG, CONFIG_FILE, "config.json")
+    saved = [path.parent for kind in kinds for path in folder.glob(f"checkpoint-*/{kind}")]
     if not saved:
         return ""
     newest = max(saved, key=lambda path: path.name.removeprefix("checkpoint-").zfill(12))

@@ -65,6 +65,13 @@ def describe_training(record: RunRecord) -> str:
             "Weight matrices were trained along random directions, drawn again and again.",
             _options(record.subspaces),
         ]
+    if "side_block" in record.memory:
+        parts += [
+            "### Side block",
+            "All weights of the base model are frozen, and a small block beside its layers was "
+            "trained: `colm.load_side_block(model, folder)` puts it there.",
+            _options(record.memory),
+        ]
     if record.sources:
         parts += ["### Training data", _sources(record.sources)]
     return "\n\n".join(parts)

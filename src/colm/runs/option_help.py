@@ -9,12 +9,13 @@ from trl import TrlParser
 
 from colm.coreset.registry import BASE_DEFAULTS
 from colm.training.options.by_selector import options_by_selector
+from colm.training.options.memory_arguments import MemoryArguments
 from colm.training.options.optimizer_arguments import OptimizerArguments
 from colm.training.options.selection_arguments import OFTEN_SET, SelectionArguments
 from colm.training.options.subspace_arguments import SubspaceArguments
 
 #: Whose fields help begins with.
-_OWN_CLASSES = (SelectionArguments, SubspaceArguments, OptimizerArguments)
+_OWN_CLASSES = (SelectionArguments, SubspaceArguments, MemoryArguments, OptimizerArguments)
 #: What the groups of help begin and end with.
 _RUN = ("help", "config")
 _MODEL_AND_DATA = ("model_name_or_path", "dataset_name", "output_dir")
@@ -115,7 +116,9 @@ def own_groups() -> dict[str, tuple[str, ...]]:
         "selection: what people set": OFTEN_SET,
         "selection: the rest": tuple(name for name in of_selection if name not in OFTEN_SET),
         "random subspaces": tuple(each.name for each in fields(SubspaceArguments)),
-        "training in less memory": tuple(each.name for each in fields(OptimizerArguments)),
+        "training in less memory": tuple(
+            each.name for kind in (MemoryArguments, OptimizerArguments) for each in fields(kind)
+        ),
     }
 
 

@@ -1,9 +1,9 @@
 """What a run is called, and the papers that are to be cited for it.
 
 A run is called by what it did, not by the library that did it: plain fine-tuning where nothing was
-selected, a paper's method where that chose, random subspaces where the weights were trained in
-those, and both where both were. A selector that is this library's own, or one of its user's, has no
-paper to cite; those that it rests on are named in the card.
+selected, a paper's method where that chose, random subspaces or a side block where that was
+trained, and both where both were. A selector that is this library's own, or one of its user's, has
+no paper to cite; those that it rests on are named in the card.
 """
 
 from typing import Any, NamedTuple
@@ -47,6 +47,9 @@ _SSM = "Memory-efficient Training of LLMs with Larger Mini-batches"
 _RSO = (
     "A Memory Efficient Randomized Subspace Optimization Method for Training Large Language Models"
 )
+_SHERL = (
+    "SHERL: Synthesizing High Accuracy and Efficient Memory for Resource-Limited Transfer Learning"
+)
 
 COLM = Paper(
     _COLM,
@@ -76,6 +79,18 @@ RSO = Paper(
     "    author = {Yiming Chen and Yuan Zhang and Yin Liu and Kun Yuan and Zaiwen Wen},\n"
     "    booktitle = {International Conference on Machine Learning},\n"
     "    year = 2025\n"
+    "}",
+)
+
+SHERL = Paper(
+    _SHERL,
+    "2407.07523",
+    "@inproceedings{diao2024sherl,\n"
+    f"    title = {{{_SHERL}}},\n"
+    "    author = {Haiwen Diao and Bo Wan and Xu Jia and Yunzhi Zhuge and Ying Zhang and Huchuan Lu"
+    " and Long Chen},\n"
+    "    booktitle = {European Conference on Computer Vision},\n"
+    "    year = 2024\n"
     "}",
 )
 
@@ -151,7 +166,8 @@ def name_of_method(args: Any) -> str:
 
     Example:
         >>> from types import SimpleNamespace
-        >>> options = SimpleNamespace(candidate_ratio=2, selector="random", subspace_rank=None)
+        >>> options = SimpleNamespace(candidate_ratio=2, selector="random")
+        >>> options.subspace_rank = options.side_block = None
         >>> name_of_method(options)
         'SFT on mini-batches chosen by random'
     """
@@ -159,7 +175,9 @@ def name_of_method(args: Any) -> str:
     if selects(args):
         chosen = f"{PLAIN} on mini-batches chosen by {args.selector}"
         name = _METHODS[args.selector][0] if args.selector in _METHODS else chosen
-    return name if args.subspace_rank is None else f"{name} in random subspaces (RSO)"
+    if args.subspace_rank is not None:
+        return f"{name} in random subspaces (RSO)"
+    return name if args.side_block is None else f"{name} of a side block (SHERL)"
 
 
 def papers_of(args: Any) -> list[Paper]:
@@ -174,7 +192,9 @@ def papers_of(args: Any) -> list[Paper]:
     found = []
     if selects(args) and args.selector in _METHODS:
         found.append(_METHODS[args.selector][1])
-    return found if args.subspace_rank is None else [*found, RSO]
+    if args.subspace_rank is not None:
+        found.append(RSO)
+    return found if args.side_block is None else [*found, SHERL]
 
 
 def source_of_selector(name: str) -> Origin | None:

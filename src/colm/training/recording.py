@@ -20,6 +20,7 @@ from colm.data import SOURCE_COLUMN, source_counts
 from colm.run_record import ENDED, RUNNING, STOPPED, RunRecord, read_record, write_record
 from colm.training.checkpoints.model_digest import describe_adapters, plain
 from colm.training.checkpoints.run_options import describe_options
+from colm.training.options.memory_arguments import MemoryArguments, memory_options
 from colm.training.options.selection_arguments import OPTIONS_OF_DRAWS, SelectionArguments
 from colm.training.options.subspace_arguments import SubspaceArguments
 from colm.training.papers import selects
@@ -164,8 +165,9 @@ def record_of(
     sizes = _source_sizes(train_dataset, source_column or args.source_column or SOURCE_COLUMN)
     small = SmallSources(args.small_sources, sizes).names() if selects(args) and sizes else ()
     in_subspaces = args.subspace_rank is not None
-    selection, subspaces = (
-        [each.name for each in fields(kind)] for kind in (SelectionArguments, SubspaceArguments)
+    selection, subspaces, memory = (
+        [each.name for each in fields(kind)]
+        for kind in (SelectionArguments, SubspaceArguments, MemoryArguments)
     )
     options = describe_options(args)
     length = {"max_steps": args.max_steps, "num_train_epochs": args.num_train_epochs}
@@ -184,8 +186,13 @@ def record_of(
         kept=kept if selects(args) else drawn,
         selection=_values(args, [name for name in selection if _acts(args, name)]),
         subspaces=_values(args, subspaces) if in_subspaces else {},
+        memory=memory_options(args),
         options=length
-        | {k: v for k, v in options.items() if k not in {*selection, *subspaces, *_SEEDS}},
+        | {
+            name: value
+            for name, value in options.items()
+            if name not in {*selection, *subspaces, *memory, *_SEEDS}
+        },
         seeds=_values(args, _SEEDS),
         versions=library_versions(),
     )

@@ -1,4 +1,4 @@
-"""What a trainer adds to train a side block: putting it beside the model, checkpoints, its own files.
+"""What a trainer adds to train a side block: putting it beside the model, reuse, checkpoints.
 
 The block is put there before the model is wrapped, and stays when training ends, as PEFT's adapters
 do. What is saved is the block alone, and the tokenizer: the model that it stands beside has not
@@ -34,7 +34,7 @@ class SideBlockMixin(_Base):
         return super().train(*args, **options)
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
-        """Train on a micro-batch, from what the look kept of the frozen layers where it is there."""
+        """Train on a micro-batch, from what the look kept of the frozen layers if it did."""
         outputs = inputs.pop(TRUNK_KEY) if TRUNK_KEY in inputs else None
         block = side_block_of(self.model)
         if outputs is None or block is None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from colm.memory.side_block import side_block_of
+
 #: Values that are looked at of each weight, spread evenly.
 VALUES_OF_A_WEIGHT = 256
 
@@ -67,6 +69,8 @@ def _of_the_model(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe_adapters(model: nn.Module) -> dict[str, Any]:
     """Return the options of each adapter as the command line has them, ``lora_r`` for instance."""
+    if side_block_of(model) is not None:
+        return {"kind of adapter": "side block"}
     adapters = getattr(model, "peft_config", None)
     if not isinstance(adapters, Mapping):
         return {"kind of adapter": "none"}
@@ -81,8 +85,9 @@ def describe_adapters(model: nn.Module) -> dict[str, Any]:
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Whether a checkpoint holds adapters alone, and not the weights beneath them."""
-    return isinstance(getattr(model, "peft_config", None), Mapping)
+    """Whether a checkpoint holds adapters alone, or a side block, and not the weights beneath."""
+    has_block = side_block_of(model) is not None
+    return has_block or isinstance(getattr(model, "peft_config", None), Mapping)
 
 
 def digest_weights(model: nn.Module) -> str | None:

@@ -78,6 +78,7 @@ MAY_DIFFER: Mapping[str, tuple[str, ...]] = {
     "how fast and in how much memory, not what is computed": (
         "arrange",
         "selection_tokens",
+        "side_block_reuse",
         "gradient_checkpointing",
         "gradient_checkpointing_kwargs",
         "activation_checkpointing",

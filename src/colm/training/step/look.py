@@ -266,7 +266,9 @@ class CandidateObserver:
             return {}, []
         order = [index for chunk, _ in looked for index in chunk]
         place = torch.tensor(order).argsort()
-        parts = {name: [getattr(seen, name) for _, (seen, _) in looked] for name, _ in self._parts()}
+        parts = {
+            name: [getattr(seen, name) for _, (seen, _) in looked] for name, _ in self._parts()
+        }
         trunk = [part for _, (_, kept) in looked for part in kept]
         return (
             {name: torch.cat(part)[place.to(part[0].device)] for name, part in parts.items()},

@@ -94,7 +94,7 @@ def with_trunk(
 
 
 def carry(batches: Sequence[Any], parts: Sequence[Sequence[Example]]) -> None:
-    """Let micro-batches carry what the trunk put out for their examples, where that is known of all.
+    """Let micro-batches carry what the trunk put out, where it is known of all their examples.
 
     Args:
         batches: collated; each gets a list of ``[k, t, d]`` under ``TRUNK_KEY``.
