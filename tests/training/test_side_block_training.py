@@ -1,6 +1,8 @@
 """Training a side block with the trainers: reuse of the look, checkpoints, what is saved."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from colm import CoLMTrainer, CoLMTrainingArguments, load_side_block, side_block_of
 from colm.run_record import read_record
+from colm.runs.arguments import parse_arguments
 from colm.runs.evaluated import load_evaluated
 from colm.runs.model_card import describe_training
 from colm.training.example import TRUNK_KEY
@@ -19,6 +22,7 @@ from colm.training.side_block_training import check_side_block
 from colm.training.step.trunk_outputs import carry, placed
 from tests.training.conftest import on_keep
 
+DOCS = Path(__file__).parents[2] / "docs"
 SHERL = {"side_block": 4}
 SELECTIONS = {
     "default": {},
@@ -337,6 +341,29 @@ def test_a_batch_of_other_tokens_carries_nothing():
     assert TRUNK_KEY not in whole
     carry([whole], [examples])
     assert TRUNK_KEY in whole
+
+
+def blocks_of_the_card():
+    section = (DOCS / "memory.md").read_text().partition("## A side block")[2]
+    return re.findall(r"```(yaml|python)\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+
+
+def test_the_card_says_how_to_set_it(tmp_path):
+    (_, recipe), *_ = blocks_of_the_card()
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    parsed = parse_arguments(["--config", "quickstart", "--config", str(tmp_path / "recipe.yaml")])
+    assert parsed.training.side_block == 8
+    assert not parsed.model.use_peft
+
+
+@pytest.mark.slow
+def test_the_card_in_python_runs(dataset, tmp_path, tiny_model_folder, monkeypatch):
+    _, (_, code) = blocks_of_the_card()
+    monkeypatch.chdir(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    short = "CoLMConfig(max_steps=1, bf16=False, use_cpu=True, report_to='none', "
+    exec(code.replace("CoLMConfig(side", short + "side"), {"model": model, "data": dataset})
+    assert side_block_of(model).reduction == 8
 
 
 def test_the_files_say_what_they_are_of(make_trainer, dataset, tmp_path, tiny_model_folder):

@@ -54,10 +54,10 @@ class MemoryArguments:
 
 
 #: The options of each method, the first of which turns it on.
-METHODS = (("side_block", "side_block_every", "side_block_reuse"),)
+_BY_METHOD = (("side_block", "side_block_every", "side_block_reuse"),)
 
 
 def memory_options(args: Any) -> dict[str, Any]:
     """Return the options of the methods that are on, by name."""
-    on = [names for names in METHODS if getattr(args, names[0])]
+    on = [names for names in _BY_METHOD if getattr(args, names[0])]
     return {name: getattr(args, name) for names in on for name in names}

@@ -30,7 +30,7 @@ _SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
 
 logger = logging.getLogger(__name__)
 
-Found = TypeVar("Found")
+Made = TypeVar("Made")
 
 
 def token_limit(args: Any, *, recovers: bool = True) -> "TokenLimit":
@@ -73,8 +73,8 @@ class TokenLimit:
         self,
         chunks: Sequence[Sequence[int]],
         lengths: Sequence[int],
-        call: Callable[[Sequence[int]], Found],
-    ) -> list[tuple[Sequence[int], Found]]:
+        call: Callable[[Sequence[int]], Made],
+    ) -> list[tuple[Sequence[int], Made]]:
         """Call with each chunk, and with smaller ones from where memory has run out.
 
         Args:
@@ -88,7 +88,7 @@ class TokenLimit:
         Raises:
             torch.OutOfMemoryError: see `check_recovery`.
         """
-        done: list[tuple[Sequence[int], Found]] = []
+        done: list[tuple[Sequence[int], Made]] = []
         waiting = list(chunks)
         while waiting:
             chunk, *others = waiting
