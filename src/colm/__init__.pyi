@@ -8,6 +8,7 @@ from .coreset.mean_matching import mean_matching
 from .coreset.observed import Observed
 from .coreset.registry import available_selectors, register_selector
 from .gradients.value_gradients import last_value_gradients
+from .memory.low_rank_adam import LowRankAdam
 from .memory.side_block import SideBlock, attach_side_block, side_block_of
 from .memory.subspaces.optimizer import SubspaceOptimizer
 from .memory.subspaces.subspaces import Subspaces
@@ -25,6 +26,7 @@ __all__ = [
     "CoLMTrainer",
     "CoLMTrainingArguments",
     "CoresetSelector",
+    "LowRankAdam",
     "Observed",
     "SideBlock",
     "SubspaceOptimizer",

@@ -9,6 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from colm.checks import check_choice, check_number, shown
+from colm.memory.low_rank_adam import SUBSPACES
+from colm.training.low_rank_training import (
+    LOW_RANK_ADAM,
+    check_low_rank,
+    check_low_rank_arguments,
+    make_low_rank_adam,
+)
 
 #: Makes an optimiser of a trainer's options, its model, and what ``optim_args`` says; returns the
 #: class and its arguments, as ``Trainer.get_optimizer_cls_and_kwargs`` does.
@@ -60,12 +67,14 @@ class NamedOptimizer:
         arguments: what ``optim_args`` may set, by name.
         package: the module that it needs from ``colm[optimizers]``, if any.
         check: refuses a trainer, built and not yet trained, that it does not go with, if any.
+        check_arguments: refuses what ``optim_args`` says, ahead of all of them with defaults.
     """
 
     make: Recipe
     arguments: Mapping[str, Argument]
     package: str | None = None
     check: Callable[[Any], None] | None = None
+    check_arguments: Callable[[Mapping[str, Any], Mapping[str, Any]], None] | None = None
 
 
 def _came(args: Any, _model: Any, given: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
@@ -103,6 +112,20 @@ OPTIMIZERS: Mapping[str, NamedOptimizer] = {
         package="pytorch_optimizer",
     ),
     "lamb": NamedOptimizer(_lamb, {}, package="pytorch_optimizer"),
+    LOW_RANK_ADAM: NamedOptimizer(
+        make_low_rank_adam,
+        {
+            "subspace": Argument("top", choices=SUBSPACES),
+            "rank": Argument(128, bounds={"least": 1}),
+            "refresh": Argument(200, bounds={"least": 1}),
+            "scale": Argument(0.25, bounds={"above": 0}),
+            "levels": Argument(2, bounds={"least": 0, "most": 30}),
+            "growth": Argument(1.01, bounds={"above": 1}),
+            "sparsity": Argument(8, bounds={"least": 1}),
+        },
+        check=check_low_rank,
+        check_arguments=check_low_rank_arguments,
+    ),
 }
 
 
@@ -129,4 +152,8 @@ def read_optim_args(optim: str, optim_args: str | None) -> dict[str, Any]:
             may = ", ".join(f"{known_name}=..." for known_name in known) or "nothing"
             raise ValueError(f"{of} may be {may}, each once; got {shown(optim_args)}.")
         given[name] = known[name].read(f"{name} in {of}", text)
-    return {name: argument.default for name, argument in known.items()} | given
+    every = {name: argument.default for name, argument in known.items()} | given
+    check = OPTIMIZERS[optim].check_arguments
+    if check is not None:
+        check(given, every)
+    return every
