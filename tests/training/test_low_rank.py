@@ -137,6 +137,13 @@ def test_adapters_are_refused_unless_they_are_named(make_trainer, dataset):
         find_targets(trainer.model, ["nowhere"])
 
 
+def test_a_side_block_and_random_subspaces_are_refused(make_trainer, dataset):
+    with pytest.raises(ValueError, match=r"optim='low_rank_adam' .* side_block=4 freezes them"):
+        make_trainer(dataset, **LOW_RANK, side_block=4)
+    with pytest.raises(ValueError, match=r"subspace_rank=4 .* got 'low_rank_adam'"):
+        make_trainer(dataset, **LOW_RANK, subspace_rank=4)
+
+
 def test_what_shards_weights_is_refused(make_trainer, dataset):
     trainer = make_trainer(dataset)
     for optim in OPTIMIZERS:

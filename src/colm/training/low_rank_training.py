@@ -78,7 +78,13 @@ def check_low_rank(trainer: Any) -> None:
     Raises:
         ValueError: one line that names ``optim``.
     """
-    find_targets(trainer.model, trainer.args.optim_target_modules)
+    args = trainer.args
+    if args.side_block is not None:
+        raise ValueError(
+            f"optim={LOW_RANK_ADAM!r} keeps less of the decoder's matrices, and side_block="
+            f"{args.side_block} freezes them: set one of the two."
+        )
+    find_targets(trainer.model, args.optim_target_modules)
 
 
 def check_low_rank_arguments(given: Mapping[str, Any], every: Mapping[str, Any]) -> None:
