@@ -8,11 +8,10 @@ from .coreset.mean_matching import mean_matching
 from .coreset.observed import Observed
 from .coreset.registry import available_selectors, register_selector
 from .gradients.value_gradients import last_value_gradients
+from .memory.low_rank_adam import LowRankAdam
 from .memory.side_block import SideBlock, attach_side_block, side_block_of
-from .memory.step_log import replay_log
 from .memory.subspaces.optimizer import SubspaceOptimizer
 from .memory.subspaces.subspaces import Subspaces
-from .memory.zeroth_order_optimizer import ZerothOrderOptimizer
 from .training.checkpoints.side_block_file import load_side_block, save_side_block
 from .training.options.config import CoLMConfig, CoLMTrainingArguments
 from .training.trainer import CoLMSFTTrainer, CoLMTrainer
@@ -27,11 +26,11 @@ __all__ = [
     "CoLMTrainer",
     "CoLMTrainingArguments",
     "CoresetSelector",
+    "LowRankAdam",
     "Observed",
     "SideBlock",
     "SubspaceOptimizer",
     "Subspaces",
-    "ZerothOrderOptimizer",
     "attach_side_block",
     "available_selectors",
     "balanced_sampling",
@@ -42,7 +41,6 @@ __all__ = [
     "load_side_block",
     "mean_matching",
     "register_selector",
-    "replay_log",
     "save_side_block",
     "side_block_of",
 ]

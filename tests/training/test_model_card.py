@@ -88,6 +88,38 @@ def test_subspaces_are_said_and_cited(options: dict, name: str, numbers, tmp_pat
     assert "| `subspace_rank` | `4` |" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "name", "number"),
+    [
+        ({"optim": "lamb"}, "SFT and LAMB", "1904.00962"),
+        ({"optim": "came"}, "SFT and CAME", "2307.02047"),
+        ({"optim": "low_rank_adam"}, "SFT and low-rank Adam", "2403.03507"),
+        *(
+            (
+                {"optim": "low_rank_adam", "optim_args": f"subspace={subspace}"},
+                "SFT and low-rank Adam",
+                number,
+            )
+            for subspace, number in {
+                "sampled": "2502.05790",
+                "random": "2410.11289",
+                "wavelet": "2501.07237",
+                "sketched": "2502.00311",
+            }.items()
+        ),
+    ],
+)
+def test_optimisers_by_name_are_said_and_cited(options: dict, name: str, number, tmp_path) -> None:
+    args = config(tmp_path, candidate_ratio=1, **options)
+    assert name_of_method(args) == name
+    (paper,) = papers_of(args)
+    assert paper.arxiv == number
+    assert number in as_trl_cites([paper])["citation"]
+    text = describe_training(record_of(args))
+    for option, value in options.items():
+        assert f"| `{option}` | `{value}` |" in text
+
+
 def test_a_selector_of_ones_own_is_called_by_its_name(tmp_path, monkeypatch) -> None:
     name = "mine | `x`\n# forged"
     monkeypatch.setattr(registry, "_SELECTORS", dict(registry._SELECTORS))

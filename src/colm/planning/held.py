@@ -5,13 +5,16 @@ keep small tensors and, in bitsandbytes, embeddings in 32 bits, which is not cou
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from colm.memory.low_rank_adam import state_numbers
 from colm.memory.subspaces.linear import draw_directions
+from colm.training.low_rank_training import LOW_RANK_ADAM
+from colm.training.optimizers import read_optim_args
 
 #: Optimisers whose state has the type of the weight: how many numbers they keep of each.
 _LIKE_WEIGHTS = {
@@ -23,6 +26,7 @@ _LIKE_WEIGHTS = {
     "rmsprop": 1,
     "sgd": 0,
     "lomo": 0,
+    "lamb": 2,
 }
 #: Those that keep a number for each row and column of a matrix.
 _FACTORED = {"adafactor", "adalomo"}
@@ -45,7 +49,10 @@ PAGED = "paged_"
 
 
 def optimizer_bytes(
-    optim: str, trained: Iterable[Tensor], options: str | None = None
+    optim: str,
+    trained: Iterable[Tensor],
+    options: str | None = None,
+    targets: Iterable[Tensor] = (),
 ) -> int | None:
     """Return the bytes of an optimiser's state once it has stepped, scalars left out.
 
@@ -55,6 +62,7 @@ def optimizer_bytes(
         optim: its name in ``TrainingArguments``.
         trained: the weights it steps.
         options: ``optim_args``; momentum makes SGD keep a number for each weight.
+        targets: those that low-rank Adam keeps less of.
 
     Returns:
         Bytes, ``None`` for an optimiser that is not known here.
@@ -68,6 +76,10 @@ def optimizer_bytes(
     name = _unpaged(optim)
     if name in _FACTORED:
         return sum(map(_factored, weights))
+    if name == "came":
+        return sum(map(_came, weights))
+    if name == LOW_RANK_ADAM:
+        return _low_rank(weights, read_optim_args(name, options), {id(each) for each in targets})
     if name in _FIXED:
         return round(sum(_FIXED[name] * weight.numel() for weight in weights))
     if name not in _LIKE_WEIGHTS:
@@ -90,6 +102,27 @@ def _factored(weight: Tensor) -> int:
         return 4 * int(weight.numel())
     *leading, rows, columns = weight.shape
     return 4 * math.prod(leading) * (rows + columns)
+
+
+def _came(weight: Tensor) -> int:
+    """A first moment, and two second ones: of rows and columns where there are both."""
+    size = weight.element_size()
+    if weight.dim() < 2:
+        return 2 * size * int(weight.numel())
+    return size * (int(weight.numel()) + 2 * _factored(weight) // 4)
+
+
+def _low_rank(weights: list[Tensor], given: Mapping[str, Any], targets: set[int]) -> int:
+    """Of targets what low-rank Adam keeps, of others two numbers of each."""
+    sizes = {name: given[name] for name in ("rank", "levels", "sparsity")}
+    total = 0
+    for weight in weights:
+        numbers = 2 * weight.numel()
+        if id(weight) in targets:
+            rows, columns = weight.shape
+            numbers = state_numbers(rows, columns, given["subspace"], **sizes)
+        total += numbers * weight.element_size()
+    return total
 
 
 def trained_weights(model: nn.Module) -> list[Any]:

@@ -25,7 +25,8 @@ from colm.planning.step_counter import Counted, StepCounter
 from colm.planning.tally import Work, storage_bytes
 from colm.runs.arguments import SFTArguments
 from colm.training.limits import UPDATES_IN_BACKWARD
-from colm.training.optimizers import ZEROTH_ORDER
+from colm.training.low_rank_training import LOW_RANK_ADAM, find_targets
+from colm.training.options.config import CoLMConfig
 from colm.training.papers import selects
 from colm.training.step.chunks import token_limit
 
@@ -133,11 +134,6 @@ def make_plan(
     tokens = _tokens(tokens, training.max_length)
     model = build_skeleton(arguments)
     optimizer = str(getattr(training.optim, "value", training.optim))
-    if optimizer == ZEROTH_ORDER:
-        raise ValueError(
-            f"optim={optimizer!r} has no backward, which a plan counts: it takes the memory of "
-            "evaluation at the same batch size."
-        )
     in_backward = optimizer in UPDATES_IN_BACKWARD
     counter = StepCounter(model, autocast_dtype(arguments), tokens, in_backward)
     kept, accumulated = training.per_device_train_batch_size, training.gradient_accumulation_steps
@@ -151,7 +147,7 @@ def make_plan(
     in_place = accelerator or has_loss_kernels(training.device)
     with loss_in_place() if in_place else nullcontext():
         steps = {size: counter.train(size, accumulated) for size in set(sizes.values())}
-    held = _held(model, optimizer, training.optim_args, counter.weights)
+    held = _held(model, training, counter.weights)
     counted = {way: (size, steps[size]) for way, size in sizes.items()}
     ways = _ways(counted, look, held, machine or _machine(arguments, model))
     copied_bytes = max(0, 2 * steps[drawn].saved_bytes - steps[2 * drawn].saved_bytes)
@@ -167,7 +163,10 @@ def make_plan(
     )
 
 
-def _held(model: nn.Module, optimizer: str, optim_args: str | None, weights: list[Tensor]) -> Held:
+def _held(model: nn.Module, training: CoLMConfig, weights: list[Tensor]) -> Held:
+    optimizer = str(getattr(training.optim, "value", training.optim))
+    is_low_rank = optimizer == LOW_RANK_ADAM
+    targets = find_targets(model, training.optim_target_modules) if is_low_rank else []
     trained = trained_weights(model)
     sizes = [storage_bytes([weight]) for weight in trained]
     return Held(
@@ -176,7 +175,7 @@ def _held(model: nn.Module, optimizer: str, optim_args: str | None, weights: lis
         weight_bytes=storage_bytes(weights),
         gradient_bytes=max(sizes) if optimizer in UPDATES_IN_BACKWARD else sum(sizes),
         optimizer=optimizer,
-        optimizer_bytes=optimizer_bytes(optimizer, trained, optim_args),
+        optimizer_bytes=optimizer_bytes(optimizer, trained, training.optim_args, targets),
     )
 
 

@@ -14,9 +14,10 @@ from colm.coreset.registry import get_selector
 from colm.names import escaped, shown_name
 from colm.run_record import RunRecord
 from colm.source_names import MOST_SOURCES, OTHER_SOURCES
-from colm.training.optimizers import ZEROTH_ORDER
+from colm.training.optimizers import OPTIMIZERS
 from colm.training.papers import source_of_selector
 
+_OPTIMIZER = ("optim", "optim_args", "optim_target_modules")
 _SECTION_AFTER = "### Framework versions"
 #: Words with one space, underscore, slash or dash between them: no renderer sees more in these.
 _PLAIN = re.compile(r"(?=.{1,100}\Z)(?:[^\W_]+[ _/-])*[^\W_]+")
@@ -73,14 +74,9 @@ def describe_training(record: RunRecord) -> str:
             "trained: `colm.load_side_block(model, folder)` puts it there.",
             _options(record.memory),
         ]
-    if record.options.get("optim") == ZEROTH_ORDER:
-        parts += [
-            "### Zeroth order",
-            "Weights were trained by losses alone, without a backward. `colm_zeroth_order.json` "
-            "has every step: `colm.replay_log(model, log)` makes these weights again from those "
-            "that training began with.",
-            _options({name: record.options.get(name) for name in ("optim", "optim_args")}),
-        ]
+    if record.options.get("optim") in OPTIMIZERS:
+        told = {name: record.options[name] for name in _OPTIMIZER if name in record.options}
+        parts += ["### Optimizer", _options(told)]
     if record.sources:
         parts += ["### Training data", _sources(record.sources)]
     return "\n\n".join(parts)

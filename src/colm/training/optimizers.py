@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from colm.checks import check_choice, check_number, shown
-from colm.memory.random_directions import DIRECTIONS
-from colm.memory.zeroth_order_optimizer import ZerothOrderOptimizer
-from colm.memory.zeroth_order_options import SLOPE_ESTIMATORS, UPDATES
-
-#: Trains by losses alone.
-ZEROTH_ORDER = "zeroth_order"
+from colm.memory.low_rank_adam import SUBSPACES
+from colm.training.low_rank_training import (
+    LOW_RANK_ADAM,
+    check_low_rank,
+    check_low_rank_arguments,
+    make_low_rank_adam,
+)
 
 #: Makes an optimiser of a trainer's options, its model, and what ``optim_args`` says; returns the
 #: class and its arguments, as ``Trainer.get_optimizer_cls_and_kwargs`` does.
@@ -66,12 +67,14 @@ class NamedOptimizer:
         arguments: what ``optim_args`` may set, by name.
         package: the module that it needs from ``colm[optimizers]``, if any.
         check: refuses a trainer, built and not yet trained, that it does not go with, if any.
+        check_arguments: refuses what ``optim_args`` says, ahead of all of them with defaults.
     """
 
     make: Recipe
     arguments: Mapping[str, Argument]
     package: str | None = None
     check: Callable[[Any], None] | None = None
+    check_arguments: Callable[[Mapping[str, Any], Mapping[str, Any]], None] | None = None
 
 
 def _came(args: Any, _model: Any, given: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
@@ -96,31 +99,6 @@ def _lamb(args: Any, _model: Any, _given: Mapping[str, Any]) -> tuple[type, dict
     }
 
 
-def _zeroth_order(args: Any, model: Any, given: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    groups = [
-        {"params": [each for each in trained if (each.ndim > 1) == matrices], "weight_decay": decay}
-        for matrices, decay in ((True, args.weight_decay), (False, 0.0))
-    ]
-    adam = {"beta1": args.adam_beta1, "beta2": args.adam_beta2, "eps": args.adam_epsilon}
-    # Given a model, transformers passes that and not groups of its own.
-    own = {"model": model, "groups": [group for group in groups if group["params"]]}
-    return ZerothOrderOptimizer, {
-        **own,
-        "lr": args.learning_rate,
-        "seed": args.seed,
-        **adam,
-        **given,
-    }
-
-
-def _check_zeroth_order(trainer: Any) -> None:
-    # Not above: the opening of the help does without what that needs.
-    from colm.training.zeroth_order_training import check_zeroth_order
-
-    check_zeroth_order(trainer)
-
-
 #: Name in ``optim`` -> optimiser.
 OPTIMIZERS: Mapping[str, NamedOptimizer] = {
     "came": NamedOptimizer(
@@ -134,19 +112,19 @@ OPTIMIZERS: Mapping[str, NamedOptimizer] = {
         package="pytorch_optimizer",
     ),
     "lamb": NamedOptimizer(_lamb, {}, package="pytorch_optimizer"),
-    ZEROTH_ORDER: NamedOptimizer(
-        _zeroth_order,
+    LOW_RANK_ADAM: NamedOptimizer(
+        make_low_rank_adam,
         {
-            "estimator": Argument("central", SLOPE_ESTIMATORS),
-            "update": Argument("sgd", UPDATES),
-            "direction": Argument("gaussian", DIRECTIONS),
-            "directions": Argument(1, bounds={"least": 1}),
-            "epsilon": Argument(1e-3, bounds={"above": 0}),
-            "rank": Argument(24, bounds={"least": 1}),
-            "refresh": Argument(100, bounds={"least": 1}),
-            "momentum": Argument(0.9, bounds={"least": 0, "below": 1}),
+            "subspace": Argument("top", choices=SUBSPACES),
+            "rank": Argument(128, bounds={"least": 1}),
+            "refresh": Argument(200, bounds={"least": 1}),
+            "scale": Argument(0.25, bounds={"above": 0}),
+            "levels": Argument(2, bounds={"least": 0, "most": 30}),
+            "growth": Argument(1.01, bounds={"above": 1}),
+            "sparsity": Argument(8, bounds={"least": 1}),
         },
-        check=_check_zeroth_order,
+        check=check_low_rank,
+        check_arguments=check_low_rank_arguments,
     ),
 }
 
@@ -174,4 +152,8 @@ def read_optim_args(optim: str, optim_args: str | None) -> dict[str, Any]:
             may = ", ".join(f"{known_name}=..." for known_name in known) or "nothing"
             raise ValueError(f"{of} may be {may}, each once; got {shown(optim_args)}.")
         given[name] = known[name].read(f"{name} in {of}", text)
-    return {name: argument.default for name, argument in known.items()} | given
+    every = {name: argument.default for name, argument in known.items()} | given
+    check = OPTIMIZERS[optim].check_arguments
+    if check is not None:
+        check(given, every)
+    return every

@@ -2,14 +2,16 @@
 
 A run is called by what it did, not by the library that did it: plain fine-tuning where nothing was
 selected, a paper's method where that chose, random subspaces or a side block where that was
-trained, and both where both were. A selector that is this library's own, or one of its user's, has
-no paper to cite; those that it rests on are named in the card.
+trained, an optimiser of colm's own, and all that there were together. A selector that is this
+library's own, or one of its user's, has no paper to cite; those that it rests on are named in the
+card.
 """
 
 from typing import Any, NamedTuple
 
 from colm.coreset.registry import get_selector
-from colm.training.optimizers import ZEROTH_ORDER, read_optim_args
+from colm.training.low_rank_training import LOW_RANK_ADAM
+from colm.training.optimizers import read_optim_args
 
 PLAIN = "SFT"
 
@@ -45,9 +47,6 @@ class Origin(NamedTuple):
 _COLM_AUTHORS = "Dang Nguyen and Wenhan Yang and Rathul Anand and Yu Yang and Baharan Mirzasoleiman"
 _COLM = "Mini-batch Coresets for Memory-efficient Language Model Training on Data Mixtures"
 _SSM = "Memory-efficient Training of LLMs with Larger Mini-batches"
-_MEZO = "Fine-Tuning Language Models with Just Forward Passes"
-_SUBZERO = "Zeroth-Order Fine-Tuning of LLMs in Random Subspaces"
-_LOZO = "Enhancing Zeroth-order Fine-tuning for Language Models with Low-rank Structures"
 _RSO = (
     "A Memory Efficient Randomized Subspace Optimization Method for Training Large Language Models"
 )
@@ -98,40 +97,82 @@ SHERL = Paper(
     "}",
 )
 
-MEZO = Paper(
-    _MEZO,
-    "2305.17333",
-    "@inproceedings{malladi2023mezo,\n"
-    f"    title = {{{_MEZO}}},\n"
-    "    author = {Sadhika Malladi and Tianyu Gao and Eshaan Nichani and Alex Damian and Jason D. "
-    "Lee and Danqi Chen and Sanjeev Arora},\n"
-    "    booktitle = {Advances in Neural Information Processing Systems},\n"
-    "    year = 2023\n"
-    "}",
-)
-SUBZERO = Paper(
-    _SUBZERO,
-    "2410.08989",
-    "@inproceedings{yu2025subzero,\n"
-    f"    title = {{{_SUBZERO}}},\n"
-    "    author = {Ziming Yu and Pan Zhou and Sike Wang and Jia Li and Mi Tian and Hua Huang},\n"
-    "    booktitle = {International Conference on Computer Vision},\n"
-    "    year = 2025\n"
-    "}",
-)
-LOZO = Paper(
-    _LOZO,
-    "2410.07698",
-    "@inproceedings{chen2025lozo,\n"
-    f"    title = {{{_LOZO}}},\n"
-    "    author = {Yiming Chen and Yuan Zhang and Liyuan Cao and Kun Yuan and Zaiwen Wen},\n"
-    "    booktitle = {International Conference on Learning Representations},\n"
-    "    year = 2025\n"
-    "}",
-)
 
-#: What draws directions of zeroth order otherwise than MeZO.
-_DIRECTIONS = {"subspace": SUBZERO, "low_rank": LOZO}
+def _preprint(key: str, title: str, first_author: str, arxiv: str, year: int) -> Paper:
+    """A paper that is cited by its number."""
+    citation = (
+        f"@misc{{{key},\n"
+        f"    title = {{{title}}},\n"
+        f"    author = {{{first_author} and others}},\n"
+        f"    note = {{arXiv {arxiv}}},\n"
+        f"    year = {year}\n"
+        "}"
+    )
+    return Paper(title, arxiv, citation)
+
+
+#: What low-rank Adam's choices of a subspace go back to.
+_SUBSPACES = {
+    "top": _preprint(
+        "zhao2024galore",
+        "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection",
+        "Jiawei Zhao",
+        "2403.03507",
+        2024,
+    ),
+    "sampled": _preprint(
+        "zhang2025frozen",
+        "Breaking the Frozen Subspace: Importance Sampling for Low-Rank Optimization in LLM "
+        "Pretraining",
+        "Haochen Zhang",
+        "2502.05790",
+        2025,
+    ),
+    "random": _preprint(
+        "he2024golore",
+        "Subspace Optimization for Large Language Models with Convergence Guarantees",
+        "Yutong He",
+        "2410.11289",
+        2024,
+    ),
+    "wavelet": _preprint(
+        "wen2025gwt",
+        "Wavelet Meets Adam: Compressing Gradients for Memory-Efficient Training",
+        "Ziqing Wen",
+        "2501.07237",
+        2025,
+    ),
+    "sketched": _preprint(
+        "yang2025sgc",
+        "Sparse Gradient Compression for Fine-Tuning Large Language Models",
+        "David H. Yang",
+        "2502.00311",
+        2025,
+    ),
+}
+#: Other optimisers of colm's: what each is called, and its paper.
+_OPTIMIZERS = {
+    "came": (
+        "CAME",
+        _preprint(
+            "luo2023came",
+            "CAME: Confidence-guided Adaptive Memory Efficient Optimization",
+            "Yang Luo",
+            "2307.02047",
+            2023,
+        ),
+    ),
+    "lamb": (
+        "LAMB",
+        _preprint(
+            "you2020lamb",
+            "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
+            "Yang You",
+            "1904.00962",
+            2020,
+        ),
+    ),
+}
 #: Selectors that are a paper's method: what it is called there, and the paper.
 _METHODS = {"colm": ("CoLM", COLM), "ssm": ("SSM", SSM)}
 _OWN = "this library's own, and goes back to"
@@ -204,20 +245,21 @@ def name_of_method(args: Any) -> str:
 
     Example:
         >>> from types import SimpleNamespace
-        >>> options = SimpleNamespace(candidate_ratio=2, selector="random", optim="sgd")
-        >>> options.subspace_rank = options.side_block = None
+        >>> options = SimpleNamespace(candidate_ratio=2, selector="random", optim="lamb")
+        >>> options.subspace_rank = options.side_block = options.optim_args = None
         >>> name_of_method(options)
-        'SFT on mini-batches chosen by random'
+        'SFT on mini-batches chosen by random and LAMB'
     """
     name = PLAIN
     if selects(args):
         chosen = f"{PLAIN} on mini-batches chosen by {args.selector}"
         name = _METHODS[args.selector][0] if args.selector in _METHODS else chosen
-    if args.optim == ZEROTH_ORDER:
-        name = f"zeroth-order {name}"
     if args.subspace_rank is not None:
-        return f"{name} in random subspaces (RSO)"
-    return name if args.side_block is None else f"{name} of a side block (SHERL)"
+        name += " in random subspaces (RSO)"
+    if args.side_block is not None:
+        name += " of a side block (SHERL)"
+    optimizer = _optimizer(args)
+    return name if optimizer is None else f"{name} and {optimizer[0]}"
 
 
 def papers_of(args: Any) -> list[Paper]:
@@ -227,17 +269,25 @@ def papers_of(args: Any) -> list[Paper]:
         args: its options, settled.
 
     Returns:
-        None, one or two.
+        None, one, or several.
     """
     found = []
     if selects(args) and args.selector in _METHODS:
         found.append(_METHODS[args.selector][1])
-    if args.optim == ZEROTH_ORDER:
-        direction = read_optim_args(args.optim, args.optim_args)["direction"]
-        found += [MEZO, *([_DIRECTIONS[direction]] if direction in _DIRECTIONS else [])]
     if args.subspace_rank is not None:
         found.append(RSO)
-    return found if args.side_block is None else [*found, SHERL]
+    if args.side_block is not None:
+        found.append(SHERL)
+    optimizer = _optimizer(args)
+    return found if optimizer is None else [*found, optimizer[1]]
+
+
+def _optimizer(args: Any) -> tuple[str, Paper] | None:
+    """What an optimiser of colm's own is called, and its paper; ``None`` for any other."""
+    if args.optim == LOW_RANK_ADAM:
+        subspace = read_optim_args(args.optim, args.optim_args)["subspace"]
+        return "low-rank Adam", _SUBSPACES[subspace]
+    return _OPTIMIZERS.get(args.optim)
 
 
 def source_of_selector(name: str) -> Origin | None:
