@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 pinned = $(shell grep -x '$(1)==.*' constraints.txt)
 
-EXTRAS := clusters,demo,evaluate,optimizers
+EXTRAS := clusters,contrastive,demo,evaluate,optimizers
 # The PyTorch of `make lowest` and `make newest`; TORCH= takes the newest that there is.
 TORCH ?= $(patsubst torch==%,%,$(call pinned,torch))
 

@@ -13,6 +13,7 @@ from .memory.side_block import SideBlock, attach_side_block, side_block_of
 from .memory.subspaces.optimizer import SubspaceOptimizer
 from .memory.subspaces.subspaces import Subspaces
 from .training.checkpoints.side_block_file import load_side_block, save_side_block
+from .training.contrastive.clustered_batches import ClusteredBatches
 from .training.options.config import CoLMConfig, CoLMTrainingArguments
 from .training.trainer import CoLMSFTTrainer, CoLMTrainer
 
@@ -21,6 +22,7 @@ __version__: str
 __all__ = [
     "Candidates",
     "Choice",
+    "ClusteredBatches",
     "CoLMConfig",
     "CoLMSFTTrainer",
     "CoLMTrainer",

@@ -1,0 +1,1 @@
+"""Batches for contrastive training of embedding models, in which examples are alike."""
