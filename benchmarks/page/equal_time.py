@@ -1,9 +1,9 @@
 """Runs that have the processor time of training, compared at equal time and at equal steps.
 
 The time is a share of what the control takes for its whole run, seed by seed: all of it, or as much
-as every run reached. A loss lies on a line between measurements. On an accelerator, where runs
-share the device and the processor waits for it, the time of a run is that of its steps by measured
-pace.
+as every run reached. A loss lies on a line between measurements. Where a pace was measured, step by
+step in turns, the time of a run is that of its steps by it: what else the machine does changes what
+processor time a step takes, and on an accelerator runs share the device.
 """
 
 from collections.abc import Iterable, Mapping
@@ -65,7 +65,7 @@ class EqualTime:
         seconds: time at which the runs of a seed are read.
         share: of the control's whole run, the same for all seeds.
         ends_first: the arm whose run is the shortest, where that is not the control's.
-        paces: seconds of a step, by arm, where runs have no time of their own.
+        paces: seconds of a step, by arm, where they were measured.
     """
 
     mixture: Mixture
@@ -77,9 +77,9 @@ class EqualTime:
     @classmethod
     def of(cls, mixture: Mixture) -> "EqualTime":
         """Find the time: without a run of the control, or its pace, there is none."""
-        paces = None
-        if mixture.accelerator:
-            paces = mixture.pace.seconds if mixture.pace else {}
+        # On an accelerator the processor only waits.
+        without: dict[str, float] | None = {} if mixture.accelerator else None
+        paces = mixture.pace.seconds if mixture.pace else without
         took = {
             arm: {
                 run.seed: run.last_second if paces is None else run.last_step * paces[arm]

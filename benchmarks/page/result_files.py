@@ -334,9 +334,11 @@ def results_of(folder: Path, benchmark: str) -> list[Result]:
 def _same_work(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """True where a step is the same work: the same data, model and sizes."""
     names = ("data", "model", "n", "r", "micro_batch", "max_length", "dtype")
-    scratch = [bool(settings.get("from_scratch")) for settings in (one, other)]
-    return scratch[0] == scratch[1] and all(
-        _bare(one.get(name)) == _bare(other.get(name)) for name in names
+    alike = all(_bare(one.get(name)) == _bare(other.get(name)) for name in names)
+    # What results from before there was an option ran with.
+    since = {"from_scratch": False, "regime": "imbalanced"}
+    return alike and all(
+        one.get(name, default) == other.get(name, default) for name, default in since.items()
     )
 
 

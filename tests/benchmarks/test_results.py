@@ -481,6 +481,16 @@ def test_equal_processor_time_is_that_of_plain_n(tmp_path):
     assert rows[-1] == "| plain 2n"
 
 
+def test_a_pace_of_the_same_regime_goes_before_the_time_of_a_busy_processor(tmp_path):
+    write_clocked(tmp_path)
+    paces = {"plain n/seconds": 0.2, "UniMax, all n/seconds": 0.25}
+    made = {"from_scratch": True, "regime": "redundant"}
+    write(tmp_path / "pace/1.json", SHARED | made, [paces], paces)
+    assert "by measured pace" not in section(page_of(tmp_path), "In the same time")
+    write(tmp_path / "pace/2.json", SHARED | made | {"regime": "wrong"}, [paces], paces)
+    assert "8 s by measured pace" in section(page_of(tmp_path), "In the same time")
+
+
 def test_on_an_accelerator_time_is_by_measured_pace(tmp_path):
     """Runs there share the device, and the time of the processor says nothing of it."""
     write_clocked(tmp_path)
@@ -491,7 +501,8 @@ def test_on_an_accelerator_time_is_by_measured_pace(tmp_path):
     assert "no measured pace" in section(page_of(tmp_path), "In the same time")
     # Of another machine: its steps are other work.
     paces = {"plain n/seconds": 0.2, "UniMax, all n/seconds": 0.25}
-    write(tmp_path / "pace/1.json", SHARED | {"from_scratch": True}, [paces], paces)
+    made = {"from_scratch": True, "regime": "wrong"}
+    write(tmp_path / "pace/1.json", SHARED | made, [paces], paces)
     assert "no measured pace" in section(page_of(tmp_path), "In the same time")
     pace = json.loads((tmp_path / "pace/1.json").read_text())
     pace["machine"]["accelerator"] = "a GPU"
