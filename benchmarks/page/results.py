@@ -83,7 +83,7 @@ def add_equal_time(page: Page, results: Results) -> None:
         "## In the same time",
         "What a kind of mini-batch is worth to who waits for it: all arms after the processor time "
         "that ordinary training on n takes, its micro-batches arranged by length, and in the last "
-        "columns after as many steps. On an accelerator the time is by measured pace. A *random "
+        "columns after as many steps. Where a pace was measured, the time is by it. A *random "
         "twin* keeps as many examples, with the same draws and the same small sources, without a "
         "look. Of so many arms the lowest is so partly by luck.",
     )

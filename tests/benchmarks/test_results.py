@@ -486,7 +486,7 @@ def test_a_pace_of_the_same_regime_goes_before_the_time_of_a_busy_processor(tmp_
     paces = {"plain n/seconds": 0.2, "UniMax, all n/seconds": 0.25}
     made = {"from_scratch": True, "regime": "redundant"}
     write(tmp_path / "pace/1.json", SHARED | made, [paces], paces)
-    assert "s by measured pace" not in section(page_of(tmp_path), "In the same time")
+    assert " s by measured pace" not in section(page_of(tmp_path), "In the same time")
     write(tmp_path / "pace/2.json", SHARED | made | {"regime": "wrong"}, [paces], paces)
     assert "8 s by measured pace" in section(page_of(tmp_path), "In the same time")
 
