@@ -10,6 +10,9 @@ ARGS ?=
 # make QUIET= shows what pip does
 QUIET ?= -qq
 
+# Bytecode is kept whatever the environment says: tests are rewritten once, not in each worker's run.
+export PYTHONDONTWRITEBYTECODE :=
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
@@ -75,7 +78,7 @@ audit: $(VENV)/audit.stamp ## look up known vulnerabilities of every pinned pack
 	@$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean: ## remove .venv, site/ and caches, never your runs
-	rm -rf $(VENV) site build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) __pycache__ site build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # PyTorch goes in first and by itself: resolved together with the rest, pip may take a newer build.

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from colm.cli import main
 from colm.run_record import read_record
+from tests.cases import quick_first
 
 pytestmark = pytest.mark.usefixtures("no_progress_bars")
 SOURCES = {"algebra": 12, "logic": 8, "rare": 2}
@@ -119,7 +120,7 @@ def test_every_layout_is_trained_on(sft, tmp_path, tiny_model_folder, layout: st
     assert [entry["colm/kept"] for entry in logged] == [2, 2]
 
 
-@pytest.mark.parametrize("layout", ["prompt", "instruction", "question", "text"])
+@pytest.mark.parametrize("layout", quick_first(["prompt", "instruction", "question", "text"]))
 def test_a_tokenizer_without_chat_template_will_do(
     sft, tmp_path, tiny_base_model_folder, layout: str
 ) -> None:

@@ -364,6 +364,7 @@ def test_values_settle_what_algebra_does_not():
         assert same("(x+1)^{250}(x-1)^{250}", "(x^2-1)^{250}")
 
 
+@pytest.mark.slow
 def test_formulas_are_compared_from_several_threads():
     from concurrent.futures import ThreadPoolExecutor
 

@@ -12,6 +12,7 @@ from colm.evaluation.prompt_tokens import (
     text_tokens,
 )
 from colm.evaluation.questions import Question
+from tests.cases import quick_first
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def slow_likelihood(model, row, start):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
-@pytest.mark.parametrize("batch_tokens", [1, 64, 4096])
+@pytest.mark.parametrize("batch_tokens", quick_first([1, 64, 4096]))
 def test_equals_one_token_at_a_time(tiny_model, batch_size, batch_tokens):
     seen = []
     found = option_likelihoods(

@@ -8,6 +8,7 @@ from colm.gradients.batch import IGNORED_LABEL
 from colm.gradients.decoder import find_layers
 from colm.gradients.example_observer import ExampleObserver
 from colm.gradients.value_gradients import ValueGradients
+from tests.cases import quick_first
 from tests.gradients.adapters import with_adapter
 from tests.gradients.architectures import build
 from tests.gradients.oracle import PROMPT_TOKENS, assert_close, examples, padded, padding_free
@@ -40,7 +41,7 @@ def look(model, batch, needs=ALL, **options):
     return observer(batch, observer.draw_directions(torch.Generator().manual_seed(1)))
 
 
-@pytest.mark.parametrize("layout", [padded, padding_free])
+@pytest.mark.parametrize("layout", quick_first([padded, padding_free]))
 @pytest.mark.parametrize("needs", [(), ALL], ids=["nothing", "all"])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])

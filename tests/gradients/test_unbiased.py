@@ -75,6 +75,7 @@ def test_a_biased_estimate_is_rejected(name, estimated):
     assert rejects(*BIASED[name](slopes, directions), exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", ["uniform", "positive"])
 def test_directions_of_another_second_moment_are_rejected(draw, estimated):
     """E[z z^T] must be the identity: a third of it is that of numbers between -1 and 1."""

@@ -27,6 +27,7 @@ def test_an_operation_takes_what_its_slowest_part_takes(machine, seconds):
     assert machine.seconds(work) == pytest.approx(seconds)
 
 
+@pytest.mark.slow
 def test_speeds_are_measured():
     machine = measure_machine([torch.bfloat16], torch.device("cpu"))
     assert set(machine.flops_per_second) == {torch.float32, torch.bfloat16}

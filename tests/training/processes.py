@@ -4,6 +4,7 @@ They are forked from a process that has loaded the libraries and done nothing el
 a test session: each still begins with a state of its own, without seconds of imports.
 """
 
+import gc
 import os
 import socket
 from multiprocessing import get_context
@@ -27,6 +28,7 @@ def run_in_processes(function, folder, *arguments, number=2):
 
 
 def _run(rank, function, folder, arguments, number, port, environment):
+    gc.freeze()  # as in a test session: what was loaded once is no garbage
     os.environ |= environment | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from colm import CoLMTrainer, CoLMTrainingArguments
 from colm.training.step.adaptive import EVEN_PART, ROUND_DECAY, AdaptivePlan, LossTrend
 from colm.training.step.samplers import MixtureSampler
+from tests.cases import quick_first
 from tests.training.conftest import SIZES, StopAt, build_trainer, make_records
 from tests.training.processes import run_in_processes
 
@@ -224,7 +225,9 @@ def learn_one_of_two(make_trainer, **options):
     return trainer
 
 
-@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 1, "arrange": "as_drawn"}])
+@pytest.mark.parametrize(
+    "options", quick_first([{}, {"gradient_accumulation_steps": 1, "arrange": "as_drawn"}])
+)
 def test_training_tells_what_is_learned_from_what_is_random(make_trainer, options):
     options |= {"max_steps": 72, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
     plan = learn_one_of_two(make_trainer, **options)._plan

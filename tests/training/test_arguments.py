@@ -298,6 +298,7 @@ def test_help_begins_with_the_options_of_colm_in_groups() -> None:
     assert parse_arguments(["--candidate-ratio=4"]).training.candidate_ratio == 4
 
 
+@pytest.mark.slow
 def test_help_opens_before_the_trainers_of_other_libraries_are_loaded() -> None:
     code = (
         "import sys\nfrom colm.runs.option_help import make_opening_parser\n"

@@ -9,6 +9,7 @@ from trl import SFTConfig, SFTTrainer
 
 from colm import CoLMSFTTrainer, CoLMTrainer, CoLMTrainingArguments
 from colm.training.example import Pool
+from tests.cases import quick_first
 from tests.training.conftest import StopAt, build_trainer, make_records
 from tests.training.processes import run_in_processes
 
@@ -74,7 +75,7 @@ def tokens(shapes):
     return [rows * length for rows, length in shapes]
 
 
-@pytest.mark.parametrize("padding_free", [False, True])
+@pytest.mark.parametrize("padding_free", quick_first([False, True]))
 @pytest.mark.parametrize("adapter", [False, True])
 def test_a_step_has_the_gradient_of_trl(tiny_model_folder, tmp_path, adapter, padding_free):
     options = {"output_dir": str(tmp_path), "adapter": adapter, "padding_free": padding_free}
@@ -222,7 +223,7 @@ def test_a_collator_of_ones_own_sees_the_columns_that_it_would(make_trainer, dat
     assert "source" in seen[0][0]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", quick_first([0, 1]))
 def test_streams_and_workers_bring_what_they_would(tiny_model_folder, dataset, tmp_path, workers):
     runs = [
         run(

@@ -18,6 +18,7 @@ from colm.training.clusters import (
     load_clusters,
     mean_hidden_states,
 )
+from tests.cases import quick_first
 from tests.training.conftest import StopAt, build_trainer, make_records
 from tests.training.processes import run_in_processes
 
@@ -53,7 +54,7 @@ def squares(points, labels, number):
     return float((points - means[labels]).square().sum())
 
 
-@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("number", quick_first([2, 3]))
 def test_k_means_finds_the_best_of_all_partitions(number):
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
@@ -100,7 +101,9 @@ def test_what_has_no_clusters_is_refused(points, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [{}, {"selection_tokens": 50}, {"padding_free": True}])
+@pytest.mark.parametrize(
+    "change", quick_first([{}, {"selection_tokens": 50}, {"padding_free": True}])
+)
 def test_hidden_states_are_those_of_each_example_alone(make_trainer, kinds, monkeypatch, change):
     monkeypatch.setattr(clusters, "_BLOCK_EXAMPLES", 25)
     trainer = make_trainer(kinds, source_clusters=2, max_length=None, **change)

@@ -21,6 +21,7 @@ from colm.training.processes.candidate_table import tabulate
 from colm.training.step.chunks import TokenLimit
 from colm.training.step.draw import drawn_candidates
 from colm.training.step.record import SelectionMetrics
+from tests.cases import quick_first
 from tests.training.conftest import SIZES, build_trainer, make_records, on_keep, select_among
 from tests.training.processes import run_in_processes
 
@@ -280,7 +281,7 @@ def poisoned(monkeypatch):
     return poison
 
 
-@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("value", quick_first([math.nan, math.inf, -math.inf]))
 @pytest.mark.parametrize("part", ["losses", "gradients", "hidden"])
 def test_what_is_not_finite_is_left_out_by_every_selector(trainer, poisoned, part, value):
     token = 9
@@ -365,6 +366,7 @@ def test_all_sources_may_be_small_or_none(make_trainer, dataset, small):
             assert entry.get("colm/kept/rare", 0) == drawn
 
 
+@pytest.mark.slow
 def test_ten_thousand_sources(make_trainer):
     """Every example its own source: selected, logged, saved and resumed in lines that stay few."""
     rows = {

@@ -5,6 +5,7 @@ compares what is kept; the number of processes is the matter of ``test_global_sc
 """
 
 import random
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -67,6 +68,15 @@ def trainers(tiny_model_folder, tmp_path_factory):
     }
 
 
+@contextmanager
+def selection_of(trainer, options):
+    """The selection of other options, which a trainer has for as long as it is asked."""
+    given = {name: getattr(trainer.args, name) for name in options}
+    vars(trainer.args).update(options)
+    yield trainer._build_selection("source", SIZES)
+    vars(trainer.args).update(given)
+
+
 @pytest.fixture
 def keep(trainers):
     """What a run keeps, step by step, in order: token ids and weights."""
@@ -79,17 +89,14 @@ def keep(trainers):
             | BATCHINGS[batching]
             | case
         )
-        given = {name: getattr(trainer.args, name) for name in options}
-        vars(trainer.args).update(options)
-        set_random_weights(trainer.model, seed)
-        selection = trainer._build_selection("source", SIZES)
-        rng, kept = random.Random(seed), []
-        for step in range(STEPS):
-            examples = rng.sample(list(trainer.train_dataset), DRAWN)
-            if shuffle is not None:
-                random.Random(shuffle + step).shuffle(examples)
-            kept.append(select_among(selection, examples, KEPT, step).examples)
-        vars(trainer.args).update(given)
+        with selection_of(trainer, options) as selection:
+            set_random_weights(trainer.model, seed)
+            rng, kept = random.Random(seed), []
+            for step in range(STEPS):
+                examples = rng.sample(list(trainer.train_dataset), DRAWN)
+                if shuffle is not None:
+                    random.Random(shuffle + step).shuffle(examples)
+                kept.append(select_among(selection, examples, KEPT, step).examples)
         return [[(tuple(e["input_ids"]), e.get(WEIGHT_KEY, 1.0)) for e in step] for step in kept]
 
     return run
@@ -225,20 +232,16 @@ def test_a_key_is_of_the_content():
 
 @pytest.mark.parametrize("gradient", ["exact", "directional", "zeroth_order"])
 @pytest.mark.parametrize("selector", ["colm", "mean_matching", "random", "selective_backprop"])
-def test_no_global_random_state_is_touched(make_trainer, selector, gradient):
-    trainer = make_trainer(
-        Dataset.from_list(make_records()),
-        selector=selector,
-        gradient=gradient,
-        dimension_criterion="random",
-        match_every=1,
-    )
+def test_no_global_random_state_is_touched(trainers, selector, gradient):
+    trainer = trainers["plain"]
+    options = {"selector": selector, "gradient": gradient, "dimension_criterion": "random"}
     examples = list(trainer.train_dataset)[:DRAWN]
     random.seed(3)
     np.random.seed(3)  # noqa: NPY002
     state = torch.random.get_rng_state()
-    kept = select_among(trainer._selection, examples, KEPT)
-    match(kept, trainer._selection.observer.access, Exchange().total)
+    with selection_of(trainer, options_by_selector(selector) | options) as selection:
+        kept = select_among(selection, examples, KEPT)
+        match(kept, selection.observer.access, Exchange().total)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert random.getstate() == random.Random(3).getstate()
     fresh = np.random.RandomState(3).get_state()

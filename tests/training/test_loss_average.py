@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 
 from colm import CoLMConfig
+from tests.cases import quick_first
 from tests.training.conftest import build_trainer, make_records, on_keep
 from tests.training.processes import run_in_processes
 from tests.training.test_weighting import KINDS, each_kind, uneven  # noqa: F401
@@ -44,7 +45,7 @@ def assert_same(found, expected):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-@each_kind
+@pytest.mark.parametrize("kind", quick_first(KINDS))
 @each_average
 @pytest.mark.parametrize("options", [{}, {"arrange": "as_drawn", "gradient_accumulation_steps": 1}])
 def test_plain_training_averages_as_asked(make_trainer, dataset, kind, average, options):
@@ -67,7 +68,7 @@ def test_plain_training_averages_as_asked(make_trainer, dataset, kind, average, 
     assert len({round(loss, 3) for loss in others}) == 3
 
 
-@each_kind
+@pytest.mark.parametrize("kind", quick_first(KINDS))
 @each_average
 @pytest.mark.parametrize("weighted", [False, True])
 def test_selection_averages_as_asked(make_trainer, dataset, uneven, kind, average, weighted):  # noqa: F811

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colm.training.step.draw import candidates_in_all, find_pool_size
+from tests.cases import quick_first
 from tests.training.conftest import make_records
 from tests.training.test_streaming import PLAIN, Once, Sized, stream
 
@@ -117,7 +118,7 @@ def test_the_end_of_an_epoch_is_as_before(make_trainer, caplog):
     assert not any("candidate_ratio" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.parametrize("ratio", [1, 2, 1000])
+@pytest.mark.parametrize("ratio", quick_first([2, 1, 1000]))
 @pytest.mark.parametrize(("examples", "trains"), [(3, False), (4, True), (7, True)])
 def test_dropped_batches_leave_something_to_train_on(make_trainer, ratio, examples, trains):
     options = {"dataloader_drop_last": True, "candidate_ratio": ratio, "max_steps": 2}

@@ -19,6 +19,7 @@ from colm.training.checkpoints.data_digest import describe_data
 from colm.training.checkpoints.identity import find_difference
 from colm.training.checkpoints.model_digest import describe_model
 from colm.training.checkpoints.run_options import MAY_DIFFER
+from tests.cases import quick_first
 from tests.training.conftest import build_trainer, make_records
 
 SAVING = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
@@ -127,7 +128,7 @@ def test_the_same_run_goes_on_whatever_may_differ(finished, resume, ratio, caplo
     assert not [record for record in caplog.records if record.name.startswith("colm")]
 
 
-@pytest.mark.parametrize("ratio", [2, 1])
+@pytest.mark.parametrize("ratio", quick_first([2, 1]))
 @pytest.mark.parametrize("name", OTHER_DATA)
 def test_other_data_are_refused(finished, resume, name, ratio):
     data = Dataset.from_list(OTHER_DATA[name])
@@ -194,7 +195,7 @@ def other_model(folder, tmp_path, **changes):
     return tmp_path / "other"
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_hidden_layers": 1}])
+@pytest.mark.parametrize("changes", quick_first([{}, {"num_hidden_layers": 1}]))
 @pytest.mark.parametrize("adapters", [True, False])
 def test_another_base_model(finished, tiny_model_folder, tmp_path, adapters, changes, caplog):
     model = other_model(tiny_model_folder, tmp_path, **changes)

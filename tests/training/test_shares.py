@@ -15,6 +15,7 @@ from colm import CoLMConfig
 from colm.runs.arguments import parse_arguments
 from colm.runs.training_data import load_examples
 from colm.training.step.shares import draws_told, settle
+from tests.cases import quick_first
 from tests.training.conftest import SIZES, StopAt, build_trainer, make_records, note_candidates
 from tests.training.processes import run_in_processes
 
@@ -48,7 +49,7 @@ def drawn_sources(trainer, epochs=1):
         ({"candidate_sampling": "unimax", "most_repeats": math.inf}, (28, 28, 28)),
     ],
 )
-@pytest.mark.parametrize("ratio", [1, 2])
+@pytest.mark.parametrize("ratio", quick_first([1, 2]))
 def test_sources_are_drawn_as_the_options_say(make_trainer, dataset, options, expected, ratio):
     length = {"max_steps": -1, "num_train_epochs": 1}
     trainer = make_trainer(dataset, candidate_ratio=ratio, selector="random", **options, **length)

@@ -19,9 +19,10 @@ from colm.training.step.stored_losses import (
     infobatch,
     tailsft,
 )
+from tests.cases import quick_first
 from tests.training.conftest import StopAt, build_trainer, make_records, on_keep
 from tests.training.processes import run_in_processes
-from tests.training.test_weighting import KINDS, each_kind
+from tests.training.test_weighting import KINDS
 
 NAN = math.nan
 RULES = ("hard", "infobatch", "tailsft")
@@ -184,7 +185,7 @@ def note_stored(trainer):
     return steps
 
 
-@each_kind
+@pytest.mark.parametrize("kind", quick_first(KINDS))
 @each_rule
 def test_training_stores_the_loss_of_every_example(make_trainer, dataset, kind, rule):
     options, prepare = KINDS[kind]
@@ -242,7 +243,7 @@ def test_infobatch_weighs_in_the_loss(make_trainer, dataset):
     assert all(weight is None for weight in weights[-4:])  # the last eighth
 
 
-@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("scope", quick_first(["local", "global"]))
 def test_selection_stores_what_it_trains_on(make_trainer, dataset, scope):
     trainer = make_trainer(
         dataset, stored_losses="infobatch", selector="colm", selection_scope=scope, max_steps=12

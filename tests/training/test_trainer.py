@@ -13,6 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from colm import CoLMConfig, CoLMTrainer, CoLMTrainingArguments, register_selector
 from colm.coreset import registry
 from colm.training.step.example_losses import EXAMPLES_KEY
+from tests.cases import quick_first
 from tests.training.conftest import SIZES, make_records, on_keep
 
 
@@ -26,7 +27,7 @@ def assert_same_weights(first, second):
     assert different == []
 
 
-@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("adapter", quick_first([False, True]))
 def test_ratio_one_as_drawn_is_bit_identical_to_the_plain_trainer(make_trainer, dataset, adapter):
     lora = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
     options = {"peft_config": lora} if adapter else {}
@@ -118,7 +119,7 @@ def test_accumulation_does_not_change_what_is_selected(make_trainer, dataset, re
         torch.testing.assert_close(value, twice[1][name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"selection_tokens": 40}, {"padding_free": True}])
+@pytest.mark.parametrize("change", quick_first([{"selection_tokens": 40}, {"padding_free": True}]))
 def test_selections_do_not_depend_on_chunks_or_padding(
     make_trainer, dataset, record_selections, change
 ):
@@ -278,7 +279,7 @@ def test_a_micro_batch_that_nothing_is_left_for_adds_nothing(make_trainer):
     assert items == 3
 
 
-@pytest.mark.parametrize("ratio", [1.3, 1.5, 3.0])
+@pytest.mark.parametrize("ratio", quick_first([1.3, 1.5, 3.0]))
 def test_any_ratio_keeps_the_batch_size(make_trainer, dataset, ratio):
     trainer = make_trainer(
         dataset, candidate_ratio=ratio, per_device_train_batch_size=3, max_steps=2
