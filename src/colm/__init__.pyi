@@ -10,8 +10,10 @@ from .coreset.registry import available_selectors, register_selector
 from .gradients.value_gradients import last_value_gradients
 from .memory.low_rank_adam import LowRankAdam
 from .memory.side_block import SideBlock, attach_side_block, side_block_of
+from .memory.step_log import replay_log
 from .memory.subspaces.optimizer import SubspaceOptimizer
 from .memory.subspaces.subspaces import Subspaces
+from .memory.zeroth_order_optimizer import ZerothOrderOptimizer
 from .training.checkpoints.side_block_file import load_side_block, save_side_block
 from .training.contrastive.clustered_batches import ClusteredBatches
 from .training.options.config import CoLMConfig, CoLMTrainingArguments
@@ -33,6 +35,7 @@ __all__ = [
     "SideBlock",
     "SubspaceOptimizer",
     "Subspaces",
+    "ZerothOrderOptimizer",
     "attach_side_block",
     "available_selectors",
     "balanced_sampling",
@@ -43,6 +46,7 @@ __all__ = [
     "load_side_block",
     "mean_matching",
     "register_selector",
+    "replay_log",
     "save_side_block",
     "side_block_of",
 ]

@@ -26,6 +26,7 @@ from colm.planning.tally import Work, storage_bytes
 from colm.runs.arguments import SFTArguments
 from colm.training.limits import UPDATES_IN_BACKWARD
 from colm.training.low_rank_training import LOW_RANK_ADAM, find_targets
+from colm.training.optimizers import ZEROTH_ORDER
 from colm.training.options.config import CoLMConfig
 from colm.training.papers import selects
 from colm.training.step.chunks import token_limit
@@ -134,6 +135,11 @@ def make_plan(
     tokens = _tokens(tokens, training.max_length)
     model = build_skeleton(arguments)
     optimizer = str(getattr(training.optim, "value", training.optim))
+    if optimizer == ZEROTH_ORDER:
+        raise ValueError(
+            f"optim={optimizer!r} has no backward, which a plan counts: it takes the memory of "
+            "evaluation at the same batch size."
+        )
     in_backward = optimizer in UPDATES_IN_BACKWARD
     counter = StepCounter(model, autocast_dtype(arguments), tokens, in_backward)
     kept, accumulated = training.per_device_train_batch_size, training.gradient_accumulation_steps

@@ -14,9 +14,14 @@ from colm.coreset.registry import get_selector
 from colm.names import escaped, shown_name
 from colm.run_record import RunRecord
 from colm.source_names import MOST_SOURCES, OTHER_SOURCES
-from colm.training.optimizers import OPTIMIZERS
+from colm.training.optimizers import OPTIMIZERS, ZEROTH_ORDER
 from colm.training.papers import source_of_selector
 
+_LOSSES_ALONE = (
+    "Weights were trained by losses alone, without a backward. `colm_zeroth_order.json` has every "
+    "step: `colm.replay_log(model, log)` makes these weights again from those that training began "
+    "with."
+)
 _OPTIMIZER = ("optim", "optim_args", "optim_target_modules")
 _SECTION_AFTER = "### Framework versions"
 #: Words with one space, underscore, slash or dash between them: no renderer sees more in these.
@@ -74,9 +79,10 @@ def describe_training(record: RunRecord) -> str:
             "trained: `colm.load_side_block(model, folder)` puts it there.",
             _options(record.memory),
         ]
-    if record.options.get("optim") in OPTIMIZERS:
+    if (optim := record.options.get("optim")) in OPTIMIZERS:
         told = {name: record.options[name] for name in _OPTIMIZER if name in record.options}
-        parts += ["### Optimizer", _options(told)]
+        alone = [_LOSSES_ALONE] if optim == ZEROTH_ORDER else []
+        parts += ["### Optimizer", *alone, _options(told)]
     if record.sources:
         parts += ["### Training data", _sources(record.sources)]
     return "\n\n".join(parts)

@@ -10,12 +10,18 @@ from typing import Any
 
 from colm.checks import check_choice, check_number, shown
 from colm.memory.low_rank_adam import SUBSPACES
+from colm.memory.random_directions import DIRECTIONS
+from colm.memory.zeroth_order_optimizer import ZerothOrderOptimizer
+from colm.memory.zeroth_order_options import SLOPE_ESTIMATORS, UPDATES
 from colm.training.low_rank_training import (
     LOW_RANK_ADAM,
     check_low_rank,
     check_low_rank_arguments,
     make_low_rank_adam,
 )
+
+#: Trains by losses alone.
+ZEROTH_ORDER = "zeroth_order"
 
 #: Makes an optimiser of a trainer's options, its model, and what ``optim_args`` says; returns the
 #: class and its arguments, as ``Trainer.get_optimizer_cls_and_kwargs`` does.
@@ -99,6 +105,31 @@ def _lamb(args: Any, _model: Any, _given: Mapping[str, Any]) -> tuple[type, dict
     }
 
 
+def _zeroth_order(args: Any, model: Any, given: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [each for each in trained if (each.ndim > 1) == matrices], "weight_decay": decay}
+        for matrices, decay in ((True, args.weight_decay), (False, 0.0))
+    ]
+    adam = {"beta1": args.adam_beta1, "beta2": args.adam_beta2, "eps": args.adam_epsilon}
+    # Given a model, transformers passes that and not groups of its own.
+    own = {"model": model, "groups": [group for group in groups if group["params"]]}
+    return ZerothOrderOptimizer, {
+        **own,
+        "lr": args.learning_rate,
+        "seed": args.seed,
+        **adam,
+        **given,
+    }
+
+
+def _check_zeroth_order(trainer: Any) -> None:
+    # Not above: the opening of the help does without what that needs.
+    from colm.training.zeroth_order_training import check_zeroth_order
+
+    check_zeroth_order(trainer)
+
+
 #: Name in ``optim`` -> optimiser.
 OPTIMIZERS: Mapping[str, NamedOptimizer] = {
     "came": NamedOptimizer(
@@ -125,6 +156,20 @@ OPTIMIZERS: Mapping[str, NamedOptimizer] = {
         },
         check=check_low_rank,
         check_arguments=check_low_rank_arguments,
+    ),
+    ZEROTH_ORDER: NamedOptimizer(
+        _zeroth_order,
+        {
+            "estimator": Argument("central", SLOPE_ESTIMATORS),
+            "update": Argument("sgd", UPDATES),
+            "direction": Argument("gaussian", DIRECTIONS),
+            "directions": Argument(1, bounds={"least": 1}),
+            "epsilon": Argument(1e-3, bounds={"above": 0}),
+            "rank": Argument(24, bounds={"least": 1}),
+            "refresh": Argument(100, bounds={"least": 1}),
+            "momentum": Argument(0.9, bounds={"least": 0, "below": 1}),
+        },
+        check=_check_zeroth_order,
     ),
 }
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from colm.coreset.registry import get_selector
 from colm.training.low_rank_training import LOW_RANK_ADAM
-from colm.training.optimizers import read_optim_args
+from colm.training.optimizers import ZEROTH_ORDER, read_optim_args
 
 PLAIN = "SFT"
 
@@ -173,6 +173,39 @@ _OPTIMIZERS = {
         ),
     ),
 }
+#: What zeroth order is called by how it draws directions, and its paper.
+_DIRECTIONS = {
+    "gaussian": (
+        "MeZO",
+        _preprint(
+            "malladi2023mezo",
+            "Fine-Tuning Language Models with Just Forward Passes",
+            "Sadhika Malladi",
+            "2305.17333",
+            2023,
+        ),
+    ),
+    "subspace": (
+        "SubZero",
+        _preprint(
+            "yu2024subzero",
+            "Zeroth-Order Fine-Tuning of LLMs in Random Subspaces",
+            "Ziming Yu",
+            "2410.08989",
+            2024,
+        ),
+    ),
+    "low_rank": (
+        "LOZO",
+        _preprint(
+            "chen2024lozo",
+            "Enhancing Zeroth-order Fine-tuning for Language Models with Low-rank Structures",
+            "Yiming Chen",
+            "2410.07698",
+            2024,
+        ),
+    ),
+}
 #: Selectors that are a paper's method: what it is called there, and the paper.
 _METHODS = {"colm": ("CoLM", COLM), "ssm": ("SSM", SSM)}
 _OWN = "this library's own, and goes back to"
@@ -287,6 +320,9 @@ def _optimizer(args: Any) -> tuple[str, Paper] | None:
     if args.optim == LOW_RANK_ADAM:
         subspace = read_optim_args(args.optim, args.optim_args)["subspace"]
         return "low-rank Adam", _SUBSPACES[subspace]
+    if args.optim == ZEROTH_ORDER:
+        name, paper = _DIRECTIONS[read_optim_args(args.optim, args.optim_args)["direction"]]
+        return f"zeroth order ({name})", paper
     return _OPTIMIZERS.get(args.optim)
 
 

@@ -8,7 +8,10 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
 - ``get_train_dataloader``: the loader hands out pools of raw candidates;
 - ``get_batch_samples``: a step's pools become as many micro-batches of what is kept;
 - ``training_step``, ``compute_loss``: losses of examples are read out of the plain trainer's, and
-  may be weighed; beside a side block, layers that the look has run are not run again;
+  may be weighed; beside a side block, layers that the look has run are not run again; a step by
+  losses alone has no backward;
+- ``_clip_grad_norm``, ``_get_grad_norm``, ``_wrap_model``: such a step has no gradients to clip or
+  to reduce;
 - ``train``: selection is for what the trainer has now; only complete checkpoints are resumed from;
   the model enters its subspaces and leaves them, or is given its side block; a run that trained
   nothing is refused;
@@ -20,7 +23,7 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
   it is there, is not pushed before, and replaces older ones only then;
 - ``_save``, ``_save_optimizer_and_scheduler``: a model in subspaces is saved as a plain one, of one
   with a side block the block alone; what that cannot give back lies beside it, with the selector's
-  state;
+  state, and so does the log of steps by losses alone;
 - ``_load_from_checkpoint``, ``_load_best_model``, ``_load_optimizer_and_scheduler``,
   ``_issue_warnings_after_load``: these bring it back, without a warning of what lies elsewhere;
 - ``_run_epoch``: a run that is over takes no further step when it is resumed.
@@ -105,6 +108,7 @@ from colm.training.stored_loss_drawing import StoredLossMixin
 from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.token_means import TokenMeansMixin
 from colm.training.vocabulary import check_examples
+from colm.training.zeroth_order_training import ZerothOrderMixin
 
 
 class CoresetTrainerMixin(
@@ -114,6 +118,7 @@ class CoresetTrainerMixin(
     SubspaceMixin,
     SideBlockMixin,
     NamedOptimizerMixin,
+    ZerothOrderMixin,
     ResumingMixin,
     TokenMeansMixin,
 ):
