@@ -83,6 +83,13 @@ def describe_training(record: RunRecord) -> str:
         told = {name: record.options[name] for name in _OPTIMIZER if name in record.options}
         alone = [_LOSSES_ALONE] if optim == ZEROTH_ORDER else []
         parts += ["### Optimizer", *alone, _options(told)]
+    if (vocabulary := record.model.get("vocabulary")) is not None:
+        parts += [
+            "### Vocabulary",
+            f"Embeddings of the {vocabulary['tokens']} tokens that the data use were there while "
+            f"the model was trained; those of all {vocabulary['all_tokens']} are there again, the "
+            "others as they were.",
+        ]
     if record.sources:
         parts += ["### Training data", _sources(record.sources)]
     return "\n\n".join(parts)

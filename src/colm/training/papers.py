@@ -1,10 +1,10 @@
 """What a run is called, and the papers that are to be cited for it.
 
 A run is called by what it did, not by the library that did it: plain fine-tuning where nothing was
-selected, a paper's method where that chose, random subspaces or a side block where that was
-trained, an optimiser of colm's own, and all that there were together. A selector that is this
-library's own, or one of its user's, has no paper to cite; those that it rests on are named in the
-card.
+selected, a paper's method where that chose, random subspaces, a side block or the rows of a pruned
+vocabulary where those were trained, an optimiser of colm's own, and all that there were together. A
+selector that is this library's own, or one of its user's, has no paper to cite; those that it rests
+on are named in the card.
 """
 
 from typing import Any, NamedTuple
@@ -53,6 +53,7 @@ _RSO = (
 _SHERL = (
     "SHERL: Synthesizing High Accuracy and Efficient Memory for Resource-Limited Transfer Learning"
 )
+_PEMA = "Vocabulary-level Memory Efficiency for Language Model Fine-tuning"
 
 COLM = Paper(
     _COLM,
@@ -82,6 +83,16 @@ RSO = Paper(
     "    author = {Yiming Chen and Yuan Zhang and Yin Liu and Kun Yuan and Zaiwen Wen},\n"
     "    booktitle = {International Conference on Machine Learning},\n"
     "    year = 2025\n"
+    "}",
+)
+PEMA = Paper(
+    _PEMA,
+    "2309.08708",
+    "@misc{williams2023pema,\n"
+    f"    title = {{{_PEMA}}},\n"
+    "    author = {Miles Williams and Nikolaos Aletras},\n"
+    "    note = {arXiv 2309.08708},\n"
+    "    year = 2023\n"
     "}",
 )
 
@@ -280,6 +291,7 @@ def name_of_method(args: Any) -> str:
         >>> from types import SimpleNamespace
         >>> options = SimpleNamespace(candidate_ratio=2, selector="random", optim="lamb")
         >>> options.subspace_rank = options.side_block = options.optim_args = None
+        >>> options.prune_vocabulary = False
         >>> name_of_method(options)
         'SFT on mini-batches chosen by random and LAMB'
     """
@@ -291,6 +303,8 @@ def name_of_method(args: Any) -> str:
         name += " in random subspaces (RSO)"
     if args.side_block is not None:
         name += " of a side block (SHERL)"
+    if args.prune_vocabulary:
+        name += " with a pruned vocabulary (PEMA)"
     optimizer = _optimizer(args)
     return name if optimizer is None else f"{name} and {optimizer[0]}"
 
@@ -311,6 +325,8 @@ def papers_of(args: Any) -> list[Paper]:
         found.append(RSO)
     if args.side_block is not None:
         found.append(SHERL)
+    if args.prune_vocabulary:
+        found.append(PEMA)
     optimizer = _optimizer(args)
     return found if optimizer is None else [*found, optimizer[1]]
 

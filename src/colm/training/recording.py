@@ -57,6 +57,8 @@ class RecordingMixin(_Base):
 
     run_facts: Mapping[str, Any] | None = None
     _selection: ExampleSelection
+    # Tokens that the model was cut to, and all.
+    _vocabulary_facts: Mapping[str, int] | None
     _record: RunRecord | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -88,11 +90,14 @@ class RecordingMixin(_Base):
         )
         sizes = (("training_examples", self.train_dataset), ("held_out", self.eval_dataset))
         numbers = {key: len(data) for key, data in sizes if isinstance(data, Dataset)}
+        vocabulary = {"vocabulary": plain(self._vocabulary_facts)} if self._vocabulary_facts else {}
         return replace(
             record,
             command=facts.get("command", "python"),
             step=self.state.global_step,
-            model=plain(facts.get("model", name)) | {"adapters": describe_adapters(model)},
+            model=plain(facts.get("model", name))
+            | {"adapters": describe_adapters(model)}
+            | vocabulary,
             data=plain(facts.get("data", {})) | numbers,
         )
 

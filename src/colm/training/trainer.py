@@ -12,15 +12,18 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
   losses alone has no backward;
 - ``_clip_grad_norm``, ``_get_grad_norm``, ``_wrap_model``: such a step has no gradients to clip or
   to reduce;
+- ``_prepare_inputs``: labels become places in a vocabulary that is pruned;
 - ``train``: selection is for what the trainer has now; only complete checkpoints are resumed from;
-  the model enters its subspaces and leaves them, or is given its side block; a run that trained
-  nothing is refused;
+  the model enters its subspaces and leaves them, is given its side block, or has its vocabulary
+  pruned and gets it back; a run that trained nothing is refused;
 - ``log``: the averages of selection stand beside the loss; a run that has diverged ends;
-- ``evaluate``, ``_get_eval_sampler``, ``evaluation_loop``: by length, means over label tokens;
+- ``evaluate``, ``_get_eval_sampler``, ``evaluation_loop``: by length, means over label tokens, with
+  the whole vocabulary;
 - ``create_optimizer``: Adam works inside subspaces; options it objects to are one line;
 - ``get_optimizer_cls_and_kwargs``: the option may name an optimiser of colm's own;
 - ``save_model``, ``_save_checkpoint``, ``_push_from_checkpoint``: a checkpoint counts once all of
-  it is there, is not pushed before, and replaces older ones only then;
+  it is there, is not pushed before, and replaces older ones only then; of a pruned vocabulary they
+  have all;
 - ``_save``, ``_save_optimizer_and_scheduler``: a model in subspaces is saved as a plain one, of one
   with a side block the block alone; what that cannot give back lies beside it, with the selector's
   state, and so does the log of steps by losses alone;
@@ -108,6 +111,7 @@ from colm.training.stored_loss_drawing import StoredLossMixin
 from colm.training.subspace_training import SubspaceMixin, check_subspaces
 from colm.training.token_means import TokenMeansMixin
 from colm.training.vocabulary import check_examples
+from colm.training.vocabulary_training import VocabularyMixin, check_vocabulary
 from colm.training.zeroth_order_training import ZerothOrderMixin
 
 
@@ -120,6 +124,7 @@ class CoresetTrainerMixin(
     NamedOptimizerMixin,
     ZerothOrderMixin,
     ResumingMixin,
+    VocabularyMixin,
     TokenMeansMixin,
 ):
     """Selection for any trainer of ``transformers``; placed before it in the bases of a class."""
@@ -187,6 +192,8 @@ class CoresetTrainerMixin(
             check_subspaces(self)
         check_side_block(self)
         check_optimizer(self)
+        if self.args.prune_vocabulary:
+            check_vocabulary(self)
         self._sources = source_column, sizes
         self._selection = self._build_selection(source_column, sizes)
         self._begin_recording()

@@ -1,4 +1,4 @@
-"""Token ids that a model has no embedding for, found before it is trained.
+"""Token ids of data: those that a model has no embedding for, and those that are used at all.
 
 A tokenizer that is not the model's, or tokens added to it and not to the model, otherwise end in an
 index out of range deep inside the first step, which on an accelerator is not even told as that.
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
+from torch import Tensor
 
 from colm.gradients.batch import IGNORED_LABEL
 
@@ -32,13 +33,7 @@ def check_token_ids(trainer: Any) -> None:
     size = vocabulary_size(trainer.model)
     if size is None:
         return
-    evaluated = trainer.eval_dataset
-    parts = {"training": trainer.train_dataset} | (
-        {f"evaluation ({name})": part for name, part in evaluated.items()}
-        if isinstance(evaluated, Mapping)
-        else {"evaluation": evaluated}
-    )
-    for name, dataset in parts.items():
+    for name, dataset in data_sets(trainer).items():
         for column in ("input_ids", "labels"):
             wrong = _id_beyond(dataset, column, size)
             if wrong is not None:
@@ -73,6 +68,33 @@ def check_examples(trainer: Any, examples: Sequence[Mapping[str, Any]]) -> None:
             raise ValueError(f"{what}, and {_names(trainer, size)}")
 
 
+def data_sets(trainer: Any) -> dict[str, Any]:
+    """Return what a trainer trains on and evaluates, by what messages call it."""
+    evaluated = trainer.eval_dataset
+    parts = {"training": trainer.train_dataset} | (
+        {f"evaluation ({name})": part for name, part in evaluated.items()}
+        if isinstance(evaluated, Mapping)
+        else {"evaluation": evaluated}
+    )
+    return {name: dataset for name, dataset in parts.items() if dataset is not None}
+
+
+def tokens_used(dataset: Dataset) -> Tensor:
+    """Return which ids a data set has in its columns of token ids, int64, ascending.
+
+    Example:
+        >>> tokens_used(Dataset.from_dict({"input_ids": [[7, 3], [3]], "labels": [[-100, 3], [9]]}))
+        tensor([3, 7, 9])
+    """
+    found = {
+        token
+        for column in {"input_ids", "labels"} & set(dataset.column_names)
+        for ids in _ids(_tables(dataset, column), column)
+        for token in pc.unique(ids).to_pylist()
+    }
+    return torch.tensor(sorted(found - {IGNORED_LABEL, None}), dtype=torch.int64)
+
+
 def vocabulary_size(model: Any) -> int | None:
     """Return how many tokens a model has embeddings for.
 
@@ -97,14 +119,20 @@ def _id_beyond(dataset: Any, column: str, size: int) -> int | None:
         return None
     if dataset.format["type"] == "custom":  # computed when an example is asked for
         return None
-    table = dataset.select_columns(column).with_format("arrow")
-    for found in _ids(table.iter(batch_size=_BATCH_ROWS), column):
+    for found in _ids(_tables(dataset, column), column):
         ids = found.filter(pc.not_equal(found, IGNORED_LABEL)) if column == "labels" else found
         bounds = pc.min_max(ids).as_py()
         for wrong in (bounds["min"], bounds["max"]):
             if wrong is not None and not 0 <= wrong < size:
                 return int(wrong)
     return None
+
+
+def _tables(dataset: Dataset, column: str) -> Iterable[pa.Table]:
+    """A column of a data set, some rows at a time."""
+    table = dataset.select_columns(column).with_format("arrow")
+    tables: Iterable[pa.Table] = table.iter(batch_size=_BATCH_ROWS)
+    return tables
 
 
 def _ids(tables: Iterable[pa.Table], column: str) -> Iterable[Any]:

@@ -32,6 +32,12 @@ class MemoryArguments:
         "candidates were looked at, and does not run them again. What is read of all candidates is "
         "then held until the choice, of those kept until the step is over.",
     )
+    prune_vocabulary: bool = option(
+        False,
+        "Trains with embeddings of the tokens that training and held-out data use, and no others: "
+        "neither weights nor gradients nor moments of the rest. A head that shares the embeddings' "
+        "weight, or is trained, is cut too; `colm/missing_mass` is then what the softmax misses.",
+    )
 
     def __post_init__(self) -> None:
         """Check each option, and settle what a side block does without.
@@ -40,7 +46,7 @@ class MemoryArguments:
             ValueError: one line that names the option, its value and the choices.
         """
         check_number("side_block_every", self.side_block_every, least=1, whole=True)
-        check_flags(side_block_reuse=self.side_block_reuse)
+        check_flags(side_block_reuse=self.side_block_reuse, prune_vocabulary=self.prune_vocabulary)
         if self.side_block is not None:
             check_number("side_block", self.side_block, least=1, whole=True)
             rank = self.subspace_rank  # type: ignore[attr-defined]
@@ -49,12 +55,17 @@ class MemoryArguments:
                     f"side_block={self.side_block} freezes the layers that subspace_rank={rank} "
                     "trains: set one of them."
                 )
+            if self.prune_vocabulary:
+                raise ValueError(
+                    f"side_block={self.side_block} freezes the embeddings whose rows "
+                    "prune_vocabulary=True cuts: set one of them."
+                )
             self.activation_checkpointing = self.gradient_checkpointing = False
         super().__post_init__()  # type: ignore[misc]
 
 
 #: The options of each method, the first of which turns it on.
-_BY_METHOD = (("side_block", "side_block_every", "side_block_reuse"),)
+_BY_METHOD = (("side_block", "side_block_every", "side_block_reuse"), ("prune_vocabulary",))
 
 
 def memory_options(args: Any) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class ModelAccess:
         prepare: moves a batch to the model's device.
         autocast: context of the training forward.
         optimizer: returns the optimiser, with its state.
+        places: returns which logits of the model are those of token ids.
         sharing: the processes that hold the model's weights together; this one alone where it has
             them all.
     """
@@ -63,6 +64,7 @@ class ModelAccess:
     prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     autocast: Callable[[], AbstractContextManager[Any]]
     optimizer: Callable[[], Any]
+    places: Callable[[Tensor], Tensor] = lambda tokens: tokens
     sharing: Exchange = field(default_factory=Exchange)
 
     @classmethod
@@ -74,6 +76,7 @@ class ModelAccess:
             prepare=lambda batch: trainer._prepare_inputs(dict(batch)),
             autocast=trainer.accelerator.autocast,
             optimizer=lambda: trainer.optimizer,
+            places=trainer.label_places,
             sharing=sharing,
         )
 
@@ -283,8 +286,8 @@ class CandidateObserver:
     ) -> tuple[Observed, list[Tensor]]:
         """What is seen of examples in one forward, and what the trunk put out for each."""
         batch = self.access.prepare(self.access.collate(chunk))
-        known = None if vocabulary is None else vocabulary.to(batch["input_ids"].device)
-        observer = self.example_observer
+        device, observer = batch["input_ids"].device, self.example_observer
+        known = None if vocabulary is None else self.access.places(vocabulary.to(device))
         return look_and_keep(
             reused_block(observer.model, self.args),
             batch,

@@ -7,6 +7,7 @@ loss, which is their sum. Symbols: t tokens a row.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def can_read_losses(trainer: Any) -> bool:
         and trainer.label_smoother is None
         and not trainer.args.use_liger_kernel
         and trainer.args.n_gpu <= 1
-        and getattr(model, "loss_function", None) is ForCausalLMLoss
+        and unwrap(getattr(model, "loss_function", type(None))) is ForCausalLMLoss
     )
 
 
