@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.measure import memory
+from colm import attach_side_block
 from colm.planning import plan as planning
 from colm.planning.machine import Machine
 from colm.planning.plan import WAYS, make_plan
@@ -134,6 +135,32 @@ def test_checkpointing_saves_less_and_works_more(tiny_model_folder, tmp_path):
     saving = make_plan(arguments_of(tiny_model_folder, tmp_path, *options)).ways["plain_n"]
     assert saving.saved_bytes < 0.5 * plain.saved_bytes
     assert saving.flops > 1.05 * plain.flops
+
+
+@pytest.mark.slow
+def test_what_a_look_ran_beside_a_side_block_is_held_and_not_run_again(tmp_path):
+    folder = tmp_path / "model"
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8}
+    config = LlamaConfig(vocab_size=64, num_attention_heads=2, **sizes)
+    config.save_pretrained(folder)
+    plans = {
+        reuse: make_plan(
+            arguments_of(folder, tmp_path, "--side_block=4", f"--side_block_reuse={reuse}")
+        )
+        for reuse in (True, False)
+    }
+    block = attach_side_block(AutoModelForCausalLM.from_config(config), 4)
+    held = 2 * KEPT * TOKENS * sum(4 * 32 for _ in block.trunk.read)
+    ours = {reuse: plan.ways["colm"] for reuse, plan in plans.items()}
+    for plan in plans.values():
+        assert plan.trained_parameters == sum(weight.numel() for weight in block.parameters())
+        assert plan.ways["plain_r"] != plan.ways["colm"]
+    assert ours[False].flops - ours[False].look_flops == plans[False].ways["plain_r"].flops
+    # Seven layers of eight.
+    assert ours[True].flops - ours[True].look_flops < 0.5 * plans[True].ways["plain_r"].flops
+    assert ours[True].look_flops == ours[False].look_flops
+    # Within a forward the block reads them anyway.
+    assert 0.5 * held < ours[True].look_bytes - ours[False].look_bytes <= held
 
 
 @pytest.mark.slow

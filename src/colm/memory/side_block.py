@@ -49,14 +49,14 @@ class SideBlock(nn.Module):
 
     Attributes:
         trunk: the layers that it reads.
+        width: d.
         reduction: f.
         gate: gamma.
     """
 
     def __init__(self, trunk: Trunk, width: int, reduction: int, seed: int, like: Tensor) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.reduction = reduction
+        self.trunk, self.width, self.reduction = trunk, width, reduction
         narrow = max(1, width // reduction)
         # On the meta device nothing is drawn from the global generator.
         with torch.device("meta"):

@@ -30,6 +30,7 @@ from colm.training.optimizers import ZEROTH_ORDER
 from colm.training.options.config import CoLMConfig
 from colm.training.papers import selects
 from colm.training.step.chunks import token_limit
+from colm.training.step.trunk_outputs import reused_block
 
 #: Ways of training that a plan compares: that of the run, whatever it selects with, and plain steps
 #: on r, n and 2n examples.
@@ -144,17 +145,21 @@ def make_plan(
     counter = StepCounter(model, autocast_dtype(arguments), tokens, in_backward)
     kept, accumulated = training.per_device_train_batch_size, training.gradient_accumulation_steps
     drawn = round(kept * training.candidate_ratio)
-    look = Counted()
+    look, reused = Counted(), None
     observer = observer_of(training, model)
     if observer is not None:
-        look = counter.look(observer, accumulated * drawn, token_limit(training).tokens([tokens]))
+        block = reused_block(model, training) if selects(training) else None
+        limit = token_limit(training).tokens([tokens])
+        look = counter.look(observer, accumulated * drawn, limit, block)
+        reused = block if block is not None and block.trunk.can_be_given else None
     size = kept if selects(training) else drawn
     sizes = {"colm": size, "plain_r": kept, "plain_n": drawn, "plain_2n": 2 * drawn}
     in_place = accelerator or has_loss_kernels(training.device)
     with loss_in_place() if in_place else nullcontext():
         steps = {size: counter.train(size, accumulated) for size in set(sizes.values())}
+        ours = steps[size] if reused is None else counter.train(size, accumulated, reused)
     held = _held(model, training, counter.weights)
-    counted = {way: (size, steps[size]) for way, size in sizes.items()}
+    counted = {way: (size, steps[size]) for way, size in sizes.items()} | {"colm": (size, ours)}
     ways = _ways(counted, look, held, machine or _machine(arguments, model))
     copied_bytes = max(0, 2 * steps[drawn].saved_bytes - steps[2 * drawn].saved_bytes)
     return Plan(

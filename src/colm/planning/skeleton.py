@@ -24,6 +24,7 @@ from colm.runs.arguments import SFTArguments
 from colm.runs.pretrained import LOADING_ERRORS, cannot_load, check_folder
 from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.processes.exchange import Exchange
+from colm.training.side_block_training import put_side_block
 from colm.training.step.look import CandidateObserver, ModelAccess
 from colm.training.subspace_training import enter_subspaces
 
@@ -53,6 +54,8 @@ def build_skeleton(arguments: SFTArguments) -> nn.Module:
         pack(model)
     if arguments.training.subspace_rank is not None:
         enter_subspaces(model, arguments.training)
+    if arguments.training.side_block is not None:
+        put_side_block(model, arguments.training)
     if arguments.training.activation_checkpointing:
         if config is not None:
             model.enable_input_require_grads()

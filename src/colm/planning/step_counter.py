@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from colm.gradients.example_observer import ExampleObserver
+from colm.memory.side_block import SideBlock
 from colm.planning.fake_tensors import DEVICE, valueless, without_values
 from colm.planning.held import trained_weights, weight_tensors
 from colm.planning.skeleton import training_loss
@@ -72,27 +73,44 @@ class StepCounter:
         for weight in trained_weights(self.model) if updates_in_backward else ():
             weight.register_post_accumulate_grad_hook(_let_go)
 
-    def train(self, examples: int, micro_batches: int) -> Counted:
+    def train(self, examples: int, micro_batches: int, reused: SideBlock | None = None) -> Counted:
         """Count the forwards and backwards of an optimiser step.
 
         Args:
             examples: in a micro-batch.
             micro_batches: that accumulate; all but the first find gradients to add to.
+            reused: the block whose trunk a look has run already, and of which it held the outputs.
         """
         self.model.zero_grad(set_to_none=True)
         saved, tally = SavedBytes(self.weights), Tally(self.weights)
         ran = min(2, micro_batches)
         with self._valueless(tally), saved:
             for _ in range(ran):
-                with self._autocast():
+                outputs = [] if reused is None else self._outputs(reused, examples)
+                with self._autocast(), reused.trunk.given(outputs) if reused else nullcontext():
                     loss = training_loss(self.model, self._batch(examples))
                 loss.backward()
         self.model.zero_grad(set_to_none=True)
         work = Counter({one: times * micro_batches // ran for one, times in tally.work.items()})
-        return Counted(saved.peak_bytes, tally.peak_bytes, work)
+        # Those of all micro-batches wait, without padding, for their turn.
+        waiting_bytes = micro_batches * storage_bytes(outputs)
+        return Counted(saved.peak_bytes, tally.peak_bytes + waiting_bytes, work)
 
-    def look(self, observer: ExampleObserver, candidates: int, most_tokens: int) -> Counted:
-        """Count a look at candidates, in chunks of at most ``most_tokens`` tokens."""
+    def look(
+        self,
+        observer: ExampleObserver,
+        candidates: int,
+        most_tokens: int,
+        reused: SideBlock | None = None,
+    ) -> Counted:
+        """Count a look at candidates.
+
+        Args:
+            observer: what looks.
+            candidates: at which.
+            most_tokens: of a chunk.
+            reused: the block for which the outputs of its trunk are held.
+        """
         rows = min(candidates, max(1, most_tokens // self._tokens))
         chunks = Counter({rows: candidates // rows})
         chunks[candidates % rows] += 1
@@ -102,9 +120,12 @@ class StepCounter:
         whole = Counted()
         for size, times in chunks.items():
             saved, tally = SavedBytes(self.weights), Tally(self.weights)
-            with self._valueless(tally), saved, self._autocast():
+            recording: Any = reused.trunk.recording() if reused is not None else nullcontext([])
+            with self._valueless(tally), saved, self._autocast(), recording as forwards:
                 seen = observer(self._batch(size), directions, vocabulary=vocabulary)
-            seen_bytes = storage_bytes(part for part in vars(seen).values() if part is not None)
+            # The first forward of a look is of the whole model.
+            parts = [*vars(seen).values(), *(forwards[0] if forwards else ())]
+            seen_bytes = storage_bytes(part for part in parts if part is not None)
             # What was seen of earlier chunks stays; in the end all of it is joined.
             others = seen_bytes // size * (candidates - size)
             alive = max(tally.peak_bytes + others, 2 * seen_bytes // size * candidates)
@@ -117,6 +138,12 @@ class StepCounter:
         """Token ids and labels ``[n, t]``, made anew, as collators do."""
         ids = torch.zeros((examples, self._tokens), dtype=torch.int64, device=DEVICE)
         return {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
+
+    def _outputs(self, block: SideBlock, examples: int) -> list[Tensor]:
+        """What a trunk put out for the examples of a micro-batch, k of ``[n, t, d]``."""
+        dtype = next(block.trunk.decoder.parameters()).dtype
+        shape = (examples, self._tokens, block.width)
+        return [torch.zeros(shape, dtype=dtype, device=DEVICE) for _ in block.trunk.read]
 
     def _vocabulary(self, observer: ExampleObserver, candidates: int) -> Tensor | None:
         """Tokens ``[v]`` that the softmax of the look is over, as many as text would have."""

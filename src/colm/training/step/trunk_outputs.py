@@ -52,17 +52,21 @@ def look_and_keep(
     return seen, _by_example(forwards[0], batch) if block.trunk.can_be_given else []
 
 
-def _by_example(outputs: Sequence[Tensor], batch: Mapping[str, Any]) -> list[Tensor]:
-    """Take k outputs ``[n, t, d]`` apart; none where no mask says what is padding."""
+def _by_example(outputs: list[Tensor], batch: Mapping[str, Any]) -> list[Tensor]:
+    """Take k outputs ``[n, t, d]`` apart, out of the list; none where no mask tells padding."""
     rows = one_example_a_row(batch)
     mask = rows.get("attention_mask")
     mask = torch.ones_like(rows["input_ids"]) if mask is None else mask
     if mask.ndim != 2:
         return []
     own = mask.bool()
-    joined = torch.stack([output[own] for output in outputs])
+    lengths = own.sum(1).tolist()
+    parts = []
+    while outputs:
+        # One after the other, so that what has padding is let go of on the way.
+        parts.append(outputs.pop(0)[own].split(lengths))
     # Copies, so that each can be let go of by itself: most are not kept.
-    return [part.clone() for part in joined.split(own.sum(1).tolist(), dim=1)]
+    return [torch.stack(of_example) for of_example in zip(*parts, strict=True)]
 
 
 def with_trunk(
