@@ -15,7 +15,7 @@ from colm import CoLMTrainer, CoLMTrainingArguments, load_side_block, side_block
 from colm.run_record import read_record
 from colm.runs.arguments import parse_arguments
 from colm.runs.evaluated import load_evaluated
-from colm.runs.model_card import describe_training
+from colm.runs.model_card import describe_training, write_model_card
 from colm.training.example import TRUNK_KEY
 from colm.training.papers import name_of_method, papers_of
 from colm.training.side_block_training import check_side_block
@@ -186,6 +186,19 @@ def test_what_is_saved_is_evaluated_and_told(make_trainer, dataset, tmp_path, ti
 
 
 @pytest.mark.slow
+def test_the_card_of_the_model_says_how_to_load_it(make_trainer, dataset, tiny_model_folder):
+    trainer = make_trainer(dataset, **SHERL, max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    text = write_model_card(trainer, str(tiny_model_folder)).read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    shown = {}
+    exec(code.replace("print(output", "shown = (output").replace("128", "4"), shown)
+    assert isinstance(shown["shown"], str)
+    assert side_block_of(shown["model"]).up.norm.weight.any()
+
+
+@pytest.mark.slow
 def test_training_goes_on_with_the_block_that_is_there(make_trainer, dataset, tmp_path):
     first = make_trainer(dataset, **SHERL)
     first.train()
@@ -259,8 +272,13 @@ def test_nothing_is_checkpointed_that_has_no_backward(tmp_path):
 @pytest.mark.slow
 def test_what_no_block_is_trained_with_is_refused(make_trainer, dataset):
     lora = {"peft_config": LoraConfig(target_modules=["v_proj"])}
-    with pytest.raises(ValueError, match="has adapters, and a side block is trained in their"):
+    with pytest.raises(ValueError, match=r"side_block=4 does not go with adapters \(use_peft"):
         make_trainer(dataset, **SHERL, trainer_options=lora)
+    with pytest.raises(ValueError, match="side_block=4 does not go with neftune_noise_alpha=5"):
+        make_trainer(dataset, **SHERL, neftune_noise_alpha=5)
+    given = {"optimizers": (torch.optim.AdamW([torch.zeros(1, requires_grad=True)]), None)}
+    with pytest.raises(ValueError, match="side_block=4 does not go with an optimizer"):
+        make_trainer(dataset, **SHERL, trainer_options=given)
     for every in (2, 3):
         with pytest.raises(ValueError, match="side_block=4: every must be at most 1"):
             make_trainer(dataset, **SHERL, side_block_every=every).train()
@@ -273,7 +291,7 @@ def test_what_no_block_is_trained_with_is_refused(make_trainer, dataset):
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
 def test_sharded_weights_are_refused_by_name(kind):
-    args = SimpleNamespace(side_block=4, side_block_every=1, n_gpu=0)
+    args = SimpleNamespace(side_block=4, side_block_every=1, n_gpu=0, neftune_noise_alpha=None)
     accelerator = SimpleNamespace(distributed_type=SimpleNamespace(name=kind))
     trainer = SimpleNamespace(
         args=args, model=nn.Linear(1, 1), optimizer=None, model_init=None, accelerator=accelerator

@@ -163,7 +163,11 @@ def attach_side_block(
         check_whole(name, value, least=1)
         for name, value in (("reduction", reduction), ("every", every))
     )
-    check_no_adapters(model)
+    if is_adapted(model):
+        raise ValueError(
+            f"{class_name(model)} has adapters, and a side block is trained in their place: use "
+            "one of the two."
+        )
     if side_block_of(model) is not None:
         raise ValueError(f"{class_name(model)} has a side block already: detach it first.")
     layers = list(find_layers(model))
@@ -188,14 +192,6 @@ def side_block_of(model: nn.Module) -> SideBlock | None:
     return block if isinstance(block, SideBlock) else None
 
 
-def check_no_adapters(model: nn.Module) -> None:
-    """Refuse a model under PEFT.
-
-    Raises:
-        ValueError: it has adapters.
-    """
-    if hasattr(model, "peft_config") or any(hasattr(m, "base_layer") for m in model.modules()):
-        raise ValueError(
-            f"{class_name(model)} has adapters, and a side block is trained in their place: use "
-            "one of the two."
-        )
+def is_adapted(model: nn.Module) -> bool:
+    """Whether a model is under PEFT."""
+    return hasattr(model, "peft_config") or any(hasattr(m, "base_layer") for m in model.modules())

@@ -50,7 +50,10 @@ def write_model_card(trainer: Any, base_model: str, dataset_name: str | None = N
         text = text.replace("[None](https://huggingface.co/None)", as_code(base_model))
         place = json.dumps(str(trainer.args.output_dir), ensure_ascii=False)
         text = text.replace('model="None"', f"model={place}")
-        section = describe_training(trainer.run_record())
+        record = trainer.run_record()
+        if "side_block" in record.memory:
+            text = _with_block_loaded(text, json.dumps(base_model, ensure_ascii=False), place)
+        section = describe_training(record)
         text = text.replace(_SECTION_AFTER, f"{section}\n\n{_SECTION_AFTER}", 1)
         card.write_text(text, encoding="utf-8")
     return card
@@ -93,6 +96,20 @@ def describe_training(record: RunRecord) -> str:
     if record.sources:
         parts += ["### Training data", _sources(record.sources)]
     return "\n\n".join(parts)
+
+
+def _with_block_loaded(text: str, base_model: str, place: str) -> str:
+    """The card whose quick start puts the side block beside its base; names are given as code."""
+    loading = (
+        "from colm import load_side_block\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained({base_model})\n"
+        f"load_side_block(model, {place})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({place})\n"
+    )
+    text = text.replace("from transformers import pipeline\n", loading, 1)
+    generator = r'(pipeline\("text-generation", )model=.*\)$'
+    return re.sub(generator, r"\1model=model, tokenizer=tokenizer)", text, flags=re.MULTILINE)
 
 
 def as_code(text: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from colm.gradients.decoder import class_name
-from colm.memory.side_block import attach_side_block, check_no_adapters, side_block_of
+from colm.memory.side_block import attach_side_block, is_adapted, side_block_of
 from colm.training.checkpoints.side_block_file import load_side_block, save_side_block
 from colm.training.example import TRUNK_KEY
 from colm.training.limits import SHARDING
@@ -98,22 +98,17 @@ def check_side_block(trainer: Any) -> None:
         )
     if args.side_block is None:
         return
-    option = f"side_block={args.side_block}"
-    check_no_adapters(trainer.model)
-    if trainer.optimizer is not None and block is None:
-        raise ValueError(
-            f"{option} trains weights that are made when training begins: pass no optimizer, but "
-            "optim or optimizer_cls_and_kwargs."
-        )
-    if trainer.model_init is not None:
-        raise ValueError(
-            f"{option} goes beside the model that the trainer has, and model_init makes others: "
-            "pass model."
-        )
     distribution = getattr(trainer.accelerator.distributed_type, "name", "NO")
-    if distribution in SHARDING or args.n_gpu > 1:
-        kind = distribution if distribution in SHARDING else "nn.DataParallel"
-        raise ValueError(
-            f"{option} reads whole outputs of whole layers on each process, which {kind} spreads: "
-            "train on one device or with DDP, where the frozen weights take no gradients."
-        )
+    noise, given = args.neftune_noise_alpha, trainer.optimizer is not None and block is None
+    whole = "it reads what whole layers put out: train on one device, or with DDP"
+    refused = {
+        "adapters (use_peft, peft_config)": (is_adapted(trainer.model), "both are trained alone"),
+        "an optimizer that was made before": (given, "its weights are made when training begins"),
+        "model_init": (trainer.model_init is not None, "it stands beside the model that is there"),
+        f"neftune_noise_alpha={noise}": (noise is not None, "what is frozen is in evaluation mode"),
+        f"n_gpu={args.n_gpu}": (args.n_gpu > 1, whole),
+        distribution: (distribution in SHARDING, whole),
+    }
+    for name, (is_so, why) in refused.items():
+        if is_so:
+            raise ValueError(f"side_block={args.side_block} does not go with {name}: {why}.")
