@@ -39,8 +39,8 @@ class ZerothOrderOptimizer(Optimizer):
     parts, ``measure(closure)`` of each, then ``step()``, and their losses are added up. The model
     is in evaluation mode meanwhile. Costs for each direction two forwards (``one_sided``: one, and
     one more a step; ``forward_gradient``: one with derivatives), and drawing z for each and for the
-    update. ``momentum`` and ``adam`` keep one and two numbers a weight (``momentum`` with ``low_rank``:
-    r numbers a row), the others none.
+    update. ``adam`` keeps two numbers a weight, ``momentum`` one (with ``low_rank``, r a row), the
+    others none.
 
     Args:
         model: whose weights are moved.
@@ -282,8 +282,10 @@ class ZerothOrderOptimizer(Optimizer):
         left = drawn.left(name, weight, step, shares)
         ball: Tensor = state.setdefault("momentum", torch.zeros_like(left))
         if step and step % drawn.refresh == 0:
-            old, new = (drawn.right(name, weight, each) for each in (step - 1, step))
-            ball.copy_(torch.linalg.lstsq(new.T, old.T @ ball.T).solution.T)
+            old, new = (drawn.right(name, weight, each).double() for each in (step - 1, step))
+            # Not by lstsq, of which the last bits depend on where its tensors lie.
+            change = torch.linalg.solve(new @ new.T, new @ old.T).to(ball)
+            ball.copy_(ball @ change.T)
         return ball.mul_(self.options.momentum).add_(left)
 
     def _update(self, weight: Tensor, rows: Any, estimate: Tensor) -> Tensor:
