@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,9 @@ class Import:
         return self.target.partition(".")[0]
 
 
+parsed = cache(ast.parse)
+
+
 def imports_of(code: str, module: str, is_package: bool = False) -> list[Import]:
     """Every import of a module; a lazy one stands in a function, one for types is never run."""
     found: list[Import] = []
@@ -96,7 +100,7 @@ def imports_of(code: str, module: str, is_package: bool = False) -> list[Import]
         for child in ast.iter_child_nodes(node):
             visit(child, lazy, for_types)
 
-    visit(ast.parse(code), False, False)
+    visit(parsed(code), False, False)
     return found
 
 
@@ -127,7 +131,7 @@ def forbidden(module: str, imported: Import) -> bool:
 
 
 def functions_of(code: str) -> list[ast.FunctionDef]:
-    return [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)]
+    return [node for node in ast.walk(parsed(code)) if isinstance(node, ast.FunctionDef)]
 
 
 def lines_of_body(function: ast.FunctionDef) -> int:
