@@ -143,8 +143,8 @@ def test_within_a_subspace_the_estimate_is_the_projected_gradient_on_average():
         model, lr=1.0, direction="subspace", rank=2, directions=q, estimator="forward_gradient"
     )
     (gradient,) = torch.autograd.grad(model(), model.weight)
-    left = optimizer._directions._kept_factor("weight", "rows", model.weight, 2, 0)
-    right = optimizer._directions._kept_factor("weight", "columns", model.weight, 2, 0)
+    left = optimizer._directions._kept_factor("weight", "rows", model.weight, 0)
+    right = optimizer._directions.right("weight", model.weight, 0)
     expected = left.T @ left @ gradient @ right.T @ right
     before = model.weight.detach().clone()
     optimizer.step(model)
@@ -157,10 +157,10 @@ def test_steps_of_a_low_rank_period_add_up_in_one_space():
     optimizer = ZerothOrderOptimizer(model, lr=1e-3, direction="low_rank", rank=2, refresh=3)
     before, total = weights_of(model)[0], 0
     for step in range(3):
-        left = optimizer._directions._left("weight", model.weight, 2, step, 0)
+        left = optimizer._directions.left("weight", model.weight, step, {0: 1.0})
         optimizer.step(model)
         total = total + optimizer.steps[-1].slopes[0] * left
-    right = optimizer._directions._kept_factor("weight", "columns", model.weight, 2, 2)
+    right = optimizer._directions.right("weight", model.weight, 2)
     torch.testing.assert_close(model.weight.detach(), before - 1e-3 * total @ right)
 
 
@@ -190,6 +190,23 @@ def test_updates_are_those_of_torch_with_the_estimate_as_gradient(update, direct
             weight.grad = sum(slope * each for slope, each in zip(slopes, of, strict=True)) / q
         own.step()
         torch.testing.assert_close(weights_of(model), [weight.detach() for weight in twin])
+
+
+def test_momentum_of_low_rank_directions_is_small_and_goes_on_in_the_next_space():
+    """A whole heavy ball, of which only what the new rows span is left when they are drawn."""
+    model = Quadratic()
+    options = {"update": "momentum", "direction": "low_rank", "rank": 2, "refresh": 3}
+    optimizer = ZerothOrderOptimizer(model, lr=1e-3, **options)
+    ball = torch.zeros_like(model.weight)
+    for step in range(8):
+        before, z = weights_of(model)[0], directions_of(optimizer)[0][0]
+        right = optimizer._directions.right("weight", model.weight, step)
+        optimizer.step(model)
+        rows = torch.linalg.pinv(right) @ right
+        ball = 0.9 * ball @ rows + optimizer.steps[-1].slopes[0] * z
+        torch.testing.assert_close(weights_of(model)[0], before - 1e-3 * ball)
+    assert optimizer.state[model.weight]["momentum"].shape == (5, 2)
+    assert optimizer.state[model.bias]["momentum"].shape == (4,)
 
 
 def test_the_sign_of_the_estimate_and_decay_beside_it():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from colm import CoLMSFTTrainer, CoLMTrainer, CoLMTrainingArguments
 from colm.memory.step_log import replay_log
 from colm.memory.zeroth_order_optimizer import ZerothOrderOptimizer
 from colm.runs.model_card import write_model_card
+from colm.training.named_optimizer import check_optimizer
 from colm.training.zeroth_order_training import STEP_LOG_FILE
 from tests.training.conftest import build_trainer, make_records
 from tests.training.processes import run_in_processes
@@ -241,6 +243,15 @@ def test_what_cannot_be_is_refused_in_one_line(make_trainer, dataset, options, m
     with pytest.raises(ValueError, match=message) as error:
         make_trainer(dataset, **ZO | options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_weights_in_parts_are_refused(make_trainer, dataset, kind):
+    trainer = make_trainer(dataset, **ZO)
+    sharded = SimpleNamespace(distributed_type=SimpleNamespace(name=kind))
+    told = SimpleNamespace(args=trainer.args, accelerator=sharded)
+    with pytest.raises(ValueError, match=f"zeroth_order' needs whole weights .* {kind} shards"):
+        check_optimizer(told)
 
 
 def test_two_optimizers_are_refused(make_trainer, dataset):

@@ -68,14 +68,9 @@ class RandomDirections:
         Yields:
             Rows, and of those the sum, in float32 at least.
         """
-        if weight.ndim == 2 and self.kind != "gaussian":
-            rank = min(self.rank, *weight.shape)
-            parts = (
-                coefficient * self._left(name, weight, rank, step, number)
-                for number, coefficient in coefficients.items()
-            )
-            left = reduce(torch.add, parts)
-            right = self._kept_factor(name, "columns", weight, rank, step)
+        if self.has_factors(weight):
+            left = self.left(name, weight, step, coefficients)
+            right = self.right(name, weight, step)
             for rows in pieces_of(weight):
                 yield rows, left[rows] @ right
             return
@@ -91,22 +86,41 @@ class RandomDirections:
             )
             yield rows, reduce(torch.add, parts)
 
-    def _left(self, name: str, weight: Tensor, rank: int, step: int, number: int) -> Tensor:
-        """The factor ``[m, r]`` of a direction that is drawn each step."""
-        generator = generator_on(weight.device, self.seed, "direction", step, number, name)
-        if self.kind == "low_rank":
-            return _normal((len(weight), rank), weight, generator)
-        core = _normal((rank, rank), weight, generator)
-        return self._kept_factor(name, "rows", weight, rank, step).T @ core
+    def has_factors(self, weight: Tensor) -> bool:
+        """Whether directions of a weight are products of what `left` and `right` return."""
+        return self.kind != "gaussian" and weight.ndim == 2 and weight.numel() > 0
 
-    def _kept_factor(self, name: str, side: str, weight: Tensor, rank: int, step: int) -> Tensor:
+    def left(
+        self, name: str, weight: Tensor, step: int, coefficients: Mapping[int, float]
+    ) -> Tensor:
+        """Return ``[m, r]``, the factor of the sum of directions that is drawn each step."""
+        rank = self._rank(weight)
+        total: Tensor | None = None
+        for number, coefficient in coefficients.items():
+            generator = generator_on(weight.device, self.seed, "direction", step, number, name)
+            rows = rank if self.kind == "subspace" else len(weight)
+            drawn = coefficient * _normal((rows, rank), weight, generator)
+            total = drawn if total is None else total + drawn
+        assert total is not None
+        if self.kind == "subspace":
+            return self._kept_factor(name, "rows", weight, step).T @ total
+        return total
+
+    def right(self, name: str, weight: Tensor, step: int) -> Tensor:
+        """Return ``[r, n]``, the factor that all directions of `refresh` steps share."""
+        return self._kept_factor(name, "columns", weight, step)
+
+    def _rank(self, weight: Tensor) -> int:
+        return min(self.rank, len(weight), weight.shape[1])
+
+    def _kept_factor(self, name: str, side: str, weight: Tensor, step: int) -> Tensor:
         """A factor ``[r, m]`` or ``[r, n]`` that is the same for a number of steps."""
         period = step // self.refresh
         drawn, factor = self._kept.get((name, side), (None, None))
         if factor is None or drawn != period:
             factor = draw_projection(
                 weight.shape[0 if side == "rows" else 1],
-                rank,
+                self._rank(weight),
                 "gaussian" if self.kind == "low_rank" else "haar",
                 *(self.seed, "directions", period, name, side),
                 device=weight.device,

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from colm.gradients.patching import evaluation_mode
 from colm.memory.moved_weights import MovedWeights
-from colm.memory.random_directions import RandomDirections, generator_on
+from colm.memory.random_directions import RandomDirections, generator_on, pieces_of
 from colm.memory.subspaces.rounding import round_to
 from colm.memory.zeroth_order_options import TakenStep, ZerothOrderOptions
 
@@ -39,7 +39,8 @@ class ZerothOrderOptimizer(Optimizer):
     parts, ``measure(closure)`` of each, then ``step()``, and their losses are added up. The model
     is in evaluation mode meanwhile. Costs for each direction two forwards (``one_sided``: one, and
     one more a step; ``forward_gradient``: one with derivatives), and drawing z for each and for the
-    update. ``momentum`` and ``adam`` keep one and two numbers a weight, the others none.
+    update. ``adam`` keeps two numbers a weight, ``momentum`` one (with ``low_rank``, r a row), the
+    others none.
 
     Args:
         model: whose weights are moved.
@@ -252,12 +253,40 @@ class ZerothOrderOptimizer(Optimizer):
         share = taken.sign / len(taken.slopes)
         shares = {number: slope * share for number, slope in enumerate(taken.slopes)}
         keep = 1 - rate * group["weight_decay"]
-        changes = self._changes(name, weight, shares)
         stepped = (
-            (rows, weight[rows].to(estimate) * keep - rate * self._update(weight, rows, estimate))
-            for rows, estimate in changes
+            (rows, weight[rows].to(update) * keep - rate * update)
+            for rows, update in self._updates(name, weight, shares)
         )
         return _rounded(stepped, weight, self._rounding(weight, name, "update"))
+
+    def _updates(self, name: str, weight: Tensor, shares: Mapping[int, float]) -> Pieces:
+        """Yield rows of a weight, and what a learning rate takes off them."""
+        drawn = self._directions
+        of_factors = drawn.kind == "low_rank" and drawn.has_factors(weight)
+        if self.options.update == "momentum" and of_factors:
+            ball = self._ball_of_factors(name, weight, shares)
+            right = drawn.right(name, weight, len(self.steps))
+            for rows in pieces_of(weight):
+                yield rows, ball[rows] @ right
+            return
+        for rows, estimate in self._changes(name, weight, shares):
+            yield rows, self._update(weight, rows, estimate)
+
+    def _ball_of_factors(self, name: str, weight: Tensor, shares: Mapping[int, float]) -> Tensor:
+        """The heavy ball ``[m, r]`` of estimates that share their other factor.
+
+        Where that is drawn anew, what the new one can express of the ball goes on, by least
+        squares.  Paper: LOZO-M, arXiv 2410.07698.
+        """
+        step, drawn, state = len(self.steps), self._directions, self.state[weight]
+        left = drawn.left(name, weight, step, shares)
+        ball: Tensor = state.setdefault("momentum", torch.zeros_like(left))
+        if step and step % drawn.refresh == 0:
+            old, new = (drawn.right(name, weight, each).double() for each in (step - 1, step))
+            # Not by lstsq, of which the last bits depend on where its tensors lie.
+            change = torch.linalg.solve(new @ new.T, new @ old.T).to(ball)
+            ball.copy_(ball @ change.T)
+        return ball.mul_(self.options.momentum).add_(left)
 
     def _update(self, weight: Tensor, rows: Any, estimate: Tensor) -> Tensor:
         """What a learning rate takes off a weight's rows, by the estimate of their gradient."""
