@@ -123,7 +123,9 @@ def add_parser(subparsers: Any) -> None:
         "it was when the same command is given again.",
     )
     parser.add_argument(
-        "model", metavar="MODEL", help="folder of a model or a PEFT adapter, or name on the hub"
+        "model",
+        metavar="MODEL",
+        help="folder of a model, a PEFT adapter or a side block, or name on the hub",
     )
     for name, properties in OPTIONS.items():
         parser.add_argument(name, **properties)
