@@ -79,6 +79,11 @@ def _as_features(projection: Projection, gradient: Tensor) -> Tensor:
     return (as_linear if projection.rows is None else as_linear[projection.rows]).flatten()
 
 
+#: Of a softmax in float32, whose last bits depend on the shape of a batch on some processors; so
+#: attention is computed in Gemma 2, whatever the type of its weights.
+FLOAT32_ATTENTION = 1e-6
+
+
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
     """Compare relative to the largest entry of all, which must not be zero."""
     assert actual.shape == expected.shape

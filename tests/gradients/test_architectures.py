@@ -11,12 +11,13 @@ from colm.gradients.value_gradients import ValueGradients
 from tests.gradients.architectures import FAMILIES, LACKING, build
 from tests.gradients.oracle import assert_close, examples, looped, padded
 
-# Softmax, norms or routers of these compute in float32 whatever the model is in.
+# Softmax, norms or routers of these compute in float32 whatever the model is in; on some processors
+# its last bits then depend on the shape of a batch.
 FLOAT32_INSIDE = {
-    *("deepseek_v32", "deepseek_v4", "dots1", "exaone_moe", "flint", "gemma3n_text", "gemma4_text"),
-    *("gemma4_unified_text", "glm4_moe", "gptj"),
-    *("hy_v4", "kolibri1", "laguna", "llama4_text", "mamba2", "mimo_v2_flash"),
-    *("minimax_m3_vl_text", "mpt", "solar_open"),
+    *("bloom", "deepseek_v32", "deepseek_v4", "dots1", "exaone_moe", "flint", "gemma2"),
+    *("gemma3n_text", "gemma4_text", "gemma4_unified_text", "glm4_moe", "gptj", "granite_swa"),
+    *("granitemoe_swa", "hy_v4", "kolibri1", "laguna", "llama4_text", "mamba2"),
+    *("mimo_v2_flash", "minimax_m3_vl_text", "mpt", "solar_open", "vaultgemma"),
 }
 
 

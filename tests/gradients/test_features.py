@@ -8,7 +8,14 @@ from colm.gradients.value_gradients import ValueGradients, last_value_gradients
 from tests.cases import quick_first
 from tests.gradients.adapters import with_adapter
 from tests.gradients.architectures import VOCABULARY, build
-from tests.gradients.oracle import assert_close, examples, looped, padded, padding_free
+from tests.gradients.oracle import (
+    FLOAT32_ATTENTION,
+    assert_close,
+    examples,
+    looped,
+    padded,
+    padding_free,
+)
 from tests.gradients.snapshot import Snapshot
 
 FAMILIES = (
@@ -33,9 +40,10 @@ def test_exact_features_are_those_of_looped_autograd(family, adapter, layout):
     features = ValueGradients(model)
     expected = looped(model, features.projections, tokens, labels)
     assert features.projection.is_adapter == (adapter != "none")
+    tolerance = FLOAT32_ATTENTION if family == "gemma2" else 1e-9
     # Twice: DoRA caches in evaluation mode, and a stale cache would show in the second call.
-    assert_close(features(layout(tokens, labels)).features, expected)
-    assert_close(features(layout(tokens, labels)).features, expected)
+    assert_close(features(layout(tokens, labels)).features, expected, tolerance)
+    assert_close(features(layout(tokens, labels)).features, expected, tolerance)
 
 
 def test_a_model_without_attention_falls_back_and_says_so():

@@ -94,7 +94,7 @@ REFUSED = {
 #: Those that apply a weight which they make of the map's.
 OWN_WEIGHTS = ("FrodConfig", "GloraConfig", "HRAConfig", "HiraConfig", "ShiraConfig")
 NOT_LINEAR = ("PeanutConfig",)
-IN_FLOAT32 = ("AdamssConfig", "C3AConfig")
+IN_FLOAT32 = ("AdamssConfig", "C3AConfig", "DeftConfig")
 VIRTUAL_KINDS = ("PromptTuningConfig", "PromptEncoderConfig", "MultitaskPromptTuningConfig")
 
 
