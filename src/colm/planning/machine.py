@@ -17,6 +17,10 @@ from colm.planning.tally import Work
 
 REPEATS = 3
 SMALL_OPERATIONS = 200
+#: Sides of the squares that are multiplied, on a CPU and elsewhere: the largest that does not take
+#: longer than ``MOST_SECONDS``, as types that a CPU has no instructions for may.
+SIDES_ON_CPU, SIDES = (512, 1024), (8192,)
+MOST_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,7 @@ def measure_machine(dtypes: Iterable[torch.dtype], device: torch.device) -> Mach
         dtypes: of matrix products; float32 is added.
         device: to measure.
     """
-    size = 1024 if device.type == "cpu" else 8192
-    rates = {}
-    for dtype in {torch.float32, *dtypes}:
-        square = torch.ones((size, size), dtype=dtype, device=device)
-        rates[dtype] = 2 * size**3 / _least_seconds(partial(torch.mm, square, square), device)
+    rates = {dtype: _multiplying(dtype, device) for dtype in {torch.float32, *dtypes}}
     # Larger than caches; one of them is read, another written.
     numbers = torch.ones(2**24 if device.type == "cpu" else 2**28, device=device)
     seconds = _least_seconds(lambda: numbers + 1, device)
@@ -66,6 +66,17 @@ def measure_machine(dtypes: Iterable[torch.dtype], device: torch.device) -> Mach
 
     starting = _least_seconds(start_many, device) / SMALL_OPERATIONS
     return Machine(rates, 2 * numbers.numel() * numbers.element_size() / seconds, starting)
+
+
+def _multiplying(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating point operations a second in a product of squares."""
+    rate = 0.0
+    for size in SIDES_ON_CPU if device.type == "cpu" else SIDES:
+        if rate and 2 * size**3 / rate > MOST_SECONDS:
+            break
+        square = torch.ones((size, size), dtype=dtype, device=device)
+        rate = 2 * size**3 / _least_seconds(partial(torch.mm, square, square), device)
+    return rate
 
 
 def _least_seconds(run: Callable[[], object], device: torch.device) -> float:
