@@ -6,9 +6,13 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from colm.training.side_block_training import put_side_block
+
 
 def prepare(trainer: Trainer) -> tuple[Any, Any]:
     """Make a trainer ready as ``train`` does; return its model and its optimiser."""
+    if getattr(trainer.args, "side_block", None) is not None:
+        put_side_block(trainer.model, trainer.args)
     trainer.create_optimizer()
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     model.train()

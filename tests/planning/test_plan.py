@@ -7,11 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from benchmarks.by_hand import prepare
 from benchmarks.measure import memory
 from colm import attach_side_block
 from colm.planning import plan as planning
+from colm.planning.held import weight_tensors
 from colm.planning.machine import Machine
 from colm.planning.plan import WAYS, make_plan
+from colm.planning.tally import Tally, storage_bytes
 from colm.runs.arguments import parse_arguments
 
 TOKENS, KEPT = 48, 4
@@ -77,10 +80,25 @@ def measure(monkeypatch):
         ("--gradient_checkpointing=true", "--gradient_accumulation_steps=2"),
         ("--bf16=true", "--selector=colm", "--optim=adafactor"),
         (*LORA, "--bf16=true", "--dtype=bfloat16", "--selector=random", "--candidate_ratio=3"),
+        ("--side_block=4",),
+        ("--side_block=4", "--selector=colm", "--gradient_accumulation_steps=2"),
+        ("--optim=low_rank_adam", "--optim_args=rank=4", "--dtype=bfloat16"),
         (*LORA, "--load_in_4bit"),
         (*LORA, "--load_in_4bit", "--use_bnb_nested_quant", "--dtype=bfloat16", "--selector=colm"),
     ],
-    ids=["full", "lora", "lora-checkpointed", "accumulated", "autocast", "half", "4-bit", "nested"],
+    ids=[
+        "full",
+        "lora",
+        "lora-checkpointed",
+        "accumulated",
+        "autocast",
+        "half",
+        "side-block",
+        "side-block-reused",
+        "low-rank",
+        "4-bit",
+        "nested",
+    ],
 )
 def test_a_plan_is_near_what_is_measured(options, tiny_model_folder, tmp_path, measure):
     planned = make_plan(arguments_of(tiny_model_folder, tmp_path, *options)).to_dict()
@@ -93,6 +111,30 @@ def test_a_plan_is_near_what_is_measured(options, tiny_model_folder, tmp_path, m
         alive = max(plan["training_bytes"], plan["look_bytes"])
         assert plan["saved_bytes"] == pytest.approx(measured[f"{way}_saved_bytes"], rel=NEAR), way
         assert alive == pytest.approx(measured[f"{way}_alive_bytes"], rel=NEAR), way
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["", "direction=subspace,update=adam,rank=4"])
+def test_a_plan_of_losses_alone_is_near_what_is_measured(how, tiny_model_folder, tmp_path, measure):
+    options = ("--optim=zeroth_order", f"--optim_args={how}", "--candidate_ratio=1")
+    plan = make_plan(arguments_of(tiny_model_folder, tmp_path, *options))
+    arguments = arguments_of(tiny_model_folder, tmp_path, *options)
+    given = argparse.Namespace(tokens=TOKENS, repeats=1, same_length=False, shape=None)
+    trainer = memory.build_trainer(arguments, given)
+    model, optimizer = prepare(trainer)
+    trainer.current_gradient_accumulation_steps = 1
+    batch = next(iter(trainer.get_train_dataloader()))
+    for _ in range(2):  # the first makes what is kept
+        with Tally(weight_tensors(model)) as tally:
+            trainer.training_step(model, dict(batch))
+        optimizer.step()
+    kept = [each for state in optimizer.state.values() for each in state.values()]
+    assert plan.gradient_bytes == 0
+    assert plan.optimizer_bytes >= storage_bytes(kept)
+    assert (plan.optimizer_bytes > 0) == bool(how)
+    way = plan.ways["colm"]
+    assert way.saved_bytes == 0
+    assert way.training_bytes == pytest.approx(tally.peak_bytes, rel=NEAR)
 
 
 @pytest.mark.slow

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 _DASHED = re.compile(r"\A--\w+(-\w+)+(?==|\Z)")
 
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) *(?P<unit>[A-Za-z]+)")
+_UNITS: dict[str, int] = {f"{p}B": 1000**n for n, p in enumerate(("k", "M", "G", "T"), start=1)}
+_UNITS |= {f"{p}iB": 1024**n for n, p in enumerate(("K", "M", "G", "T"), start=1)}
+
 #: Options that there were of commands other than ``colm sft``, and what says the same now.
 _FORMER = {"--length_normalised": "--length_normalized"}
 
@@ -94,8 +98,44 @@ def parse_sft_options(namespace: argparse.Namespace) -> "SFTArguments":
     """
     from colm.runs.arguments import parse_arguments
 
+    return parse_arguments(sft_words(namespace))
+
+
+def sft_words(namespace: argparse.Namespace) -> list[str]:
+    """Return the options of ``colm sft`` that a command was given, as they were typed.
+
+    Args:
+        namespace: What the parser of `add_sft_command` returned.
+    """
     recipes = [word for path in namespace.config or () for word in ("--config", path)]
-    return parse_arguments([*recipes, *namespace.rest])
+    return [*recipes, *namespace.rest]
+
+
+def read_size(option: str, text: str) -> int:
+    """Return the bytes that a size says.
+
+    Args:
+        option: What it is given with.
+        text: A number and its unit: kB, MB, GB, TB are powers of 1000, KiB to TiB of 1024.
+
+    Raises:
+        ValueError: It is no such size, or none at all.
+
+    Example:
+        >>> read_size("--fit", "24GB"), read_size("--fit", "1.5 GiB")
+        (24000000000, 1610612736)
+    """
+    found = _SIZE.fullmatch(text.strip())
+    units = [*_UNITS]
+    number = float(found["number"]) if found else 0.0
+    by_name = {name.lower(): size for name, size in _UNITS.items()}
+    unit = by_name.get(found["unit"].lower() if found else "")
+    if unit is None or number * unit < 1:
+        raise ValueError(
+            f"{option} must be a number above 0 with one of {', '.join(units)}, such as 24GB; got "
+            f"{text!r}."
+        )
+    return round(number * unit)
 
 
 def check_counts(namespace: argparse.Namespace, options: Sequence[str]) -> None:

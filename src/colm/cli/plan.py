@@ -2,14 +2,22 @@
 
 import argparse
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from colm.cli.libraries import silence_bitsandbytes
-from colm.cli.parsing import add_sft_command, parse_sft_options
+from colm.cli.parsing import (
+    add_sft_command,
+    check_counts,
+    parse_sft_options,
+    read_size,
+    sft_words,
+)
 
 if TYPE_CHECKING:
+    from colm.planning.fits import Fit, Fits
     from colm.planning.plan import Plan, StepPlan
 
 #: Of ways of training; that of the run is called by what it selects with.
@@ -17,6 +25,11 @@ HEADINGS = {"plain_r": "plain r", "plain_n": "plain n", "plain_2n": "plain 2n"}
 NO_SELECTION = "this run"
 UNKNOWN = "unknown"
 THOUSAND = 1000
+FIT_NOTE = (
+    "- Operations are those of a step over the first row's, an estimate of its time: what an "
+    "optimiser computes is left out, and so is how many steps a method needs. Memory is that of "
+    "tensors: what kernels and the allocator hold comes on top."
+)
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -30,12 +43,24 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "plan",
         summary="what a step of colm sft would hold and do, before anything is loaded",
-        usage="[--tokens T] [--accelerator] [--json]",
+        usage="[--tokens T] [--used_tokens K] [--fit SIZE] [--accelerator] [--json]",
         description="Print parameters, memory and work of a step of colm sft and of plain steps on "
-        "r, n and 2n examples. Of the model only its configuration is read; of the data nothing.",
+        "r, n and 2n examples; with --fit, the methods of training in less memory that fit into so "
+        "much. Of the model only its configuration is read; of the data nothing.",
     )
     parser.add_argument(
         "--tokens", type=int, metavar="T", help="tokens of an example (default: max_length)"
+    )
+    parser.add_argument(
+        "--used_tokens",
+        type=int,
+        metavar="K",
+        help="tokens that the data use, all special ones among them, for prune_vocabulary",
+    )
+    parser.add_argument(
+        "--fit",
+        metavar="SIZE",
+        help="list what fits into so much memory, as 24GB (10^9 bytes) or 24GiB (2^30)",
     )
     parser.add_argument(
         "--accelerator",
@@ -47,7 +72,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Make the plan and print it.
+    """Make the plan, or the list of what fits, and print it.
 
     Args:
         namespace: The options of ``add_parser``; its ``rest`` holds those of ``colm sft``.
@@ -55,17 +80,32 @@ def run(namespace: argparse.Namespace) -> int:
     Returns:
         Exit code 0.
     """
+    check_counts(namespace, ["used_tokens"])
+    memory_bytes = None if namespace.fit is None else read_size("--fit", namespace.fit)
+    given = {"accelerator": namespace.accelerator, "used_tokens": namespace.used_tokens}
     silence_bitsandbytes()
     with warnings.catch_warnings():
         # Deprecations inside other libraries: users can do nothing about them.
         warnings.simplefilter("ignore", FutureWarning)
-        from colm.planning.plan import make_plan
+        found: Plan | Fits
+        if memory_bytes is None:
+            from colm.planning.plan import make_plan
 
-        plan = make_plan(
-            parse_sft_options(namespace), namespace.tokens, accelerator=namespace.accelerator
-        )
-    print(json.dumps(plan.to_dict(), indent=1) if namespace.json else describe_plan(plan))
+            found = make_plan(parse_sft_options(namespace), namespace.tokens, **given)
+            text = describe_plan(found)
+        else:
+            from colm.planning.fits import find_fits
+
+            words = sft_words(namespace)
+            found = find_fits(words, memory_bytes, namespace.tokens, **given, tell=_tell)
+            text = describe_fits(found)
+    print(json.dumps(found.to_dict(), indent=1) if namespace.json else text)
     return 0
+
+
+def _tell(name: str) -> None:
+    """Say what is counted, since a large model takes minutes."""
+    print(f"counting: {name}", file=sys.stderr)
 
 
 def describe_plan(plan: "Plan") -> str:
@@ -93,12 +133,61 @@ def describe_plan(plan: "Plan") -> str:
         "weights": in_bytes(plan.weight_bytes),
         "gradients": in_bytes(plan.gradient_bytes),
         "optimiser": f"{in_bytes(plan.optimizer_bytes)} ({plan.optimizer})",
+        **({"on the CPU": in_bytes(plan.host_bytes)} if plan.host_bytes else {}),
         "micro-batch": f"r = {kept} of n = {drawn} examples of {plan.tokens:,} tokens",
         "micro-batches": f"{plan.micro_batches} a step",
     }
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {fact}" for name, fact in facts.items()]
     return "\n".join([*lines, "", table.to_text(), "", *(f"- {note}" for note in plan.notes)])
+
+
+def describe_fits(found: "Fits") -> str:
+    """Return what fits in words: a table, and what to put into the recipe for each row."""
+    from colm.reports.tables import Table
+
+    size = in_bytes(found.memory_bytes)
+    of = f"{found.examples} examples of {found.tokens:,} tokens a step"
+    notes = [f"- {name}: left out, {why}" for name, why in found.left_out.items()]
+    if not found.fits and found.least is not None:
+        least = found.least
+        line = (
+            f"nothing fits into {size} at {of}; the least is {in_bytes(least.total_bytes)}: "
+            f"{least.name} ({_settings(least)})"
+        )
+        return "\n".join([line, *notes])
+    first = found.fits[0].flops
+    rows = [
+        [
+            str(number),
+            fit.name,
+            f"{fit.micro_batch} x {fit.micro_batches}",
+            in_bytes(fit.total_bytes),
+            f"{fit.flops / first:.2f}",
+        ]
+        for number, fit in enumerate(found.fits, start=1)
+    ]
+    table = Table(["", "method", "micro-batches", "memory", "operations"], rows)
+    settings = [f"{number}  {_settings(fit)}" for number, fit in enumerate(found.fits, start=1)]
+    return "\n".join(
+        [
+            f"fits into {size}, {of}",
+            "",
+            table.to_text(),
+            "",
+            "in the recipe:",
+            *settings,
+            "",
+            FIT_NOTE,
+            *notes,
+        ]
+    )
+
+
+def _settings(fit: "Fit") -> str:
+    """The options of a row, as a recipe has them."""
+    options = [f"{name}: {json.dumps(value)}" for name, value in fit.settings.items()]
+    return ", ".join(options) or "as it stands"
 
 
 def _row(name: str, ways: Any, show: Callable[["StepPlan"], str]) -> list[str]:

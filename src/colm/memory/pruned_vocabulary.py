@@ -276,6 +276,23 @@ def check_prunable(model: nn.Module) -> None:
     Raises:
         ValueError: such a model, in one line.
     """
+    check_parts(model)
+    base: Any = base_model(model)
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    weights = [embedding.weight, *(head.parameters() if head is not None else ())]
+    if any(type(each) is not nn.Parameter or each.is_meta for each in weights):
+        raise ValueError(
+            f"{class_name(model)} has an embedding or a head of which this process does not hold "
+            "all rows as plain numbers."
+        )
+
+
+def check_parts(model: nn.Module) -> None:
+    """Refuse a model by what its embedding and head are, wherever their numbers lie.
+
+    Raises:
+        ValueError: such a model, in one line.
+    """
     base: Any = base_model(model)
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     owners = {module for module, _ in _owners(model, getattr(embedding, "weight", None))}
@@ -290,12 +307,6 @@ def check_prunable(model: nn.Module) -> None:
                 f"{class_name(model)} has {what}, of which rows cannot be taken: that needs "
                 "nn.Embedding and nn.Linear, without adapters of their own."
             )
-    weights = [embedding.weight, *(head.parameters() if head is not None else ())]
-    if any(type(each) is not nn.Parameter or each.is_meta for each in weights):
-        raise ValueError(
-            f"{class_name(model)} has an embedding or a head of which this process does not hold "
-            "all rows as plain numbers."
-        )
     if cuts_head(model):
         if len(head.weight) != len(embedding.weight):
             raise ValueError(

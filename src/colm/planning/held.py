@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from colm.memory.low_rank_adam import state_numbers
 from colm.memory.subspaces.linear import draw_directions
 from colm.training.low_rank_training import LOW_RANK_ADAM
-from colm.training.optimizers import read_optim_args
+from colm.training.optimizers import ZEROTH_ORDER, read_optim_args
 
 #: Optimisers whose state has the type of the weight: how many numbers they keep of each.
 _LIKE_WEIGHTS = {
@@ -74,12 +74,13 @@ def optimizer_bytes(
     """
     weights = list(trained)
     name = _unpaged(optim)
-    if name in _FACTORED:
-        return sum(map(_factored, weights))
-    if name == "came":
-        return sum(map(_came, weights))
+    by_weight = {"came": _came, **dict.fromkeys(_FACTORED, _factored)}
+    if name in by_weight:
+        return sum(map(by_weight[name], weights))
     if name == LOW_RANK_ADAM:
         return _low_rank(weights, read_optim_args(name, options), {id(each) for each in targets})
+    if name == ZEROTH_ORDER:
+        return _by_losses(weights, read_optim_args(name, options))
     if name in _FIXED:
         return round(sum(_FIXED[name] * weight.numel() for weight in weights))
     if name not in _LIKE_WEIGHTS:
@@ -122,6 +123,26 @@ def _low_rank(weights: list[Tensor], given: Mapping[str, Any], targets: set[int]
             rows, columns = weight.shape
             numbers = state_numbers(rows, columns, given["subspace"], **sizes)
         total += numbers * weight.element_size()
+    return total
+
+
+def _by_losses(weights: list[Tensor], given: Mapping[str, Any]) -> int:
+    """Moments of updates, and the factors of directions that are kept between steps."""
+    moments = {"momentum": 1, "adam": 2}.get(given["update"], 0)
+    total = 0
+    for weight in weights:
+        numbers = moments * weight.numel()
+        if weight.ndim == 2 and given["direction"] != "gaussian":
+            rows, columns = weight.shape
+            rank = min(given["rank"], rows, columns)
+            if given["direction"] == "subspace":
+                numbers += rank * (rows + columns)
+            else:
+                # A heavy ball lies in the factor that is drawn each step.
+                numbers = rank * columns + (
+                    rank * rows if given["update"] == "momentum" else numbers
+                )
+        total += numbers * torch.promote_types(weight.dtype, torch.float32).itemsize
     return total
 
 

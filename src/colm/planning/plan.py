@@ -4,33 +4,20 @@ Symbols: r examples kept and trained on in a micro-batch, n drawn for it, t toke
 """
 
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from colm.gradients.decoder import class_name
-from colm.planning.held import count_weights, optimizer_bytes, trained_weights
 from colm.planning.machine import Machine, measure_machine
-from colm.planning.skeleton import (
-    autocast_dtype,
-    build_skeleton,
-    has_loss_kernels,
-    loss_in_place,
-    observer_of,
-)
-from colm.planning.step_counter import Counted, StepCounter
-from colm.planning.tally import Work, storage_bytes
+from colm.planning.run_counter import Held, RunCounter
+from colm.planning.skeleton import autocast_dtype
+from colm.planning.step_counter import Counted
+from colm.planning.tally import Work
 from colm.runs.arguments import SFTArguments
-from colm.training.limits import UPDATES_IN_BACKWARD
-from colm.training.low_rank_training import LOW_RANK_ADAM, find_targets
-from colm.training.optimizers import ZEROTH_ORDER
-from colm.training.options.config import CoLMConfig
 from colm.training.papers import selects
-from colm.training.step.chunks import token_limit
-from colm.training.step.trunk_outputs import reused_block
 
 #: Ways of training that a plan compares: that of the run, whatever it selects with, and plain steps
 #: on r, n and 2n examples.
@@ -66,28 +53,6 @@ class StepPlan:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What lies in memory between steps, and gradients.
-
-    Attributes:
-        parameters: all.
-        trained_parameters: those that training changes.
-        weight_bytes: of parameters and buffers, and of random subspaces' directions.
-        gradient_bytes: of the trained parameters; of the largest where the optimiser updates
-            them one by one inside the backward.
-        optimizer: its name.
-        optimizer_bytes: of its state, ``None`` where it is not known.
-    """
-
-    parameters: int
-    trained_parameters: int
-    weight_bytes: int
-    gradient_bytes: int
-    optimizer: str
-    optimizer_bytes: int | None
-
-
-@dataclass(frozen=True)
 class Plan(Held):
     """What `make_plan` returns.
 
@@ -120,6 +85,7 @@ def make_plan(
     machine: Machine | None = None,
     *,
     accelerator: bool = False,
+    used_tokens: int | None = None,
 ) -> Plan:
     """Return the plan of a run; neither weights nor data are read.
 
@@ -128,43 +94,29 @@ def make_plan(
         tokens: of each example; ``max_length`` by default.
         machine: to estimate times for; the one at hand is measured by default.
         accelerator: count the loss as an accelerator's kernels compute it, without one at hand.
+        used_tokens: that the data use, for ``prune_vocabulary``.
 
     Raises:
         ValueError: an option, or a model that cannot be planned for, in one line.
     """
     training = arguments.training
-    tokens = _tokens(tokens, training.max_length)
-    model = build_skeleton(arguments)
-    optimizer = str(getattr(training.optim, "value", training.optim))
-    if optimizer == ZEROTH_ORDER:
-        raise ValueError(
-            f"optim={optimizer!r} has no backward, which a plan counts: it takes the memory of "
-            "evaluation at the same batch size."
-        )
-    in_backward = optimizer in UPDATES_IN_BACKWARD
-    counter = StepCounter(model, autocast_dtype(arguments), tokens, in_backward)
+    tokens = tokens_of_an_example(tokens, training.max_length)
+    run = RunCounter(arguments, tokens, accelerator=accelerator, used_tokens=used_tokens)
     kept, accumulated = training.per_device_train_batch_size, training.gradient_accumulation_steps
     drawn = round(kept * training.candidate_ratio)
-    look, reused = Counted(), None
-    observer = observer_of(training, model)
-    if observer is not None:
-        block = reused_block(model, training) if selects(training) else None
-        limit = token_limit(training).tokens([tokens])
-        look = counter.look(observer, accumulated * drawn, limit, block)
-        reused = block if block is not None and block.trunk.can_be_given else None
     size = kept if selects(training) else drawn
     sizes = {"colm": size, "plain_r": kept, "plain_n": drawn, "plain_2n": 2 * drawn}
-    in_place = accelerator or has_loss_kernels(training.device)
-    with loss_in_place() if in_place else nullcontext():
-        steps = {size: counter.train(size, accumulated) for size in set(sizes.values())}
-        ours = steps[size] if reused is None else counter.train(size, accumulated, reused)
-    held = _held(model, training, counter.weights)
-    counted = {way: (size, steps[size]) for way, size in sizes.items()} | {"colm": (size, ours)}
-    ways = _ways(counted, look, held, machine or _machine(arguments, model))
-    copied_bytes = max(0, 2 * steps[drawn].saved_bytes - steps[2 * drawn].saved_bytes)
+    look = run.look(kept, drawn, accumulated)
+    steps = {
+        way: run.step(size, accumulated, after_look=way == "colm") for way, size in sizes.items()
+    }
+    held = run.held()
+    counted = {way: (size, steps[way]) for way, size in sizes.items()}
+    ways = _ways(counted, look, held, machine or _machine(arguments, run.model))
+    copied_bytes = max(0, 2 * steps["plain_n"].saved_bytes - steps["plain_2n"].saved_bytes)
     return Plan(
         model=str(arguments.model.model_name_or_path),
-        architecture=class_name(model),
+        architecture=class_name(run.model),
         tokens=tokens,
         micro_batches=accumulated,
         selector=training.selector if selects(training) else None,
@@ -174,29 +126,22 @@ def make_plan(
     )
 
 
-def _held(model: nn.Module, training: CoLMConfig, weights: list[Tensor]) -> Held:
-    optimizer = str(getattr(training.optim, "value", training.optim))
-    is_low_rank = optimizer == LOW_RANK_ADAM
-    targets = find_targets(model, training.optim_target_modules) if is_low_rank else []
-    trained = trained_weights(model)
-    sizes = [storage_bytes([weight]) for weight in trained]
-    return Held(
-        parameters=count_weights(model),
-        trained_parameters=sum(weight.numel() for weight in trained),
-        weight_bytes=storage_bytes(weights),
-        gradient_bytes=max(sizes) if optimizer in UPDATES_IN_BACKWARD else sum(sizes),
-        optimizer=optimizer,
-        optimizer_bytes=optimizer_bytes(optimizer, trained, training.optim_args, targets),
-    )
-
-
 def _machine(arguments: SFTArguments, model: nn.Module) -> Machine:
     """The machine at hand, in the types that training multiplies in."""
     dtype = autocast_dtype(arguments) or next(model.parameters()).dtype
     return measure_machine([dtype], arguments.training.device)
 
 
-def _tokens(given: int | None, max_length: int | None) -> int:
+def tokens_of_an_example(given: int | None, max_length: int | None) -> int:
+    """Return how many tokens an example has, to plan with.
+
+    Args:
+        given: with ``--tokens``.
+        max_length: of the run, where nothing else is said.
+
+    Raises:
+        ValueError: there is neither, or less than two.
+    """
     tokens = max_length if given is None else given
     if tokens is None:
         raise ValueError("max_length is None: say with --tokens how many tokens an example has")

@@ -18,7 +18,9 @@ from trl.kernels import chunked_logprob
 from trl.trainer.utils import add_fused_lm_head
 
 from colm.coreset.registry import get_selector
+from colm.gradients.decoder import base_model
 from colm.gradients.example_observer import ExampleObserver
+from colm.memory.pruned_vocabulary import check_parts, cuts_head
 from colm.planning.four_bits import pack, use_four_bits
 from colm.runs.arguments import SFTArguments
 from colm.runs.pretrained import LOADING_ERRORS, cannot_load, check_folder
@@ -40,6 +42,7 @@ def build_skeleton(arguments: SFTArguments) -> nn.Module:
     Raises:
         ValueError: there is no such model, or what is asked of it cannot be had.
     """
+    training = arguments.training
     model = _bare_skeleton(arguments)
     in_four_bits = arguments.model.load_in_4bit
     if in_four_bits:
@@ -52,20 +55,60 @@ def build_skeleton(arguments: SFTArguments) -> nn.Module:
         raise ValueError(f"cannot put the adapters on the model: {error}") from error
     if in_four_bits:
         pack(model)
-    if arguments.training.subspace_rank is not None:
-        enter_subspaces(model, arguments.training)
-    if arguments.training.side_block is not None:
-        put_side_block(model, arguments.training)
-    if arguments.training.activation_checkpointing:
+    if training.subspace_rank is not None:
+        enter_subspaces(model, training)
+    if training.activation_checkpointing:
         if config is not None:
             model.enable_input_require_grads()
-        checkpoint_activations(model, arguments.training.activation_checkpointing_kwargs)
+        checkpoint_activations(model, training.activation_checkpointing_kwargs)
     add_fused_lm_head(
         model.get_base_model() if config is not None else model,
         outputs=("log_probs", "entropy", "is_top1"),
     )
+    if training.side_block is not None:
+        put_side_block(model, training)
     trainable: nn.Module = model.train()
     return trainable
+
+
+def cut_vocabulary(model: nn.Module, tokens: int | None) -> int:
+    """Leave rows for the used tokens alone, as `colm.memory.pruned_vocabulary` does.
+
+    Args:
+        model: on the meta device; it may be PEFT's wrapper.
+        tokens: k.
+
+    Returns:
+        Bytes of the rows left out.
+
+    Raises:
+        ValueError: a model of which rows cannot be taken, or more rows than it has.
+    """
+    if tokens is None:
+        raise ValueError(
+            "prune_vocabulary=True: say with --used_tokens how many tokens the data use"
+        )
+    try:
+        check_parts(model)
+    except ValueError as error:
+        raise ValueError(f"prune_vocabulary=True: {error}") from error
+    base: Any = base_model(model)
+    embedding = base.get_input_embeddings()
+    size = len(embedding.weight)
+    if not 1 <= tokens <= size:
+        raise ValueError(f"--used_tokens must be 1 to {size}, the vocabulary; got {tokens}")
+    modules = [embedding, *([base.get_output_embeddings()] if cuts_head(model) else [])]
+    made: dict[int, nn.Parameter] = {}
+    left_out_bytes = 0
+    for module in modules:
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if id(weight) not in made:
+                rows = weight.detach().new_empty((tokens, *weight.shape[1:]))
+                made[id(weight)] = nn.Parameter(rows, weight.requires_grad)
+                left_out_bytes += weight.nbytes - rows.nbytes
+            setattr(module, name, made[id(weight)])
+    embedding.padding_idx = None
+    return left_out_bytes
 
 
 def checkpoint_activations(model: Any, options: dict[str, Any] | None) -> None:

@@ -14,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from colm.gradients.example_observer import ExampleObserver
 from colm.memory.side_block import SideBlock
+from colm.memory.zeroth_order_optimizer import ZerothOrderOptimizer
+from colm.memory.zeroth_order_options import TakenStep
 from colm.planning.fake_tensors import DEVICE, valueless, without_values
 from colm.planning.held import trained_weights, weight_tensors
 from colm.planning.skeleton import training_loss
@@ -96,6 +98,35 @@ class StepCounter:
         waiting_bytes = micro_batches * storage_bytes(outputs)
         return Counted(saved.peak_bytes, tally.peak_bytes + waiting_bytes, work)
 
+    def measure(
+        self, optimizer: ZerothOrderOptimizer, examples: int, micro_batches: int
+    ) -> Counted:
+        """Count the forwards of a step by losses alone, and its update.
+
+        Args:
+            optimizer: of the model.
+            examples: in a micro-batch.
+            micro_batches: that are measured for a step.
+        """
+
+        def loss() -> float:
+            with self._autocast():
+                training_loss(self.model, self._batch(examples))
+            return 0.0  # no slope: where a step goes changes nothing of what it takes
+
+        rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
+        with self._valueless():
+            # The first step makes what is kept between steps.
+            optimizer.take(TakenStep((0.0,) * optimizer.options.directions, rates))
+        kept = [each for state in optimizer.state.values() for each in state.values()]
+        measuring, updating = (Tally([*self.weights, *kept]) for _ in range(2))
+        with self._valueless(measuring):
+            optimizer.measure(loss)
+        with self._valueless(updating):
+            optimizer.step()
+        work = Counter({one: times * micro_batches for one, times in measuring.work.items()})
+        return Counted(0, max(measuring.peak_bytes, updating.peak_bytes), work + updating.work)
+
     def look(
         self,
         observer: ExampleObserver,
@@ -153,8 +184,8 @@ class StepCounter:
         head: Any = getattr(observer.model, "get_base_model", lambda: observer.model)()
         return torch.arange(min(size, len(head.get_output_embeddings().weight)))
 
-    def _valueless(self, tally: Tally) -> AbstractContextManager[None]:
-        return valueless(self._mode, self._tokens, tally)
+    def _valueless(self, *tallies: Tally) -> AbstractContextManager[None]:
+        return valueless(self._mode, self._tokens, *tallies)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._compute_dtype is None:

@@ -38,7 +38,9 @@ class SFTArguments(NamedTuple):
     mixture: DatasetMixtureConfig
 
 
-def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
+def parse_arguments(
+    arguments: Sequence[str], instead: Mapping[str, Any] | None = None
+) -> SFTArguments:
     """Parse the arguments of ``colm sft``.
 
     Args:
@@ -46,6 +48,7 @@ def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
             in YAML: a file, or one that comes with colm. Of several recipes, later ones go before
             earlier ones, option by option, lists as a whole; what else stands there goes before
             them all.
+        instead: Values of options that go before everything else, by name.
 
     Returns:
         The options, grouped as in TRL.
@@ -61,6 +64,7 @@ def parse_arguments(arguments: Sequence[str]) -> SFTArguments:
         ('train.jsonl', 4.0)
     """
     parser = make_sft_parser()
+    parser.instead = dict(instead or {})
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
         _refuse_argument(unknown, parser)

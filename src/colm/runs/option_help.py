@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from trl import TrlParser
 
@@ -49,6 +49,9 @@ class SFTParser(TrlParser):
 
     Args:
         dataclass_types: whose fields are options.
+
+    Attributes:
+        instead: values of options that go before all that is parsed, by name.
     """
 
     def __init__(self, dataclass_types: Sequence[type]) -> None:
@@ -66,9 +69,16 @@ class SFTParser(TrlParser):
             help="Recipe: a YAML file of options, or the name of one that comes with colm, such as "
             "quickstart. Of several, later ones go before earlier ones.",
         )
+        self.instead: dict[str, Any] = {}
         # The type of the option is for Python and recipes; here it is pairs, or JSON.
         weights = next(action for action in self._actions if action.dest == "source_weights")
         weights.nargs, weights.metavar = "+", "SOURCE=NUMBER"
+
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        """Parse as ever; what stands in ``instead`` goes before it."""
+        found, unknown = super().parse_known_args(*args, **options)
+        vars(found).update(self.instead)
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would leave the process with."""

@@ -186,12 +186,7 @@ def check_zeroth_order(trainer: Any) -> None:
         raise ValueError(
             f"{option} names an optimizer, and the trainer was given another: set one."
         )
-    if args.candidate_ratio > 1:
-        raise ValueError(
-            f"{option} makes a step of two forwards, which a look at candidate_ratio="
-            f"{args.candidate_ratio} times as many examples would cost again: set "
-            "candidate_ratio=1."
-        )
+    check_no_selection(args)
     parallelism = getattr(trainer.accelerator, "parallelism_config", None)
     noise, block = args.neftune_noise_alpha, args.side_block
     weights = "it moves weights as PyTorch's own operations read them"
@@ -210,6 +205,20 @@ def check_zeroth_order(trainer: Any) -> None:
         if is_so:
             raise ValueError(f"{option} does not go with {name}: {why}.")
     _check_forward_gradient(trainer)
+
+
+def check_no_selection(args: Any) -> None:
+    """Refuse to look at candidates for a step by losses alone.
+
+    Raises:
+        ValueError: one line that names both options.
+    """
+    if args.candidate_ratio > 1:
+        raise ValueError(
+            f"optim={ZEROTH_ORDER!r} makes a step of two forwards, which a look at candidate_ratio="
+            f"{args.candidate_ratio} times as many examples would cost again: set "
+            "candidate_ratio=1."
+        )
 
 
 def _check_forward_gradient(trainer: Any) -> None:
