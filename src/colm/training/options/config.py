@@ -25,7 +25,7 @@ class CoLMConfig(
 
     Where neither ``bf16`` nor ``fp16`` is given, ``bf16`` is on as in TRL, but only where it can
     be, and is no slower: TRL's own default stops on a machine without an accelerator, and on a CPU
-    without instructions for bfloat16 takes some twenty times as long.
+    without instructions for bfloat16 takes many times as long.
     """
 
     def __post_init__(self) -> None:

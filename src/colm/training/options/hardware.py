@@ -32,7 +32,7 @@ def cpu_has_bf16() -> bool:
     """Tell whether PyTorch has kernels for bfloat16 that this processor runs.
 
     Every CPU computes in bfloat16, but without them (on most desktops and laptops) a step of
-    training takes some twenty times as long as in float32.
+    training takes many times as long as in float32.
     """
     if not torch.backends.mkldnn.is_available():
         return False
