@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ from colm import (
 )
 from colm.coreset.facility_location import facility_location_from_features
 from colm.coreset.registry import _SELECTORS, available_selectors
+from colm.memory.step_log import log_of
 
 fuzz = settings(
     max_examples=200,
@@ -41,7 +43,7 @@ seeds = st.integers(0, 10**6)
 
 # Records of what others check; two that need a model have their own tests below.
 RECORDS = {"Candidates", "Choice", "FacilityLocation", "GradientMatching", "MeanMatching"}
-RECORDS |= {"BalancedSampling", "ImportanceSampling", "Observed", "Selection"}
+RECORDS |= {"BalancedSampling", "ImportanceSampling", "Observed", "Selection", "SideBlock"}
 DRAWN = [balanced_sampling, importance_sampling]
 TRAINING = {"CoLMConfig", "CoLMTrainingArguments", "CoLMSFTTrainer", "CoLMTrainer"}
 
@@ -227,19 +229,27 @@ def test_coreset_selector(n, d, budget, seed, replaces_options, data):
 
 def test_every_public_name_is_fuzzed_somewhere():
     tested = {
+        "attach_side_block",
         "available_selectors",
         "balanced_sampling",
+        "ClusteredBatches",
         "CoresetSelector",
         "facility_location",
         "facility_location_from_features",
         "gradient_matching",
         "importance_sampling",
         "last_value_gradients",
+        "load_side_block",
+        "LowRankAdam",
         "mean_matching",
         "register_selector",
+        "replay_log",
+        "save_side_block",
+        "side_block_of",
         "SubspaceOptimizer",
         "Subspaces",
         "ValueGradients",
+        "ZerothOrderOptimizer",
     }
     assert set(colm.__all__) <= tested | RECORDS | TRAINING
 
@@ -329,3 +339,68 @@ def test_subspaces_of_a_model(model, rank, seed, data):
         if subspaces is not None:
             subspaces.detach()
     assert list(model.state_dict()) == names
+
+
+@settings(fuzz, max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 3), st.data())
+def test_side_block_of_a_model(model, tmp_path_factory, reduction, every, data):
+    arguments = with_junk(data, {"reduction": reduction, "every": every, "seed": 3})
+    names = list(model.state_dict())
+    block = None
+    try:
+        block = colm.attach_side_block(model, **arguments)
+        assert colm.side_block_of(model) is block
+        folder = tmp_path_factory.mktemp("block")
+        colm.save_side_block(model, folder)
+        assert colm.load_side_block(model, folder) is block
+    except ValueError as error:
+        names_an_argument(error, colm.attach_side_block)
+    finally:
+        if block is not None:
+            block.detach()
+    assert list(model.state_dict()) == names
+
+
+@settings(fuzz, max_examples=100)
+@given(st.data())
+def test_optimizers_of_less_memory(data):
+    layer = torch.nn.Linear(4, 3)
+    kind = data.draw(st.sampled_from([colm.LowRankAdam, colm.ZerothOrderOptimizer]))
+    choices = {
+        colm.LowRankAdam: {"subspace": "random", "rank": 2, "refresh": 3, "scale": 0.5},
+        colm.ZerothOrderOptimizer: {"direction": "subspace", "rank": 2, "epsilon": 0.01},
+    }
+    names = set(choices[kind]) | {"levels", "estimator", "update", "directions", "seed"}
+    options = with_junk(data, {"seed": 3, **choices[kind]})
+    try:
+        if kind is colm.LowRankAdam:
+            optimizer = kind(layer.parameters(), lr=0.1, **options)
+            layer(torch.ones(1, 4)).sum().backward()
+            optimizer.step()
+        else:
+            optimizer = kind(layer, lr=0.1, **options)
+            optimizer.step(lambda: layer(torch.ones(1, 4)).square().sum())
+            again = colm.replay_log(torch.nn.Linear(4, 3), log_of(optimizer))
+            assert again.steps == optimizer.steps
+    except ValueError as error:
+        message = str(error)
+        assert "\n" not in message, message
+        assert any(name in message for name in names), message
+        return
+    assert all(weight.isfinite().all() for weight in layer.parameters())
+
+
+@settings(fuzz, max_examples=100)
+@given(st.integers(0, 9), st.data())
+def test_clustered_batches(number, data):
+    arguments = {"cluster_sizes": [1, 2], "refresh_every": 2, "encode_batch_size": 4}
+    arguments = with_junk(data, arguments)
+    texts = [f"text {place}" for place in range(number)]
+    try:
+        source = colm.ClusteredBatches(torch.nn.Linear(1, 1), texts, **arguments)
+    except ValueError as error:
+        names_an_argument(error, colm.ClusteredBatches)
+        return
+    dataset = Dataset.from_dict({"text": [*texts, "another"]})
+    rows = [row for batch in source(dataset, 3, drop_last=False) for row in batch]
+    assert sorted(rows) == list(range(number + 1))

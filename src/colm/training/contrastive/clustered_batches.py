@@ -11,14 +11,14 @@ Symbols: N examples, b of a batch, c of a cluster.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import BatchSampler, RandomSampler, Sampler
 from transformers import TrainerCallback
 
@@ -110,14 +110,23 @@ class ClusteredBatches(TrainerCallback):
         generator = keyed_generator(seed, "clustered batches", search)
         if size == 1:
             return list(rows[torch.randperm(len(rows), generator=generator)].split(1))
-        found = _of_first_process(
-            lambda: balanced_clusters(
-                self._embed([self._texts[row] for row in rows.tolist()]), size, generator
-            )
-        )
+        place = self._places_in_clusters(rows, size, generator)
+        found = [(place == cluster).nonzero()[:, 0] for cluster in range(int(place.max()) + 1)]
         generator = keyed_generator(seed, "clusters in order", search)
         order = torch.randperm(len(found), generator=generator).tolist()
         return [rows[found[place]] for place in order]
+
+    def _places_in_clusters(self, rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        """Return the cluster of each row: what the first process finds, as others may round."""
+        place = torch.zeros(len(rows), dtype=torch.int64)
+        if not distributed.is_initialized() or distributed.get_rank() == 0:
+            features = self._embed([self._texts[row] for row in rows.tolist()])
+            for number, cluster in enumerate(balanced_clusters(features, size, generator)):
+                place[cluster] = number
+        if distributed.is_initialized():
+            place = place.to(self._model.device)
+            distributed.broadcast(place, src=0)
+        return place.cpu()
 
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:
@@ -155,16 +164,6 @@ class ClusteredBatches(TrainerCallback):
                 "ClusteredBatches among the callbacks of the run that writes it."
             )
         self._sampler.load_state_dict(load_file(path))
-
-
-def _of_first_process(find: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """Return what the first process finds, in all of them: others may round otherwise."""
-    if not torch.distributed.is_initialized():
-        return find()
-    box = [find() if torch.distributed.get_rank() == 0 else None]
-    torch.distributed.broadcast_object_list(box)
-    assert box[0] is not None
-    return box[0]
 
 
 class _Batches(Sampler[list[int]]):
