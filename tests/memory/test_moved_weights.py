@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer import add_fused_lm_head
 
 from colm.memory.moved_weights import MovedWeights
+from tests.tiny_llama import tiny_llama
 
 
 def noise(name, weight):
@@ -20,25 +20,11 @@ def names_of(model):
     return {id(weight): name for name, weight in model.named_parameters()}
 
 
-def small_model(*, tied):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=tied,
-    )
-    return LlamaForCausalLM(config)
-
-
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_loss_is_that_of_a_model_with_such_weights(tied, fused):
     """TRL's fused head reads the head's weight beside its module, a slice at a time."""
-    model = small_model(tied=tied)
+    model = tiny_llama(tie_word_embeddings=tied)
     written = copy.deepcopy(model)
     before = copy.deepcopy(model.state_dict())
     with torch.no_grad():

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from colm.memory.random_directions import DIRECTIONS
 from colm.memory.step_log import log_of, replay_log
 from colm.memory.zeroth_order_optimizer import ZerothOrderOptimizer
 from colm.memory.zeroth_order_options import SLOPE_ESTIMATORS, UPDATES, TakenStep
 from colm.planning.tally import Tally
+from tests.tiny_llama import tiny_llama
 
 #: Standard errors that a mean over directions may be off.
 ERRORS = 5
@@ -59,17 +59,13 @@ def directions_of(optimizer):
 
 
 def small_model(attention="eager"):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
+    return tiny_llama(
         hidden_size=16,
         intermediate_size=24,
-        num_hidden_layers=2,
         num_attention_heads=2,
         tie_word_embeddings=True,
         attn_implementation=attention,
-    )
-    return LlamaForCausalLM(config).double()
+    ).double()
 
 
 def loss_of(model):

@@ -2,22 +2,14 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.tiny_llama import tiny_llama
 
 
 @pytest.fixture
 def model():
     """Two layers, grouped-query attention, head and embeddings apart."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return LlamaForCausalLM(config)
+    return tiny_llama()
 
 
 @pytest.fixture

@@ -116,6 +116,18 @@ def build_trainer(
     )
 
 
+def keeping_the_best(dataset):
+    """What `build_trainer` is told for the best of the checkpoints after each step to be loaded."""
+    return {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+        "trainer_options": {"eval_dataset": dataset.select(range(8))},
+    }
+
+
 @pytest.fixture
 def make_trainer(tiny_model_folder, tmp_path):
     """A trainer on the tiny model; keyword arguments go to the configuration."""

@@ -97,6 +97,8 @@ def test_an_epoch_has_each_example_once_in_whole_clusters(size: int) -> None:
         assert sum(of_batch) > 8
     assert model.calls == ([] if size == 1 else [32])
     assert model.training
+    assert list(batches) == made
+    batches.set_epoch(1)
     assert list(batches) != made
 
 

@@ -20,7 +20,7 @@ from colm.training.example import TRUNK_KEY
 from colm.training.papers import name_of_method, papers_of
 from colm.training.side_block_training import check_side_block
 from colm.training.step.trunk_outputs import carry, placed
-from tests.training.conftest import on_keep
+from tests.training.conftest import keeping_the_best, on_keep
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHERL = {"side_block": 4}
@@ -141,12 +141,7 @@ def test_the_best_model_is_loaded_at_the_end(make_trainer, dataset):
         **SHERL,
         metric_for_best_model="loss",
         greater_is_better=True,
-        save_strategy="steps",
-        save_steps=1,
-        eval_strategy="steps",
-        eval_steps=1,
-        load_best_model_at_end=True,
-        trainer_options={"eval_dataset": dataset.select(range(8))},
+        **keeping_the_best(dataset),
     )
     trainer.train()
     best = trainer.state.best_model_checkpoint

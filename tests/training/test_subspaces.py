@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from colm import CoLMTrainer, CoLMTrainingArguments
 from colm.training.checkpoints import manifest
 from colm.training.subspace_training import SUBSPACES_FILE
-from tests.training.conftest import on_keep
+from tests.training.conftest import keeping_the_best, on_keep
 
 RSO = {"subspace_rank": 4, "subspace_inner_steps": 3, "max_steps": 7}
 SELECTIONS = {
@@ -96,12 +96,7 @@ def test_the_best_model_is_loaded_at_the_end(make_trainer, dataset, tmp_path):
         **RSO | {"max_steps": 4},
         learning_rate=0.5,
         lr_scheduler_type="constant",
-        save_strategy="steps",
-        save_steps=1,
-        eval_strategy="steps",
-        eval_steps=1,
-        load_best_model_at_end=True,
-        trainer_options={"eval_dataset": dataset.select(range(8))},
+        **keeping_the_best(dataset),
     )
     trainer.train()
     best = AutoModelForCausalLM.from_pretrained(trainer.state.best_model_checkpoint)

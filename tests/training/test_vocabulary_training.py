@@ -19,7 +19,7 @@ from colm import CoLMTrainer, CoLMTrainingArguments
 from colm.runs.model_card import describe_training
 from colm.training.checkpoints import manifest
 from colm.training.vocabulary_training import TOKENS_FILE, check_vocabulary
-from tests.training.conftest import StopAt, build_trainer, make_records
+from tests.training.conftest import StopAt, build_trainer, keeping_the_best, make_records
 from tests.training.processes import run_in_processes
 
 CARD = (
@@ -209,12 +209,7 @@ def test_the_best_model_is_loaded_whole_at_the_end(make_trainer, dataset):
             max_steps=3,
             learning_rate=0.5,
             lr_scheduler_type="constant",
-            save_strategy="steps",
-            save_steps=1,
-            eval_strategy="steps",
-            eval_steps=1,
-            load_best_model_at_end=True,
-            trainer_options={"eval_dataset": dataset.select(range(8))},
+            **keeping_the_best(dataset),
         )
     )
     trainer.train()

@@ -15,7 +15,7 @@ from colm.memory.zeroth_order_optimizer import ZerothOrderOptimizer
 from colm.runs.model_card import write_model_card
 from colm.training.named_optimizer import check_optimizer
 from colm.training.zeroth_order_training import STEP_LOG_FILE
-from tests.training.conftest import build_trainer, make_records
+from tests.training.conftest import build_trainer, keeping_the_best, make_records
 from tests.training.processes import run_in_processes
 
 ZO = {"optim": "zeroth_order", "candidate_ratio": 1, "selector": "none", "max_steps": 3}
@@ -146,12 +146,7 @@ def test_the_log_of_the_best_model_ends_with_it(make_trainer, dataset, tmp_path)
         **ZO | {"max_steps": 4},
         learning_rate=0.5,
         lr_scheduler_type="constant",
-        save_strategy="steps",
-        save_steps=1,
-        eval_strategy="steps",
-        eval_steps=1,
-        load_best_model_at_end=True,
-        trainer_options={"eval_dataset": dataset.select(range(8))},
+        **keeping_the_best(dataset),
     )
     fresh = make_trainer(dataset, **ZO)
     trainer.train()

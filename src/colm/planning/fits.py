@@ -10,9 +10,9 @@ from typing import Any
 
 from colm.planning.methods import CHECKPOINTED, MEMORY_METHODS, PRUNED, WHOLE, Method
 from colm.planning.plan import tokens_of_an_example
-from colm.planning.run_counter import Held, RunCounter, optimizer_name
+from colm.planning.run_counter import Held, RunCounter
 from colm.runs.arguments import SFTArguments, parse_arguments
-from colm.training.optimizers import ZEROTH_ORDER
+from colm.training.optimizers import ZEROTH_ORDER, optimizer_name
 from colm.training.papers import selects
 
 #: Rows of a table; those that take the most time are left out.
@@ -170,12 +170,11 @@ class _Counting:
 
     def _changed(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """What a recipe must say beside what it says."""
-        same = {"lora_target_modules": {"all-linear": ["all-linear"]}}
         changed = {}
         for name, value in options.items():
             said = self._said[name]
             said = getattr(said, "value", said)
-            if name != "activation_checkpointing" and value not in (said, same.get(name)):
+            if name != "activation_checkpointing" and value != said:
                 changed[name] = value
         return changed
 

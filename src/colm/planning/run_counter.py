@@ -23,17 +23,17 @@ from colm.planning.tally import storage_bytes
 from colm.runs.arguments import SFTArguments
 from colm.training.limits import UPDATES_IN_BACKWARD
 from colm.training.low_rank_training import LOW_RANK_ADAM, find_targets
-from colm.training.optimizers import OPTIMIZERS, ZEROTH_ORDER, read_optim_args
+from colm.training.optimizers import (
+    OPTIMIZERS,
+    ZEROTH_ORDER,
+    optimizer_name,
+    read_optim_args,
+)
 from colm.training.options.config import CoLMConfig
 from colm.training.papers import selects
 from colm.training.step.chunks import token_limit
 from colm.training.step.trunk_outputs import reused_block
 from colm.training.zeroth_order_training import check_no_selection
-
-
-def optimizer_name(training: CoLMConfig) -> str:
-    """Return the name in ``optim``, which transformers makes a member of an enumeration."""
-    return str(getattr(training.optim, "value", training.optim))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from colm.coreset.registry import get_selector
 from colm.data.joining import is_drawn_by_shares
 from colm.gradients.adapters import check_adapter
 from colm.gradients.decoder import base_model, class_name, text_config
+from colm.training.optimizers import optimizer_name
 from colm.training.options.by_selector import brought_by
 from colm.training.options.selection_arguments import SelectionArguments
 from colm.training.step.arrange import averages_over_step
@@ -57,7 +58,7 @@ def check_arguments(args: SelectionArguments) -> None:
             f"candidate_ratio={args.candidate_ratio} of per_device_train_batch_size={batch_size} "
             "draws no more than are kept: raise either, or set candidate_ratio=1."
         )
-    optim = getattr(args.optim, "value", args.optim)  # type: ignore[attr-defined]
+    optim = optimizer_name(args)
     accumulated = args.gradient_accumulation_steps  # type: ignore[attr-defined]
     if optim in UPDATES_IN_BACKWARD and accumulated > 1:
         raise ValueError(

@@ -174,6 +174,11 @@ OPTIMIZERS: Mapping[str, NamedOptimizer] = {
 }
 
 
+def optimizer_name(args: Any) -> str:
+    """Return the name in ``optim``, which transformers makes a member of an enumeration."""
+    return str(getattr(args.optim, "value", args.optim))
+
+
 def read_optim_args(optim: str, optim_args: str | None) -> dict[str, Any]:
     """Return every argument of an optimiser of `OPTIMIZERS`, the defaults of what is not given.
 

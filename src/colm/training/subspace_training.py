@@ -19,6 +19,7 @@ from colm.durable import write_whole
 from colm.json_text import parse_json
 from colm.memory.subspaces.optimizer import SubspaceOptimizer
 from colm.memory.subspaces.subspaces import Subspaces
+from colm.training.optimizers import optimizer_name
 from colm.training.options.subspace_arguments import ADAMW, SubspaceArguments, others_trained
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
@@ -181,7 +182,7 @@ def check_subspaces(trainer: Any) -> None:
             f"{option} puts the model into subspaces before training, and model_init would make "
             "another one then: pass model."
         )
-    optim = getattr(trainer.args.optim, "value", trainer.args.optim)
+    optim = optimizer_name(trainer.args)
     if optim not in ADAMW:
         raise ValueError(
             f"{option} trains with Adam inside subspaces: set optim to one of {', '.join(ADAMW)}; "

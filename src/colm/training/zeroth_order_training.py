@@ -122,12 +122,9 @@ class ZerothOrderMixin(_Base):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Return the norm of the gradient, as slopes tell it where there are none."""
-        optimizer = self._by_losses
-        return (
-            super()._get_grad_norm(model, grad_norm)
-            if optimizer is None
-            else (optimizer.gradient_norm)
-        )
+        if self._by_losses is not None:
+            return self._by_losses.gradient_norm
+        return super()._get_grad_norm(model, grad_norm)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the model, and beside it the log that its weights come of."""

@@ -188,8 +188,8 @@ class _Batches(Sampler[list[int]]):
         self.batch_size, self.drop_last = batch_size, drop_last
         self._source, self._said, self._seed = source, said, seed
         self._epoch = self._searches = 0
-        # Batches of the searches so far, the epoch they are of, and whether they are all of it.
-        self._made, self._made_in, self._is_over = list[list[int]](), 0, False
+        # Batches of the searches so far, and the epoch that they are of.
+        self._made, self._made_in = list[list[int]](), 0
 
     def __len__(self) -> int:
         """Return the number of batches; where equal texts would make more, some examples wait."""
@@ -201,11 +201,9 @@ class _Batches(Sampler[list[int]]):
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Go through the batches of an epoch; those that a checkpoint had come as they were."""
-        if self._is_over and self._made_in == self._epoch:
-            self._epoch += 1
+        """Go through the batches of the epoch; those that were made already come as they were."""
         if self._made_in != self._epoch:
-            self._made, self._made_in, self._is_over = [], self._epoch, False
+            self._made, self._made_in = [], self._epoch
         yield from list(self._made)
         while len(self._made) < len(self):
             left = torch.ones(len(self._said), dtype=torch.bool)
@@ -216,7 +214,6 @@ class _Batches(Sampler[list[int]]):
             made = list(islice(self._from(clusters), number))
             self._made += made
             yield from made
-        self._is_over = True
 
     def _from(self, clusters: Sequence[Tensor]) -> Iterator[list[int]]:
         """Fill batches with examples in their order; one whose text is there already waits."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from colm.checks import check_choice
-from colm.training.optimizers import OPTIMIZERS, read_optim_args
+from colm.training.optimizers import OPTIMIZERS, optimizer_name, read_optim_args
 from colm.training.options.selection_arguments import option
 
 #: Transformers' own default; its checks see it in the place of a name that they do not know.
@@ -36,7 +36,7 @@ class OptimizerArguments:
         # Not above: the opening of the help does without the rest of transformers.
         from transformers.training_args import OptimizerNames
 
-        name = getattr(self.optim, "value", self.optim)
+        name = optimizer_name(self)
         check_choice("optim", name, [*OPTIMIZERS, *(each.value for each in OptimizerNames)])
         own = name in OPTIMIZERS
         if own:

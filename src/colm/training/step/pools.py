@@ -21,6 +21,7 @@ from colm.training.example import (
     without_own_keys,
 )
 from colm.training.limits import UPDATES_IN_BACKWARD
+from colm.training.optimizers import optimizer_name
 from colm.training.options.option_checks import BY_LENGTH
 from colm.training.step.arrange import arrange, averages_over_step, is_overridden
 from colm.training.step.draw import without_source
@@ -73,7 +74,7 @@ def _option_of_examples(args: Any) -> str | None:
 def obstacle(trainer: Any) -> str | None:
     """Return what keeps a trainer's plain steps from being formed of raw examples, if anything."""
     args = trainer.args
-    optim = getattr(args.optim, "value", args.optim)
+    optim = optimizer_name(args)
     # Where columns are not told, each step sees: looking into a stream may lose an example.
     columns = getattr(trainer.train_dataset, "column_names", None) or ["input_ids"]
     obstacles = {
