@@ -22,10 +22,10 @@ EXTRAS := clusters,contrastive,demo,evaluate,optimizers
 # The PyTorch of `make lowest` and `make newest`; TORCH= takes the newest that there is.
 TORCH ?= $(patsubst torch==%,%,$(call pinned,torch))
 
-.PHONY: help demo test quick coverage check format lint types docs tables results lowest newest build audit clean
+.PHONY: help demo test quick coverage check format lint types docs tables results lowest newest build release-check audit clean
 
 help: ## say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/demo.stamp ## fine-tune a small language model with CoLM and with random batches
 	@$(BIN)/colm demo $(ARGS)
@@ -67,12 +67,21 @@ lowest: $(VENV)/lowest.stamp ## run what is not slow with the lowest versions th
 newest: $(VENV)/newest.stamp ## run what is not slow with the newest versions that there are
 	@$(VENV)/newest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(ARGS)
 
+DIST := dist
 # A tag of another version than the package's would publish what nobody meant.
 build: $(VENV)/dev.stamp ## build the source distribution and the wheel into dist/; TAG=v1.2.3 must be the version
 	@tag="$${TAG-}"; test -z "$$tag" || grep -qxF "version = \"$${tag#v}\"" pyproject.toml || \
 		{ echo "tag '$$tag' is not the version in pyproject.toml" >&2; exit 2; }
-	@rm -rf dist
-	@$(BIN)/python -m build --no-isolation --outdir dist .
+	@rm -rf $(DIST)
+	@$(BIN)/python -m build --no-isolation --outdir $(DIST) .
+
+# Not in dist/: where nothing says where the repository is, links go by an address that is nobody's.
+release-check: DIST := build/release
+release-check: export REPOSITORY ?= https://repository.invalid/colm
+release-check: docs build ## check what a release would publish, without a network; with TAG=v1.2.3, dates too
+	@$(BIN)/twine check --strict $(DIST)/*
+	@$(BIN)/python .ci/release.py $(DIST)
+	@echo "Versions agree; README, wheel and documentation are ready."
 
 audit: $(VENV)/audit.stamp ## look up known vulnerabilities of every pinned package, on the internet
 	@$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict

@@ -62,7 +62,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def make_targets() -> set[str]:
-    return set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 @functools.cache

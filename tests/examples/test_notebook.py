@@ -1,0 +1,53 @@
+"""The notebook of ``examples`` runs from top to bottom in a kernel, and holds no output."""
+
+import os
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SOURCE = EXAMPLES.parent / "src"
+
+
+@pytest.fixture
+def notebook():
+    return nbformat.read(EXAMPLES / "colm.ipynb", as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_the_notebook_is_valid_and_holds_no_output(notebook):
+    nbformat.validate(notebook)
+    assert code_cells(notebook)
+    for cell in code_cells(notebook):
+        assert not cell.outputs
+        assert cell.execution_count is None
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_in_a_clone(notebook, tiny_model_folder, tmp_path, monkeypatch):
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    environment = {
+        "COLM_NOTEBOOK_MODEL": tiny_model_folder,
+        "IPYTHONDIR": tmp_path / "ipython",
+        "JUPYTER_RUNTIME_DIR": tmp_path / "jupyter",
+        "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own draws into the notebook
+
+    where = {"metadata": {"path": str(tmp_path / "examples")}}
+    NotebookClient(notebook, kernel_name="python3", timeout=240, resources=where).execute()
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    ways = [line.partition("  ")[0] for line in printed.splitlines() if " -> " in line]
+    assert ways == ["coresets", "random choice", "even draws"]
+    runs = {folder.name for folder in (tmp_path / "runs" / "notebook").iterdir()}
+    assert runs == {"coresets", "random", "even"}
