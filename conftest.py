@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import importlib
 import os
 import shutil
 import tempfile
@@ -20,14 +21,30 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+# Tests of full disks patch this themselves; the others would wait thousands of times.
+os.fsync = lambda _: None
+
+_LIBRARIES = (
+    "datasets",
+    "peft.auto",
+    "sklearn.cluster",
+    "transformers.trainer",
+    "trl.trainer.sft_trainer",
+)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Have the collector pass over the libraries: each training runs it, over a million objects.
 
     It does not run while they are loaded, either, when there is next to nothing for it to find.
+    A process that shares the work first loads what most of its tests would.
     """
     gc.disable()
     try:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            for library in _LIBRARIES:
+                importlib.import_module(library)
         return (yield)
     finally:
         gc.collect()

@@ -124,6 +124,7 @@ def check_indices(indices, budget, n):
     assert all(0 <= index < n for index in indices.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locate", [facility_location, facility_location_from_features])
 @fuzz
 @given(sizes, sizes, st.integers(-1, 8), seeds, st.data())
@@ -145,6 +146,7 @@ def test_facility_location(locate, n, d, budget, seed, data):
     assert torch.isfinite(chosen.gains).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("match", [mean_matching, gradient_matching, *DRAWN])
 @fuzz
 @given(sizes, sizes, st.integers(-1, 8), seeds, st.data())

@@ -81,6 +81,7 @@ def test_runs_share_the_time_and_end_in_it(main, monkeypatch):
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_end_is_killed(main, monkeypatch, capsys):
     monkeypatch.setattr(side_by_side, "GRACE_SECONDS", 0.3)
     code, _ = main("trap '' TERM; while :; do sleep 0.05; done", "--seeds", "0", "--seconds", "1")

@@ -125,6 +125,7 @@ def stop(_job: dict, _log: Path) -> None:
     raise Stopped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "word"),
     [

@@ -140,6 +140,7 @@ def test_cut_after_any_line_it_goes_on(taught, files, tmp_path, capsys):
     assert "sums  program  4/4\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @NEEDS_A_SANDBOX
 def test_an_interrupt_loses_nothing(taught, files, tmp_path, capsys, monkeypatch):
     from colm.evaluation import journal as journals

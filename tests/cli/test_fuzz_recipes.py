@@ -110,6 +110,7 @@ def test_any_text_is_a_recipe_or_none(folder, name, text):
         refused_by_name(error, ["text.yaml", name or "text.yaml"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["seed: 2024-99-99", "seed: " + "[" * 2000, "a: &a [*a]", "? [a]\n: b", "seed: 0x", "- - -"],

@@ -157,6 +157,7 @@ def test_bad_input_takes_a_line(arguments: list[str], complaint: str, capsys) ->
     assert not Path("report.html").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_takes_a_line(runs: Path, capsys) -> None:
     Path("file").write_text("")
     capsys.readouterr()

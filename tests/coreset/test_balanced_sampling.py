@@ -152,6 +152,7 @@ def by_chance(rows, budget):
     return float((1 - budget / n) * variance / budget)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [6, 12])
 def test_far_closer_to_the_mean_than_a_plain_draw(budget):
     """24 rows that differ in three directions, and a little in 20."""

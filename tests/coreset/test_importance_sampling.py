@@ -52,6 +52,7 @@ def test_weights_are_one_over_the_probabilities_of_a_slow_twin(budget, by_tokens
         assert found.weights.tolist() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_are_kept_as_often_as_their_probabilities_say():
     """However unlike they are; a right draw fails once in a million."""
     rows, target = features(1, 8, 3), torch.arange(1, 9)

@@ -35,6 +35,7 @@ def test_small_is_below_the_average(counts: dict[str, int], small: set[str]) -> 
     assert small_sources(counts) == small
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 10**12), min_size=1))
 def test_the_largest_source_is_never_small(counts: dict[str, int]) -> None:
     assert max(counts, key=counts.__getitem__) not in small_sources(counts)

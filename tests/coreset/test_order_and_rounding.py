@@ -86,6 +86,7 @@ kinds = st.sampled_from(["whole numbers", "copies", "neighbours"])
 shapes = st.integers(1, 14).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
 
 
+@pytest.mark.slow
 @every_selector
 @given(kind=kinds, shape=shapes, d=st.integers(1, 4), seed=seeds, keyed=st.booleans())
 @settings(max_examples=25, deadline=None)
@@ -122,6 +123,7 @@ def test_rounding_changes_nothing(name, kind, normalization):
         assert set(again) == set(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -340,6 +340,7 @@ def test_hard_formulas_take_no_more_than_their_time():
         assert not same(r"\frac{1}{", "1")
 
 
+@pytest.mark.slow
 def test_hard_formulas_together_take_no_more_than_their_time():
     polynomials = [(rf"(x+1)^{{{n}}}(x-1)^{{{n}}}", f"(x^2-1)^{{{n}}}") for n in range(250, 260)]
     with FormulaComparison(seconds=1.0, total_seconds=2.0) as same:

@@ -176,6 +176,7 @@ def test_many_branches_are_no_matter():
     extract_program(f"x = 6\nif x == 0:\n    y = 0\n{branches}")
 
 
+@pytest.mark.slow
 @NEEDS_A_SANDBOX
 def test_programs_are_run_in_order():
     written = ["```python\nprint(6 * 7)\n```", "1 / 0", "no program", "while True: pass\nprint(1)"]

@@ -55,6 +55,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         yield made
 
 
+@pytest.mark.slow
 @held
 @pytest.mark.parametrize("attack", quick_first(BREAK_OUTS.values(), 4), ids=BREAK_OUTS.keys())
 def test_a_program_breaks_out_only_where_nothing_holds_it(attack: BreakOut, world) -> None:
@@ -106,6 +107,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.slow
 @held
 @pytest.mark.parametrize("program", ENDLESS.values(), ids=ENDLESS.keys())
 def test_an_endless_program_is_stopped(program: str, tmp_path: Path) -> None:
@@ -171,6 +173,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @held
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 def test_a_bomb_is_stopped(bomb: tuple[str, str, str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ def mixture(counts: dict[str, int]) -> Dataset:
     return Dataset.from_dict({"source": [sources[row] for row in order], "row": order})
 
 
+@pytest.mark.slow
 @given(
     counts=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 40), min_size=1),
     per_source=st.integers(1, 12),

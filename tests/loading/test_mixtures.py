@@ -212,6 +212,7 @@ CHATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("first", CHATS)
 def test_chats_that_differ_by_a_key_go_together(

@@ -196,6 +196,7 @@ def test_the_state_is_as_large_as_is_counted(subspace):
         assert held == state_numbers(*weight.shape, subspace, **sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subspace", SUBSPACES)
 def test_least_squares_are_found_whatever_the_subspace(subspace):
     """A regression of rank 2, with a learning rate that falls."""

@@ -92,6 +92,7 @@ def test_pruning_and_checkpoints_come_where_they_are_needed(few, words, tmp_path
     check_recipes(tight, words, tmp_path, USED)
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_the_least_is_told(few, words, capsys):
     found = find_fits(words, 1000, accelerator=True)
     assert found.fits == []

@@ -147,6 +147,7 @@ def test_a_comparison_with_something_else_in_it_is_refused(comparison, tmp_path,
         read_runs([path])
 
 
+@pytest.mark.slow
 def test_extreme_scores_of_a_comparison_are_shown(comparison, tmp_path) -> None:
     path = comparison.save(tmp_path / "c.json")
     data = json.loads(path.read_text("utf-8"))

@@ -51,6 +51,7 @@ def page(comparison, tmp_path) -> str:
     return write_report(tmp_path / "report.html", comparison).read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched(page: str) -> None:
     assert re.findall(FETCHES, page) == []
     addresses = set(re.findall(r"https?://[^\"'\s<>]+", page))
@@ -64,6 +65,7 @@ def test_a_fetch_would_be_seen(text: str) -> None:
     assert re.search(FETCHES, text)
 
 
+@pytest.mark.slow
 def test_every_plot_and_table_is_there(page: str) -> None:
     titles = outline(page).titles
     assert "16.7% lower" in titles[0]
@@ -99,6 +101,7 @@ def test_what_is_not_there_is_left_out(unscored, tmp_path) -> None:
     assert not {"Accuracy by source", "Matching error", "Share of each source kept"} & set(titles)
 
 
+@pytest.mark.slow
 def test_texts_are_escaped_and_shown(page: str) -> None:
     text = " ".join(outline(page).text)
     assert "tiny <model>" in text
@@ -108,6 +111,7 @@ def test_texts_are_escaped_and_shown(page: str) -> None:
     assert "A step took 3.0 s with CoLM and 2.0 s with random." in text
 
 
+@pytest.mark.slow
 def test_data_lies_beside_the_page(comparison, tmp_path) -> None:
     write_report(tmp_path / "report.html", comparison)
     assert type(comparison).load(tmp_path / "report.json") == comparison

@@ -91,6 +91,7 @@ def test_a_whole_run_is_read_with_its_record(tmp_path) -> None:
     assert headline(comparison) == "mine: training loss 2.600 after 4 steps"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -96,6 +96,7 @@ class WrittenOut:
         return loss.item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["gaussian", "haar"])
 @pytest.mark.parametrize("rank", [3, 1000], ids=["low", "full"])
 @pytest.mark.parametrize("proximal", [None, 0.5])
@@ -283,6 +284,7 @@ def test_a_convex_problem_ends_at_its_known_optimum(sampling, proximal):
     torch.testing.assert_close(model.body.layers[0]["map"].weight, optimum, atol=1e-2, rtol=0)
 
 
+@pytest.mark.slow
 def test_it_trains_from_scratch_about_as_well_as_adamw(model, batch):
     """Not a claim about models: that steps along P add up to steps in the whole space."""
     plain = copy.deepcopy(model)

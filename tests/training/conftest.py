@@ -168,6 +168,17 @@ class StopAt(TrainerCallback):
         return control
 
 
+class SaveAt(TrainerCallback):
+    """Save after these steps: what runs that stopped there would have left."""
+
+    def __init__(self, *steps):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save |= state.global_step in self.steps
+        return control
+
+
 @pytest.fixture
 def record_selections():
     return note_selections

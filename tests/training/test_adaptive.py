@@ -15,7 +15,7 @@ from colm import CoLMTrainer, CoLMTrainingArguments
 from colm.training.step.adaptive import EVEN_PART, ROUND_DECAY, AdaptivePlan, LossTrend
 from colm.training.step.samplers import MixtureSampler
 from tests.cases import quick_first
-from tests.training.conftest import SIZES, StopAt, build_trainer, make_records
+from tests.training.conftest import SIZES, SaveAt, build_trainer, make_records
 from tests.training.processes import run_in_processes
 
 ADAPTIVE = {"candidate_sampling": "adaptive", "candidate_ratio": 1, "most_repeats": math.inf}
@@ -225,6 +225,7 @@ def learn_one_of_two(make_trainer, **options):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", quick_first([{}, {"gradient_accumulation_steps": 1, "arrange": "as_drawn"}])
 )
@@ -242,33 +243,29 @@ def test_selection_tells_it_by_what_is_kept(make_trainer):
     assert trend._seen.sum() == 12 * 8
 
 
-def run_noting(make, folder, stop=None, resume=None, **options):
+def run_noting(make, folder, saved=(), resume=None, **options):
     trainer = make(Dataset.from_list(make_records()), output_dir=str(folder), **options)
     drawn = note_draws(trainer)
-    if stop is not None:
-        trainer.add_callback(StopAt(stop))
+    trainer.add_callback(SaveAt(*saved))
     trainer.train(resume_from_checkpoint=resume)
     return drawn, trainer.model.state_dict()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [3, 20, 21, 30])
 @pytest.mark.parametrize("options", [{}, {"candidate_ratio": 2, "selector": "random"}])
-def test_a_resumed_run_draws_on_as_if_it_had_not_stopped(make_trainer, tmp_path, stop, options):
+def test_a_resumed_run_draws_on_as_if_it_had_not_stopped(make_trainer, tmp_path, options):
     """84 examples are 21 steps of 4: a stop in an epoch, near its end, at it, and in the next."""
     options = (
         ADAPTIVE | {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2} | options
     )
-    options |= {"save_strategy": "steps", "save_steps": 1, "max_steps": 34, "learning_rate": 3e-3}
-
-    def run(folder, **more):
-        return run_noting(make_trainer, tmp_path / folder, **more, **options)
-
-    whole, expected = run("whole")
-    first, _ = run("broken", stop=stop)
-    second, got = run("broken", resume=True)
-    assert first + second == whole
-    assert all(torch.equal(value, got[name]) for name, value in expected.items())
+    options |= {"max_steps": 34, "learning_rate": 3e-3}
+    stops = (3, 20, 21, 30)
+    whole, expected = run_noting(make_trainer, tmp_path, saved=stops, **options)
+    for stop in stops:
+        resume = str(tmp_path / f"checkpoint-{stop}")
+        drawn, got = run_noting(make_trainer, tmp_path, resume=resume, **options)
+        assert drawn == whole[stop:]
+        assert all(torch.equal(value, got[name]) for name, value in expected.items())
 
 
 @pytest.mark.slow
@@ -308,6 +305,7 @@ def test_processes_share_what_was_told(tiny_model_folder, tmp_path):
     assert not any(set(own) == set(others) for own, others in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_a_second_training_begins_anew(make_trainer, dataset):
     trainer = make_trainer(dataset, max_steps=9, **ADAPTIVE)
     trainer.train()

@@ -75,6 +75,7 @@ def tokens(shapes):
     return [rows * length for rows, length in shapes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding_free", quick_first([False, True]))
 @pytest.mark.parametrize("adapter", [False, True])
 def test_a_step_has_the_gradient_of_trl(tiny_model_folder, tmp_path, adapter, padding_free):
@@ -223,6 +224,7 @@ def test_a_collator_of_ones_own_sees_the_columns_that_it_would(make_trainer, dat
     assert "source" in seen[0][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", quick_first([0, 1]))
 def test_streams_and_workers_bring_what_they_would(tiny_model_folder, dataset, tmp_path, workers):
     runs = [

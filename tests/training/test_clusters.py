@@ -54,6 +54,7 @@ def squares(points, labels, number):
     return float((points - means[labels]).square().sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", quick_first([2, 3]))
 def test_k_means_finds_the_best_of_all_partitions(number):
     generator = torch.Generator().manual_seed(0)

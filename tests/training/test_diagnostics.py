@@ -415,6 +415,7 @@ def test_the_trainer_logs_the_true_match(make_trainer, monkeypatch, options, ada
     assert (len(different) > 1) == trainer.args.weighted
 
 
+@pytest.mark.slow
 def test_where_all_are_kept_the_gradient_is_that_of_the_step(make_trainer, dataset):
     trainer = make_trainer(dataset, selector="none", match_every=1)
     trainer.train()
@@ -424,6 +425,7 @@ def test_where_all_are_kept_the_gradient_is_that_of_the_step(make_trainer, datas
         assert "colm/match_error" not in entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -95,6 +95,7 @@ def test_the_log_has_the_mean_loss_of_each_source(make_trainer, dataset, kind):
         assert told == pytest.approx({name: losses[name] / tokens[name] for name in losses})
 
 
+@pytest.mark.slow
 def test_reading_changes_no_bit_of_training(make_trainer, dataset):
     """The hook only reads: TRL's trainer ends with the same weights as without a source column."""
 

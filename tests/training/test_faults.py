@@ -180,6 +180,7 @@ def check_features_under_little_memory(trainer, caplog, place, options):
     assert all(p.requires_grad and p.grad is None for p in trainer.model.parameters())
 
 
+@pytest.mark.slow
 def test_a_run_short_of_memory_selects_the_same(make_trainer, dataset, record_selections):
     runs = []
     for room in (10**6, ROOM_TOKENS):
@@ -198,6 +199,7 @@ def test_a_run_short_of_memory_selects_the_same(make_trainer, dataset, record_se
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_an_example_too_large_by_itself_is_named(make_trainer, dataset):
     trainer = make_trainer(dataset, max_steps=1)
     with (
@@ -241,6 +243,7 @@ def test_unless_told_otherwise_the_tokens_of_a_look_follow_the_longest_example()
     assert TokenLimit(10**6, 2).tokens(lengths) == 10**6
 
 
+@pytest.mark.slow
 def test_a_limit_below_any_example_looks_at_one_at_a_time(
     make_trainer, dataset, record_selections, caplog
 ):
@@ -317,6 +320,7 @@ def test_a_gradient_whose_square_overflows_spoils_no_later_selection(trainer, po
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*small sources")
 @pytest.mark.parametrize("left", [1, 7, 9])
 def test_an_epoch_may_end_with_any_number_of_candidates(make_trainer, left):
@@ -351,6 +355,7 @@ def test_a_source_that_appears_only_at_the_end_is_kept_like_others_of_its_size(m
     assert second["colm/kept"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", [list(SIZES), ["rare"], "none"])
 def test_all_sources_may_be_small_or_none(make_trainer, dataset, small):
     trainer = make_trainer(dataset, selector="colm", small_sources=small, max_steps=2)

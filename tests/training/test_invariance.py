@@ -133,6 +133,7 @@ def test_selections_depend_on_the_candidates_alone(keep, case, seed):
         assert weights_of(other) == pytest.approx(weights_of(plain), rel=1e-3), batching
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selector", LOOKERS)
 def test_another_model_selects_others(keep, selector):
     """Or the relations above would hold of a selection that looks at nothing."""
@@ -230,6 +231,7 @@ def test_a_key_is_of_the_content():
     assert content_key(others[0]) == content_key(others[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["exact", "directional", "zeroth_order"])
 @pytest.mark.parametrize("selector", ["colm", "mean_matching", "random", "selective_backprop"])
 def test_no_global_random_state_is_touched(trainers, selector, gradient):

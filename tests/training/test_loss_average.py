@@ -45,6 +45,7 @@ def assert_same(found, expected):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", quick_first(KINDS))
 @each_average
 @pytest.mark.parametrize("options", [{}, {"arrange": "as_drawn", "gradient_accumulation_steps": 1}])
@@ -68,6 +69,7 @@ def test_plain_training_averages_as_asked(make_trainer, dataset, kind, average, 
     assert len({round(loss, 3) for loss in others}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", quick_first(KINDS))
 @each_average
 @pytest.mark.parametrize("weighted", [False, True])

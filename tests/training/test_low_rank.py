@@ -93,6 +93,7 @@ def test_other_arguments_do_not_resume(make_trainer, dataset):
         make_trainer(dataset, **other).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.slow
 def test_accumulated_it_is_as_in_one(make_trainer, dataset):
     trained = []
     for size, batches in ((8, 1), (2, 4)):

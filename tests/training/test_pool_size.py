@@ -99,6 +99,7 @@ def test_so_does_a_stream_that_tells_its_length(make_trainer):
     assert [entry["colm/candidates"] for entry in steps_of(trainer)] == [84, 84]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [stream, Once])
 def test_and_one_that_does_not(make_trainer, data):
     options = {} if data is stream else PLAIN
@@ -118,6 +119,7 @@ def test_the_end_of_an_epoch_is_as_before(make_trainer, caplog):
     assert not any("candidate_ratio" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", quick_first([2, 1, 1000]))
 @pytest.mark.parametrize(("examples", "trains"), [(3, False), (4, True), (7, True)])
 def test_dropped_batches_leave_something_to_train_on(make_trainer, ratio, examples, trains):

@@ -55,6 +55,7 @@ def test_the_share_of_stored_losses_is_said_where_they_are_stored(make_trainer, 
     assert "stored_share" not in make_trainer(dataset, **options).run_record().selection
 
 
+@pytest.mark.slow
 def test_what_stopped_is_said_to_have_stopped_and_goes_on(make_trainer, dataset, tmp_path):
     def fail():
         raise KeyboardInterrupt

@@ -128,6 +128,7 @@ def test_the_same_run_goes_on_whatever_may_differ(finished, resume, ratio, caplo
     assert not [record for record in caplog.records if record.name.startswith("colm")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", quick_first([2, 1]))
 @pytest.mark.parametrize("name", OTHER_DATA)
 def test_other_data_are_refused(finished, resume, name, ratio):
@@ -154,6 +155,7 @@ def test_other_options_are_refused_by_name(finished, resume, name):
     assert "written with" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -195,6 +197,7 @@ def other_model(folder, tmp_path, **changes):
     return tmp_path / "other"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", quick_first([{}, {"num_hidden_layers": 1}]))
 @pytest.mark.parametrize("adapters", [True, False])
 def test_another_base_model(finished, tiny_model_folder, tmp_path, adapters, changes, caplog):
@@ -257,6 +260,7 @@ def test_what_cannot_be_read_is_named(make_trainer, dataset, tmp_path, text):
         make_trainer(dataset, **LONGER).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "problem"), [({}, None), ({"seed": 5}, "seed is 5")])
 def test_what_earlier_versions_wrote_is_held_against_the_run(
     make_trainer, dataset, tmp_path, changes, problem, caplog

@@ -34,6 +34,7 @@ def drawn_sources(trainer, epochs=1):
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -242,6 +243,7 @@ def a_stream(folder, *options, **weights):
     return parse_arguments(["--config", str(recipe), *options])
 
 
+@pytest.mark.slow
 def test_a_stream_of_several_files_comes_drawn(tmp_path, make_trainer):
     arguments = a_stream(tmp_path, large=1, middle=1, small=2)
     train = load_examples(arguments, conversational=False).train

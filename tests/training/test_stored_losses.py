@@ -20,7 +20,7 @@ from colm.training.step.stored_losses import (
     tailsft,
 )
 from tests.cases import quick_first
-from tests.training.conftest import StopAt, build_trainer, make_records, on_keep
+from tests.training.conftest import SaveAt, build_trainer, make_records, on_keep
 from tests.training.processes import run_in_processes
 from tests.training.test_weighting import KINDS
 
@@ -185,6 +185,7 @@ def note_stored(trainer):
     return steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", quick_first(KINDS))
 @each_rule
 def test_training_stores_the_loss_of_every_example(make_trainer, dataset, kind, rule):
@@ -210,6 +211,7 @@ def test_training_stores_the_loss_of_every_example(make_trainer, dataset, kind, 
         assert math.isfinite(trainer.model(input_ids=ids).logits.sum())
 
 
+@pytest.mark.slow
 def test_stored_losses_are_the_means_of_their_own_examples(make_trainer, dataset):
     """A model that does not move tells the same loss in every pass, and each example's own."""
     trainer = make_trainer(dataset, stored_losses="hard", learning_rate=0, **LENGTH)
@@ -225,6 +227,7 @@ def test_stored_losses_are_the_means_of_their_own_examples(make_trainer, dataset
         assert state["stored.last"][row] == pytest.approx(loss.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_infobatch_weighs_in_the_loss(make_trainer, dataset):
     trainer = make_trainer(dataset, stored_losses="infobatch", **LENGTH)
     weights, step = [], trainer.training_step
@@ -243,6 +246,7 @@ def test_infobatch_weighs_in_the_loss(make_trainer, dataset):
     assert all(weight is None for weight in weights[-4:])  # the last eighth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", quick_first(["local", "global"]))
 def test_selection_stores_what_it_trains_on(make_trainer, dataset, scope):
     trainer = make_trainer(
@@ -259,29 +263,28 @@ def test_selection_stores_what_it_trains_on(make_trainer, dataset, scope):
 
 @pytest.mark.slow
 @each_rule
-@pytest.mark.parametrize("stop", [5, 11, 15])
-def test_a_resumed_run_draws_on_to_the_bit(make_trainer, dataset, tmp_path, rule, stop):
-    options = {"stored_losses": rule, "save_strategy": "steps", "save_steps": 1, **LENGTH}
+def test_a_resumed_run_draws_on_to_the_bit(make_trainer, dataset, tmp_path, rule):
+    stops = (5, 11, 15)
 
-    def run(folder, callback=None, resume=None):
-        trainer = make_trainer(dataset, output_dir=str(tmp_path / folder), **options)
+    def run(resume=None):
+        options = {"stored_losses": rule, "output_dir": str(tmp_path), **LENGTH}
+        trainer = make_trainer(dataset, **options)
         steps = note_stored(trainer)
-        if callback is not None:
-            trainer.add_callback(callback)
+        if resume is None:
+            trainer.add_callback(SaveAt(*stops))
         trainer.train(resume_from_checkpoint=resume)
         return [rows for rows in steps if rows], trainer
 
-    whole, trainer = run("whole")
-    before, _ = run("broken", StopAt(stop))
-    after, resumed = run("broken", resume=True)
-    # The last step before is told once more only where it was not saved: it never is.
-    assert before[:stop] + after == whole
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(trainer.model.parameters(), resumed.model.parameters(), strict=True)
-    )
-    states = [each._stored.state_dict() for each in (trainer, resumed)]
-    assert str(states[0]) == str(states[1])
+    whole, trainer = run()
+    for stop in stops:
+        after, resumed = run(str(tmp_path / f"checkpoint-{stop}"))
+        assert after == whole[stop:]
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(trainer.model.parameters(), resumed.model.parameters(), strict=True)
+        )
+        states = [each._stored.state_dict() for each in (trainer, resumed)]
+        assert str(states[0]) == str(states[1])
 
 
 TOGETHER = {"stored_losses": "hard", "candidate_ratio": 1, "selector": "none", "max_steps": 12}
@@ -325,6 +328,7 @@ def test_processes_store_the_losses_of_all(tiny_model_folder, make_trainer, data
     assert set(after[3]) < set(rows[5])
 
 
+@pytest.mark.slow
 def test_workers_and_data_that_is_a_list_tell_rows_too(make_trainer, dataset):
     options, prepare = KINDS["plain"]
     data = prepare(dataset)
@@ -341,6 +345,7 @@ def test_workers_and_data_that_is_a_list_tell_rows_too(make_trainer, dataset):
     assert len({row for step in rows[11:22] for row in step}) == 42
 
 
+@pytest.mark.slow
 def test_a_run_of_less_than_a_pass_says_so(make_trainer, dataset, caplog):
     options = {"stored_losses": "hard", "candidate_ratio": 1}
     make_trainer(dataset, max_steps=10, **options).train()

@@ -1,20 +1,19 @@
 """The trainers: classes of runs that must share one trajectory, and what a step reports."""
 
 import math
-import shutil
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import DataCollatorForLanguageModeling, TrainerCallback
+from transformers import DataCollatorForLanguageModeling
 from trl import SFTConfig, SFTTrainer
 
 from colm import CoLMConfig, CoLMTrainer, CoLMTrainingArguments, register_selector
 from colm.coreset import registry
 from colm.training.step.example_losses import EXAMPLES_KEY
 from tests.cases import quick_first
-from tests.training.conftest import SIZES, make_records, on_keep
+from tests.training.conftest import SIZES, SaveAt, StopAt, make_records, on_keep
 
 
 def weights(trainer):
@@ -42,16 +41,6 @@ def test_ratio_one_as_drawn_is_bit_identical_to_the_plain_trainer(make_trainer, 
     assert any(not torch.equal(before[name], value) for name, value in weights(plain).items())
 
 
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            control.should_training_stop = True
-        return control
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
@@ -69,34 +58,30 @@ def test_resumed_is_bit_identical_to_uninterrupted(
     make_trainer, record_selections, tmp_path, options
 ):
     """84 examples make 5 steps of 16 candidates and a short one: stops fall before and after it."""
-    options |= {"max_steps": 10, "save_strategy": "steps", "save_steps": 1}
+    options |= {"max_steps": 10, "output_dir": str(tmp_path)}
     lora = {
         "peft_config": LoraConfig(
             r=4, lora_dropout=0.2, target_modules="all-linear", task_type="CAUSAL_LM"
         )
     }
     dataset = Dataset.from_list(make_records())
+    stops = (1, 3, 5, 6, 9)
 
-    def run(folder, stop=None, **more):
-        trainer = make_trainer(
-            dataset, output_dir=str(tmp_path / folder), trainer_options=lora, **(options | more)
-        )
+    def run(callback=None, resume=None, **more):
+        trainer = make_trainer(dataset, trainer_options=lora, **(options | more))
         selections = record_selections(trainer)
-        if stop:
-            trainer.add_callback(StopAt(stop))
-        trainer.train(resume_from_checkpoint=any((tmp_path / folder).glob("checkpoint-*")))
+        if callback:
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=resume)
         return selections, weights(trainer)
 
-    whole_selections, whole_weights = run("whole")
+    whole_selections, whole_weights = run(SaveAt(*stops))
     assert len(whole_selections) == 10
-    stopped, _ = run("stopped at 5", stop=5)
+    stopped, _ = run(StopAt(5), output_dir=str(tmp_path / "stopped"))
     assert stopped == whole_selections[:5]
     # The whole run left what runs that stop elsewhere would have left.
-    for stop in (1, 3, 6, 9):
-        name = f"checkpoint-{stop}"
-        shutil.copytree(tmp_path / "whole" / name, tmp_path / f"stopped at {stop}" / name)
-    for stop in (1, 3, 5, 6, 9):
-        resumed, resumed_weights = run(f"stopped at {stop}", save_steps=20)
+    for stop in stops:
+        resumed, resumed_weights = run(resume=str(tmp_path / f"checkpoint-{stop}"))
         assert resumed == whole_selections[stop:]
         assert_same_weights(resumed_weights, whole_weights)
 
@@ -239,6 +224,7 @@ def test_examples_without_labels_are_skipped_and_counted(make_trainer):
     assert all(entry["colm/label_token_share"] > 0 for entry in steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "selector", ["balanced_sampling", "gradient_matching", "colm", "mean_matching"]
 )
@@ -358,6 +344,7 @@ def test_selection_sees_the_model_under_the_autocast_of_training(make_trainer, d
     assert seen == {(False, torch.bfloat16), (True, torch.bfloat16)}
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_selection(make_trainer, dataset, record_selections):
     runs = []
     for checkpointing in (False, True):

@@ -79,6 +79,7 @@ class Plainly(TrainerCallback):
         self.function()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ONE_QUICK)
 def test_with_a_frozen_head_training_is_what_it_was(make_trainer, dataset, selection):
     trainers = []
@@ -94,6 +95,7 @@ def test_with_a_frozen_head_training_is_what_it_was(make_trainer, dataset, selec
         torch.testing.assert_close(weights(pruned)[name], weight, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_on_data_that_use_every_token_training_is_what_it_was(make_trainer):
     rows = torch.randperm(VOCABULARY * 2, generator=torch.Generator().manual_seed(0)) % VOCABULARY
     data = Dataset.from_dict({"input_ids": rows.reshape(-1, 14).tolist()})
@@ -270,6 +272,7 @@ def test_an_exception_leaves_a_plain_model_and_nothing_held(make_trainer, datase
     assert held[0]() is None
 
 
+@pytest.mark.slow
 def test_nothing_is_held_at_the_end_and_training_can_go_on(make_trainer, dataset):
     trainer = make_trainer(dataset, **PRUNED, max_steps=1)
     held = []

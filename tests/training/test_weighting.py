@@ -134,6 +134,7 @@ def test_equal_weights_change_no_bit(make_trainer, dataset, kind):
         assert all(torch.equal(weights[name], p) for name, p in equal_weights.items())
 
 
+@pytest.mark.slow
 def test_medoids_weigh_by_the_candidates_they_stand_for(make_trainer, dataset):
     trainer = make_trainer(dataset, selector="colm", weighted=True)
     pools = list(islice(trainer.get_train_dataloader(), 2))
@@ -149,6 +150,7 @@ def test_medoids_weigh_by_the_candidates_they_stand_for(make_trainer, dataset):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sft", "plain"])
 def test_no_model_sees_a_weight_and_evaluation_has_none(make_trainer, dataset, uneven, kind):
     options, prepare = KINDS[kind]

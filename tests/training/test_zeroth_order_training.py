@@ -36,6 +36,7 @@ def steps(trainer):
     return trainer._by_losses.steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [False, True])
 def test_the_log_makes_the_weights_out_of_the_first_ones(make_trainer, dataset, tmp_path, adapters):
     options = {"trainer_options": LORA} if adapters else {}
