@@ -18,11 +18,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import colm
+from tests.option_tables import OPTIONS, TABLE
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # Modules whose distribution has another name.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
@@ -36,7 +37,8 @@ INLINE_CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)")
 FOLDERS = r"(?:src|tests|docs|benchmarks|recipes|examples|\.ci)"
 REPOSITORY_PATH = re.compile(rf"(?<![\w./-]){FOLDERS}/[\w./-]*")
-PROGRAMS = {"colm", "make", "python", "torchrun"}
+PROGRAMS = {"colm", "make", "python", "torchrun", "accelerate"}
+LAUNCHED = re.compile(r"^(?:torchrun|accelerate launch) .*--module colm\.cli (?=\w)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 # Roots of one machine's file system; spelled so that this line does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|tmp/dev)/")
@@ -57,6 +59,7 @@ def commands(page: Path) -> list[list[str]]:
         for line in body.replace("\\\n", " ").splitlines()
     ]
     lines += INLINE_CODE.findall(FENCE.sub("", page.read_text()))
+    lines += [LAUNCHED.sub("colm ", line) for line in lines if LAUNCHED.match(line)]
     wanted = [line for line in lines if line.split(" ")[0] in PROGRAMS]
     return [shlex.split(line, comments=True) for line in wanted]
 
@@ -186,8 +189,9 @@ def test_configuration_page_covers_every_option_with_its_default(tmp_path: Path)
 
     from trl import SFTConfig
 
-    page = (ROOT / "docs" / "configuration.md").read_text().partition("\n## Options\n")[2]
-    rows = dict(re.findall(r"^\| `(\w+)` \| `([^|]*)` \|", page, re.MULTILINE))
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    tables = "".join(found[3] for found in TABLE.finditer(page) if found[1] in OPTIONS)
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^|]*)` \|", tables, re.MULTILINE))
     # Two of transformers take more than they do there, and are listed.
     inherited = {field.name for field in fields(SFTConfig)} - {"optim", "optim_args"}
     # What the selector decides has its default once a configuration is made.

@@ -122,6 +122,12 @@ def test_numbers_mean_the_same_in_both_places(tmp_path_factory, name: str, value
     assert found[0] == value or (isinstance(found[0], str) and name in found[0])
 
 
+def test_a_switch_that_takes_words_too_can_be_on_in_a_recipe(recipe) -> None:
+    training = parse_arguments(recipe("fsdp: true\nfsdp_config: {version: 2}")).training
+    assert training.fsdp is True
+    assert training.fsdp_config["version"] == 2
+
+
 def test_a_recipe_can_set_the_environment(recipe, monkeypatch) -> None:
     monkeypatch.setenv("COLM_TEST", "before")
     parse_arguments(recipe("env: {COLM_TEST: 1}\nseed: 3"))

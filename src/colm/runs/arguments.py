@@ -140,6 +140,9 @@ def _read_value(
         return value
     if isinstance(value, list) and action.nargs is None and list in kinds:
         return value
+    if value is True and action.nargs == "?" and action.const is True:
+        # A switch that takes words, too, such as fsdp: the word "true" is none of them.
+        return True
     values = value if isinstance(value, list) and action.nargs == "+" else [value]
     texts = [_as_argument(item, action) for item in values]
     if not texts or None in texts:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from trl import TrlParser
 
-from colm.coreset.registry import BASE_DEFAULTS
+from colm.coreset.registry import BASE_DEFAULTS, available_selectors
 from colm.training.options.by_selector import options_by_selector
 from colm.training.options.memory_arguments import MemoryArguments
 from colm.training.options.optimizer_arguments import OptimizerArguments
@@ -29,6 +29,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.dest not in _OWN:
             return super()._get_help_string(action)
         meaning = (action.help or "").replace("`", "")
+        if action.dest == "selector":
+            # Too many for a cell of a table in the docs, which have a table of them.
+            meaning = f"{meaning} There are {', '.join(available_selectors())}."
         if action.dest not in BASE_DEFAULTS:
             return f"{meaning} (default: %(default)s)"
         selector = SelectionArguments.selector

@@ -13,7 +13,6 @@ from typing import Any
 from colm.checks import as_names, as_numbers
 from colm.coreset.coreset_selector import NORMALIZATIONS
 from colm.coreset.mixture import ALLOCATIONS, CANDIDATE_SAMPLINGS
-from colm.coreset.registry import available_selectors
 from colm.coreset.similarity import METRICS
 from colm.coreset.sparsify import CRITERIA
 from colm.gradients.projections import PROJECTIONS, SPREAD
@@ -42,8 +41,8 @@ OPTIONS_OF_DRAWS = {
     "adaptive": ("most_repeats",),
 }
 
-#: What people set of the options of selection, in the order that help shows; the rest is for who
-#: compares methods.
+#: The ten options of selection that people set, in the order that help and docs show; the rest is
+#: for who compares methods.
 OFTEN_SET = (
     "candidate_ratio",
     "selector",
@@ -51,14 +50,10 @@ OFTEN_SET = (
     "small_sources",
     "candidate_sampling",
     "source_weights",
-    "arrange",
-    "gradient",
-    "weighted",
-    "loss_average",
-    "stored_losses",
     "source_clusters",
+    "stored_losses",
+    "arrange",
     "selection_scope",
-    "distance",
 )
 
 
@@ -89,17 +84,15 @@ class SelectionArguments:
 
     candidate_ratio: float = option(
         2.0,
-        "n / r: candidates drawn for each example trained on. 1 turns selection off; examples "
-        "are then drawn as `candidate_sampling` says, and all are trained on. A pool, "
-        "`per_device_train_batch_size` * `candidate_ratio` candidates, is rounded; where the data "
-        "has fewer examples than a step would draw, all are drawn, and as many kept.",
+        "n / r: candidates drawn for each example trained on. 1 turns selection off: all that is "
+        "drawn is trained on. `per_device_train_batch_size` * `candidate_ratio` is rounded. Where "
+        "the data has fewer examples than a step would draw, all are drawn, and as many kept.",
     )
     selector: str = option(
         "colm",
         "The method: how the kept examples are chosen, and the defaults of the options that depend "
-        f"on it. One of {', '.join(f'`{name}`' for name in available_selectors())}; or a name "
-        "registered with `colm.register_selector`. `colm` keeps medoids of gradients, source by "
-        "source, and small sources whole.",
+        "on it. `colm` keeps medoids of gradients, source by source, and small sources whole. Or a "
+        "name registered with `colm.register_selector`.",
     )
     source_column: str | None = option(
         None,
@@ -113,11 +106,10 @@ class SelectionArguments:
     )
     candidate_sampling: str = option(
         None,
-        "How candidates are drawn: `uniform`, each example once an epoch; `unimax`, every source "
-        "equally often; `temperature`, by a power of its size, `sampling_exponent`; `weights`, by "
-        "`source_weights`; `adaptive`, half alike and half where the training loss still falls; or "
-        "`inverse_source_size`, with replacement and every source equally often. `most_repeats` "
-        "bounds how often examples come again, but for the last.",
+        "How candidates are drawn: `uniform`, each once an epoch; `unimax`, sources equally often; "
+        "`temperature`, by a power of their size; `weights`, by `source_weights`; `adaptive`, half "
+        "alike, half where the training loss still falls; or `inverse_source_size`, sources "
+        "equally often, with replacement.",
         CANDIDATE_SAMPLINGS,
     )
     source_weights: dict[str, float] | str | None = option(  # noqa: RUF009
@@ -144,9 +136,8 @@ class SelectionArguments:
     arrange: str = option(
         BY_LENGTH,
         "How the examples of a step share its micro-batches: `by_length`, those of like length "
-        "together, which pads less and gives the same gradient; or `as_drawn`, in equal numbers "
-        "and in order: with `candidate_ratio=1`, TRL's training to the bit. By length, `eval_loss` "
-        "is the mean over all label tokens; else TRL's mean over batches.",
+        "together: less padding, the same gradient, and `eval_loss` is the mean over all label "
+        "tokens; or `as_drawn`, in order: with `candidate_ratio=1`, TRL's training to the bit.",
         ARRANGEMENTS,
     )
     gradient: str = option(
@@ -164,21 +155,17 @@ class SelectionArguments:
     loss_average: str = option(
         TOKEN,
         "What the loss of a step is an average over: `token`, its label tokens, as in TRL; "
-        "`example`, its examples, each the mean over its label tokens; or `root`, between them: "
-        "examples count by the root of their label tokens. Exact over micro-batches and processes; "
-        "with `weighted`, examples count by the product. It needs a loss that is the mean over the "
-        "label tokens of a step.",
+        "`example`, its examples; or `root`, between them: examples count by the root of their "
+        "label tokens; with `weighted`, times the weight. Exact over micro-batches and processes. "
+        "It needs a loss that is the mean over label tokens.",
         LOSS_AVERAGES,
     )
     stored_losses: str | None = option(
         None,
         "Which examples an epoch draws, by the losses that training has told of each: `hard`, the "
-        "`stored_share` of them with the highest; `infobatch`, all but a random `stored_share` of "
-        "those below the mean, where the rest of those weigh more, and all in the last eighth of "
-        "the run; `tailsft`, all but the `stored_share` whose loss has fallen most. What was not "
-        "trained on yet is always drawn. An epoch is as many draws as ever, so what is left out "
-        "makes room for the rest to come again. Where draws go by source, it decides within each. "
-        "Default, and with `none`: every example is drawn.",
+        "`stored_share` with the highest; `infobatch`, all but a random `stored_share` of those "
+        "below the mean; `tailsft`, all but the `stored_share` whose loss has fallen most. "
+        "Default, and with `none`: every example.",
         (*STORED_LOSS_RULES, NO_VALUE),
     )
     stored_share: float = option(
