@@ -1,4 +1,4 @@
-"""What the README prints to be copied runs as printed, in its order, on what the project ships.
+"""What README and guides print to be copied runs as printed, in order, on what the project ships.
 
 The model's name on the hub is that of a folder with a tiny random model. Nothing else stands in for
 anything: the recipes, the data and the options are the project's own.
@@ -19,8 +19,12 @@ from colm.data import read_file, source_counts
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 #: Programs whose lines other tests or CI run: they set up the environment that runs this.
 SETTING_UP = ("make", "pip")
+#: In lines of guides that are for a machine with more: accelerators, the hub, files of one's own,
+#: other packages, or minutes. Tests of the commands themselves run each of their kind.
+NOT_HERE = ("torchrun", "papers/phi-2", "evaluate", "my.jsonl", "tensorboard", "compare", "plan")
 
 # Of 64 candidates more may be of small sources than there is room for: that is said, once.
 pytestmark = pytest.mark.filterwarnings("ignore:.*small sources")
@@ -80,6 +84,33 @@ def test_every_block_runs_in_order(clone: Path, capsys) -> None:
     assert "<svg" in page
     # Of nine kinds, five questions each.
     assert re.search(r"held-out\b.*\b45\b", capsys.readouterr().out)
+
+
+def shortened(line: str) -> str:
+    """A line of a guide with few steps; what goes on from a checkpoint has one step more."""
+    if not line.startswith("colm sft"):
+        return line
+    return f"{line} --max_steps {3 if '--resume_from_checkpoint' in line else 2}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
+def test_guides_run_but_for_what_needs_more_than_is_here(guide: Path, clone: Path) -> None:
+    names: dict = {}
+    for language, body in BLOCK.findall(guide.read_text()):
+        if language == "python":
+            exec(
+                compile(body.replace("SECONDS = 60 ", "SECONDS = 0.3 "), guide.name, "exec"), names
+            )
+        elif language == "bash":
+            for line in body.replace("\\\n", " ").splitlines():
+                if not any(word in line for word in NOT_HERE):
+                    run_line(shortened(line))
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
+def test_each_guide_has_a_command(guide: Path) -> None:
+    assert "bash" in {language for language, _ in BLOCK.findall(guide.read_text())}
 
 
 @pytest.mark.slow
