@@ -11,7 +11,7 @@ from colm.memory.low_rank_adam import SUBSPACES
 from colm.memory.random_directions import DIRECTIONS
 from colm.memory.zeroth_order_options import SLOPE_ESTIMATORS, UPDATES
 from colm.training.optimizers import OPTIMIZERS
-from colm.training.options.memory_arguments import MEMORY_METHODS
+from colm.training.options.memory_arguments import MEMORY_SWITCHES
 from colm.training.options.option_checks import STORED_LOSS_RULES
 from tests.option_tables import shipped
 
@@ -32,7 +32,7 @@ KNOWN = {
     "gradients": ESTIMATORS,
     "draws": CANDIDATE_SAMPLINGS,
     "stored losses": STORED_LOSS_RULES,
-    "memory": ["subspace_rank", *MEMORY_METHODS, *(f"optim: {name}" for name in OPTIMIZERS)],
+    "memory": ["subspace_rank", *MEMORY_SWITCHES, *(f"optim: {name}" for name in OPTIMIZERS)],
     "low rank": SUBSPACES,
     "zeroth order": [f"{o}={value}" for o, vs in WORDS_OF_ZEROTH_ORDER.items() for value in vs],
 }

@@ -67,7 +67,7 @@ class MemoryArguments:
 #: The options of each method, the first of which turns it on.
 _BY_METHOD = (("side_block", "side_block_every", "side_block_reuse"), ("prune_vocabulary",))
 #: What turns each on.
-MEMORY_METHODS = tuple(names[0] for names in _BY_METHOD)
+MEMORY_SWITCHES = tuple(names[0] for names in _BY_METHOD)
 
 
 def memory_options(args: Any) -> dict[str, Any]:
