@@ -42,7 +42,7 @@ for share in 2 4; do
     [[ $SHAPE == llama-3-8b && $weights == --full ]] && continue
     # shellcheck disable=SC2086
     measure 150 step --shape "$SHAPE" --selector gradient_matching --plain $weights \
-      --n "$N" --r "$((N / share))" --micro-batch "$MICRO_BATCH" --max-length "$MAX_LENGTH" \
+      --n "$N" --r "$((N / share))" --micro_batch "$MICRO_BATCH" --max_length "$MAX_LENGTH" \
       --repeats "$REPEATS"
   done
 done

@@ -16,7 +16,7 @@ set -u
 source "$(dirname "$0")/accelerator_setting.sh"
 
 arms=("plain n" "UniMax, all n" "adaptive, all n" CoLM)
-setting=(--n 64 --r 32 --micro-batch 16 --max-length 256 --warmup-steps 20 --arms "${arms[@]}")
+setting=(--n 64 --r 32 --micro_batch 16 --max_length 256 --warmup_steps 20 --arms "${arms[@]}")
 if [[ ${1:-} == --pace ]]; then
   shift
   run=(pace "${setting[@]}" --turns 20)
@@ -24,7 +24,7 @@ else
   # What is left after packages were unpacked, and while Python loads them.
   left=$((${LIMIT_SECONDS:-540} - SECONDS - 20))
   run=(side_by_side --processes 12 --seconds "$left" "${setting[@]}")
-  run+=(--steps 1000 --measure-every 100 --log-every 10 --seeds 0 1 2)
+  run+=(--steps 1000 --measure_every 100 --log_every 10 --seeds 0 1 2)
 fi
 
 # Not exec: what was unpacked is removed at the end. Whoever ends this ends the runs, with results.

@@ -63,7 +63,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--n", type=int, default=16, help="candidates a step")
     parser.add_argument("--r", type=int, default=8, help="kept of them")
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 

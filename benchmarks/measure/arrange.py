@@ -84,9 +84,9 @@ def parse() -> argparse.Namespace:
     add_setting(parser)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--n", type=int, default=32, help="examples of a step")
-    parser.add_argument("--micro-batch", type=int, default=4, help="examples in a micro-batch")
+    parser.add_argument("--micro_batch", type=int, default=4, help="examples in a micro-batch")
     parser.add_argument("--turns", type=int, default=5, help="steps of each arm, 50 at most")
-    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--max_length", type=int, default=512)
     return parser.parse_args()
 
 

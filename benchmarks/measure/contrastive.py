@@ -72,12 +72,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=2, help="of the model that are kept")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32, help="pairs")
-    parser.add_argument("--max-tokens", type=int, default=48, help="of a text")
-    parser.add_argument("--held-out", type=int, default=20, help="pairs of each source")
-    parser.add_argument("--cluster-sizes", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--refresh-every", type=int, default=50, help="steps between searches")
+    parser.add_argument("--max_tokens", type=int, default=48, help="of a text")
+    parser.add_argument("--held_out", type=int, default=20, help="pairs of each source")
+    parser.add_argument("--cluster_sizes", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--refresh_every", type=int, default=50, help="steps between searches")
     parser.add_argument("--examples", type=int, default=4000, help="pairs to train on at most")
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--learning_rate", type=float, default=1e-4)
     return parser.parse_args()
 
 

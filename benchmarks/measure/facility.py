@@ -12,7 +12,7 @@ For each n, on features drawn from a mixture of Gaussians and C - distance betwe
   before, each in a process of its own; ``colm_from_features`` never holds all similarities.
 
 ``NAME_over_colm`` is a peer's seconds by those of `facility_location`, of the same repeat, and
-``ratio`` that of the faster library. ``--tie-tolerance 1e-5`` chooses as training does: ties are
+``ratio`` that of the faster library. ``--tie_tolerance 1e-5`` chooses as training does: ties are
 seen through that relative error of the features, which are float64.
 
 ``pip install --group bench`` brings both peers; without both there is no ratio to claim.
@@ -84,12 +84,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clusters", type=int, default=14, help="Gaussians in the mixture")
     parser.add_argument("--metric", choices=METRICS, default="l2")
     parser.add_argument("--repeats", type=int, default=3, help="draws of features")
-    parser.add_argument("--best-of", type=int, default=3, help="runs of which the fastest counts")
+    parser.add_argument("--best_of", type=int, default=3, help="runs of which the fastest counts")
     parser.add_argument("--seed", type=int, default=0, help="of the first draw")
     parser.add_argument(
-        "--tie-tolerance", type=float, default=0.0, help="relative error of the features; 1e-5"
+        "--tie_tolerance", type=float, default=0.0, help="relative error of the features; 1e-5"
     )
-    parser.add_argument("--selection-only", action="store_true", help="nothing end to end")
+    parser.add_argument("--selection_only", action="store_true", help="nothing end to end")
     parser.add_argument("--arm", choices=END_TO_END, help="measure one end to end; for itself")
     return parser.parse_args()
 
@@ -267,7 +267,7 @@ def in_a_process(
     """Figures of one package end to end, measured in a process of its own."""
     command = [sys.executable, "-m", "benchmarks", "facility", "--arm", arm, "--sizes", str(n)]
     command += ["--seed", str(seed), "--metric", options.metric, "--shares", str(options.shares[0])]
-    command += ["--tie-tolerance", str(options.tie_tolerance)]
+    command += ["--tie_tolerance", str(options.tie_tolerance)]
     command += ["--dimensions", str(options.dimensions), "--clusters", str(options.clusters)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return list(json.loads(done.stdout.splitlines()[-1]).items())

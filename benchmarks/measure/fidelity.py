@@ -75,8 +75,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--directions", type=int, default=2, help="in each draw")
     parser.add_argument("--eps", type=float, nargs="+", default=[1e-2, 1e-3, 1e-4])
     parser.add_argument("--rank", type=int, default=16, help="of LoRA")
-    parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--chunk-tokens", type=int, default=4096, help="tokens looked at together")
+    parser.add_argument("--max_length", type=int, default=512)
+    parser.add_argument("--chunk_tokens", type=int, default=4096, help="tokens looked at together")
     parser.add_argument("--seed", type=int, default=0, help="of the first draw")
     return parser.parse_args()
 

@@ -137,8 +137,8 @@ def parse() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
-    parser.add_argument("--timed-batches", type=int, default=2, help="of those, with looks timed")
-    parser.add_argument("--timed-examples", type=int, default=16, help="of a timed batch")
+    parser.add_argument("--timed_batches", type=int, default=2, help="of those, with looks timed")
+    parser.add_argument("--timed_examples", type=int, default=16, help="of a timed batch")
     parser.add_argument("--ablations", action="store_true", help="other dimensions for CoLM, too")
     return parser.parse_args()
 
@@ -151,10 +151,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--r", type=int, nargs="+", default=[32, 16], help="kept")
     parser.add_argument("--states", type=int, nargs="+", default=[20, 40, 80], help="after steps")
     parser.add_argument("--batches", type=int, default=8, help="batches at each state")
-    parser.add_argument("--train-batch", type=int, default=8, help="examples in a training step")
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
-    parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--chunk-tokens", type=int, default=4096, help="tokens looked at together")
+    parser.add_argument("--train_batch", type=int, default=8, help="examples in a training step")
+    parser.add_argument("--learning_rate", type=float, default=4e-4)
+    parser.add_argument("--max_length", type=int, default=512)
+    parser.add_argument("--chunk_tokens", type=int, default=4096, help="tokens looked at together")
     parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
     parser.add_argument("--seed", type=int, default=0)
 

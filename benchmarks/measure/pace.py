@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
     add_setting(parser)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--held-out", type=int, default=10, help="examples of each source")
+    parser.add_argument("--held_out", type=int, default=10, help="examples of each source")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

@@ -6,7 +6,7 @@ Lengths are all that counts here, so the kept examples are drawn at random and n
 - ``equal_numbers``: of equal numbers, sorted by length;
 - ``by_tokens``: as training splits them; ``most_*`` are the tokens of the largest micro-batch;
 - ``look_filled``: chunks of the look at all n, each filled up to ``selection_tokens``;
-- ``look``: as selection chunks them where a forward call costs ``--call-tokens``.
+- ``look``: as selection chunks them where a forward call costs ``--call_tokens``.
 
 ``python -m benchmarks padding --data FILE``; without it, on the generated mixture.
 """
@@ -48,10 +48,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--examples", type=int, default=8000, help="read so many at most")
     parser.add_argument("--n", type=int, default=64, help="candidates")
     parser.add_argument("--r", type=int, default=32, help="kept")
-    parser.add_argument("--micro-batch", type=int, default=8, help="examples in a micro-batch")
-    parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--selection-tokens", type=int, default=8192)
-    parser.add_argument("--call-tokens", type=int, help="default: as this machine has it")
+    parser.add_argument("--micro_batch", type=int, default=8, help="examples in a micro-batch")
+    parser.add_argument("--max_length", type=int, default=512)
+    parser.add_argument("--selection_tokens", type=int, default=8192)
+    parser.add_argument("--call_tokens", type=int, help="default: as this machine has it")
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

@@ -7,7 +7,7 @@ less a step can go on for as many steps as take the same time.
 
 ``python -m benchmarks quality`` runs on the generated mixture; ``--data FILE ...`` on one's own,
 records with ``candidates`` and the ``label`` of the right one included. ``--regime`` makes other
-training data of it, see `benchmarks.regimes`; ``--from-scratch`` trains the small model of bytes of
+training data of it, see `benchmarks.regimes`; ``--from_scratch`` trains the small model of bytes of
 `benchmarks.small_model`, all its weights, in the place of a pretrained one's adapters. Each
 measurement has the processor time of training until then, so that arms can be read at equal time
 whatever else the machine did, and its time on the wall, for an accelerator.
@@ -141,19 +141,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--measure-every", type=int, default=20, help="steps between measurements")
-    parser.add_argument("--held-out", type=int, default=10, help="examples of each source")
-    parser.add_argument("--log-every", type=int, default=1, help="steps between entries of the log")
+    parser.add_argument("--measure_every", type=int, default=20, help="steps between measurements")
+    parser.add_argument("--held_out", type=int, default=10, help="examples of each source")
+    parser.add_argument("--log_every", type=int, default=1, help="steps between entries of the log")
     parser.add_argument("--adapters", help="folder to keep trained adapters in")
     options = parser.parse_args(arguments)
     if options.n % options.r or options.r % options.micro_batch:
         parser.error(
-            f"--n must be a multiple of --r and --r of --micro-batch; got {options.n}, {options.r} "
+            f"--n must be a multiple of --r and --r of --micro_batch; got {options.n}, {options.r} "
             f"and {options.micro_batch}"
         )
     if options.steps % options.measure_every:
         parser.error(
-            f"--steps must be a multiple of --measure-every; got {options.steps} and "
+            f"--steps must be a multiple of --measure_every; got {options.steps} and "
             f"{options.measure_every}"
         )
     return options
@@ -165,14 +165,14 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
         "--data", nargs="+", help="JSONL, CSV or Parquet files; default: the generated mixture"
     )
     parser.add_argument("--model", help="folder or hub name; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--from-scratch", action="store_true", help="the small model of bytes")
+    parser.add_argument("--from_scratch", action="store_true", help="the small model of bytes")
     parser.add_argument("--regime", choices=REGIMES, default="imbalanced", help="of training data")
     parser.add_argument("--n", type=int, default=16, help="candidates of a step")
     parser.add_argument("--r", type=int, default=8, help="kept")
-    parser.add_argument("--micro-batch", type=int, default=2, help="examples")
-    parser.add_argument("--max-length", type=int, default=512, help="tokens")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--warmup-steps", type=int, default=4)
+    parser.add_argument("--micro_batch", type=int, default=2, help="examples")
+    parser.add_argument("--max_length", type=int, default=512, help="tokens")
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--warmup_steps", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16", help="of activations and frozen weights")
 
 

@@ -61,9 +61,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_setting(parser)
     parser.add_argument("--n", type=int, default=16, help="examples of a step")
-    parser.add_argument("--micro-batch", type=int, default=4, help="examples in a micro-batch")
+    parser.add_argument("--micro_batch", type=int, default=4, help="examples in a micro-batch")
     parser.add_argument("--turns", type=int, default=9, help="steps of each arm")
-    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--max_length", type=int, default=256)
     return parser.parse_args()
 
 

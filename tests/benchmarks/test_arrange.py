@@ -8,7 +8,7 @@ import pytest
 from benchmarks import record
 from benchmarks.measure import arrange
 
-TINY = "--shape tiny --n 8 --micro-batch 2 --turns 2 --max-length 32 --dtype float32"
+TINY = "--shape tiny --n 8 --micro_batch 2 --turns 2 --max_length 32 --dtype float32"
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from benchmarks.measure import pace, quality
 from colm.coreset import registry
 from tests.training.conftest import make_records
 
-SETTING = ["--n", "4", "--r", "2", "--micro-batch", "2", "--max-length", "64", "--held-out", "2"]
-RUN = ["--steps", "2", "--measure-every", "1", "--seeds", "3", "--arms", "plain r", "plain n"]
+SETTING = ["--n", "4", "--r", "2", "--micro_batch", "2", "--max_length", "64", "--held_out", "2"]
+RUN = ["--steps", "2", "--measure_every", "1", "--seeds", "3", "--arms", "plain r", "plain n"]
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ def test_runs_are_kept_and_not_run_again(run, monkeypatch):
     run(quality, *RUN)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     with pytest.raises(SystemExit, match=r"learning_rate=0\.001, not 0\.1.*--label"):
-        run(quality, *RUN, "--learning-rate", "0.1")
+        run(quality, *RUN, "--learning_rate", "0.1")
 
 
 @pytest.mark.slow
 def test_the_small_model_trains_from_nothing_in_any_regime(run):
-    options = ["--from-scratch", "--regime", "wrong", "--steps", "2", "--measure-every", "1"]
+    options = ["--from_scratch", "--regime", "wrong", "--steps", "2", "--measure_every", "1"]
     folder = run(quality, *options, "--seeds", "0", "1", "--arms", "plain n") / "quality"
     first, other = (
         json.loads((folder / "mine-wrong-from-scratch" / f"plain-n-seed{seed}.json").read_text())
@@ -100,7 +100,7 @@ def test_files_are_sources_unless_they_name_theirs(tmp_path):
     ("options", "said"),
     [
         (["--n", "5", "--r", "2"], "--n must be a multiple of --r"),
-        (["--steps", "30", "--measure-every", "20"], "--steps must be a multiple"),
+        (["--steps", "30", "--measure_every", "20"], "--steps must be a multiple"),
         (["--arms", "nothing"], "invalid choice: 'nothing'"),
     ],
 )

@@ -9,7 +9,7 @@ from benchmarks import record
 from benchmarks.measure import record as recorded
 from colm.training.step import weigh
 
-TINY = "--shape tiny --n 4 --micro-batch 2 --max-length 32 --turns 3 --dtype float32"
+TINY = "--shape tiny --n 4 --micro_batch 2 --max_length 32 --turns 3 --dtype float32"
 
 
 @pytest.mark.slow

@@ -185,9 +185,9 @@ def test_the_script_keeps_what_was_measured_when_it_is_asked_to_end(tmp_path, ti
         for n in range(60)
     ]
     data.write_text("\n".join(map(json.dumps, rows)))
-    options = ["--data", data, "--model", tiny_model_folder, "--seeds", "0", "--held-out", "2"]
-    sizes = ["--n", "4", "--r", "2", "--micro-batch", "2", "--max-length", "64"]
-    steps = ["--steps", "100000", "--measure-every", "2", "--arms", "plain n", "CoLM"]
+    options = ["--data", data, "--model", tiny_model_folder, "--seeds", "0", "--held_out", "2"]
+    sizes = ["--n", "4", "--r", "2", "--micro_batch", "2", "--max_length", "64"]
+    steps = ["--steps", "100000", "--measure_every", "2", "--arms", "plain n", "CoLM"]
     process = script(tmp_path, *options, *sizes, *steps, OMP_NUM_THREADS="1")
     folder = tmp_path / "results" / "quality" / "mine"
     while len(list(folder.glob("*.part"))) < 2 and process.poll() is None:

@@ -14,7 +14,7 @@ from benchmarks import record, shapes
 from benchmarks.measure import step
 
 ROOT = Path(__file__).parents[2]
-TINY = "--shape tiny --n 6 --r 4 --micro-batch 2 --max-length 32 --repeats 2 --dtype float32"
+TINY = "--shape tiny --n 6 --r 4 --micro_batch 2 --max_length 32 --repeats 2 --dtype float32"
 
 
 def run(monkeypatch, tmp_path, options):
