@@ -1,12 +1,16 @@
 """The notebook of ``examples`` runs from top to bottom in a kernel, and holds no output."""
 
 import os
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from tests.test_repository import named_options, options_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SOURCE = EXAMPLES.parent / "src"
@@ -27,6 +31,17 @@ def test_the_notebook_is_valid_and_holds_no_output(notebook):
     for cell in code_cells(notebook):
         assert not cell.outputs
         assert cell.execution_count is None
+
+
+def test_files_and_commands_that_the_notebook_names_exist(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert links
+    assert all((EXAMPLES / link).exists() for link in links)
+    commands = re.findall(r"^colm .*$|(?<=`)colm [^`\n]*--[^`\n]*", text, re.MULTILINE)
+    assert len(commands) > 1
+    for words in map(shlex.split, commands):
+        assert named_options(words[2:]) <= options_of(words[1])
 
 
 @pytest.mark.slow
