@@ -8,6 +8,7 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -182,8 +183,8 @@ def _bars(
 
 
 def svg(draw: Callable[[Axes], None], height: float, salt: str, legend: int = 0) -> str:
-    """Draw on white; without a date, so that the same results give the same bytes."""
-    with rc_context(STYLE | {"svg.hashsalt": salt}):
+    """Draw one plot on white."""
+    with svg_style(salt):
         figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained", facecolor="white")
         axes = figure.subplots()
         draw(axes)
@@ -191,8 +192,18 @@ def svg(draw: Callable[[Axes], None], height: float, salt: str, legend: int = 0)
         axes.tick_params(length=0)
         if legend:
             figure.legend(loc="outside upper left", ncols=legend, handlelength=2.4)
-        target = io.StringIO()
-        none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(target, format="svg", metadata=none)
+        return svg_of(figure)
+
+
+def svg_style(salt: str) -> AbstractContextManager[None]:
+    """Draw as all plots of the pages are, with names of parts that depend on the salt alone."""
+    return rc_context(STYLE | {"svg.hashsalt": salt})
+
+
+def svg_of(figure: Figure) -> str:
+    """Return a figure without a date, so that the same results give the same bytes."""
+    target = io.StringIO()
+    none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(target, format="svg", metadata=none)
     drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", target.getvalue(), flags=re.DOTALL)
     return "\n".join(line.rstrip() for line in drawn.splitlines()) + "\n"

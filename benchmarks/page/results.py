@@ -17,6 +17,7 @@ from benchmarks.page import (
     papers,
     quality_tables,
     result_plots,
+    same_time_plot,
     selection_tables,
     ssm_tables,
 )
@@ -87,6 +88,12 @@ def add_equal_time(page: Page, results: Results) -> None:
         "twin* keeps as many examples, with the same draws and the same small sources, without a "
         "look. Of so many arms the lowest is so partly by luck.",
     )
+    if shown := same_time_plot.shown_mixtures(results.clocked):
+        page.plot(
+            "same-time",
+            "Held-out loss of each way in the same time, a dot for each seed",
+            partial(same_time_plot.plot_same_time, shown),
+        )
     for mixture in results.clocked:
         equal = equal_time.EqualTime.of(mixture)
         missing = quality_tables.missing_runs(mixture, equal_time.ASKED)
