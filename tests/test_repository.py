@@ -5,6 +5,7 @@ import contextlib
 import functools
 import inspect
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -293,19 +294,15 @@ def test_a_plain_installation_lacks_only_what_says_how_to_install_it() -> None:
     assert third_party_imports() - plain - own <= asked_for
 
 
-def test_the_pictures_caption_says_what_its_results_hold() -> None:
-    """How far coresets end below random mini-batches, with each seed that the caption names."""
-    from colm.reports import Comparison
-
+def test_the_readmes_two_numbers_are_those_of_the_results() -> None:
     readme = (ROOT / "README.md").read_text()
-    caption = re.search(r"^\*What a demo showed.*?\*$", readme, re.MULTILINE | re.DOTALL)[0]
-    results = re.findall(r"([\d.]+) % lower with\s+\[seed (\d+)\]\(([^)]+)\)", caption)
-    assert len({seed for _, seed, _ in results}) > 1
-    for said, seed, file in results:
-        found = Comparison.load(ROOT / file)
-        coresets, plain = (arm.scores.macro for arm in found.arms)
-        assert said == f"{100 * (1 - coresets / plain):.1f}"
-        assert found.settings["seed"] == seed
+    ours, plain = re.search(r"\*\*([\d.]+) against ([\d.]+)\*\*", readme).groups()
+    found = (ROOT / "docs" / "results.md").read_text()
+    assert re.search(rf"\| weighted sampling, random \([\d.]+ steps\) \| 3 \| {ours} ", found)
+    assert re.search(rf"\| plain r \([\d.]+ steps\) \| 3 \| {plain} ", found)
+    (ratio,) = re.findall(r"\*\*([\d.]+) of the time\*\*", readme)
+    file = ROOT / "benchmarks" / "results" / "arrange" / "20261201-020921.json"
+    assert ratio == f"{json.loads(file.read_text())['summary']['arranged_seconds_over_trl']:.2f}"
 
 
 def test_make_finds_its_pins() -> None:
