@@ -16,7 +16,6 @@ step with its look, its backward and its update:
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
@@ -31,16 +30,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    TrainerCallback,
     set_seed,
 )
 
 from benchmarks.measure.memory import blocks, generated_text
-from benchmarks.optimizer_tensors import state_tensors
 from benchmarks.record import machine, write_result
+from benchmarks.step_window import StepWindow
 from colm import CoLMConfig, CoLMSFTTrainer
-from colm.planning.held import weight_tensors
-from colm.planning.tally import Tally, storage_bytes
 from colm.runs.pretrained import demo_model_folder
 
 COUNTED, TIMED = (2, 3), (4, 5, 6)  # steps; the first warms up
@@ -156,7 +152,7 @@ def measure(row: Row, options: argparse.Namespace) -> dict[str, float]:
         trainer = build(row, options, folder)
         if row.eva:
             look_for_directions(trainer)
-        window = Window(trainer)
+        window = StepWindow(trainer, COUNTED, TIMED)
         trainer.add_callback(window)
         trainer.train()
     return window.found | {"seconds": statistics.median(window.seconds)}
@@ -206,55 +202,3 @@ def look_for_directions(trainer: CoLMSFTTrainer) -> None:
     collated = [trainer.data_collator(part) for part in (examples[:4], examples[4:])]
     seen = [{"input_ids": batch["input_ids"]} for batch in collated]
     initialize_lora_eva_weights(trainer.model, seen, show_progress_bar=False)
-
-
-class Window(TrainerCallback):
-    """Counts and times steps from the look at their candidates to the update.
-
-    Attributes:
-        found: bytes.
-        seconds: of each timed step.
-    """
-
-    def __init__(self, trainer: CoLMSFTTrainer) -> None:
-        self.trainer = trainer
-        self.found: dict[str, float] = {}
-        self.seconds: list[float] = []
-        self._tally: Tally | None = None
-        self._started = 0.0
-        draw = trainer.get_batch_samples
-
-        def drawing(*args: Any, **kwargs: Any) -> Any:
-            self.begin(trainer.state.global_step + 1)
-            return draw(*args, **kwargs)
-
-        trainer.get_batch_samples = drawing  # type: ignore[method-assign]
-
-    def begin(self, step: int) -> None:
-        """Start to count or to time."""
-        if step in COUNTED:
-            self._tally = Tally([*self.weights(), *self.states()])
-            self._tally.__enter__()
-        self._started = time.perf_counter()
-
-    def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Note what the step came to."""
-        if state.global_step in TIMED:
-            self.seconds.append(time.perf_counter() - self._started)
-        if self._tally is None:
-            return
-        self._tally.__exit__(None, None, None)
-        weights, states = storage_bytes(self.weights()), storage_bytes(self.states())
-        step = max(self._tally.peak_bytes, self.found.get("step_bytes", 0))
-        self.found = {"weight_bytes": weights, "optimizer_bytes": states, "step_bytes": step}
-        self.found["total_bytes"] = weights + states + step
-        self._tally = None
-
-    def weights(self) -> list[torch.Tensor]:
-        """All that the model's weights lie in."""
-        return weight_tensors(self.trainer.model)
-
-    def states(self) -> list[torch.Tensor]:
-        """Tensors of the optimiser's states."""
-        optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)
-        return state_tensors(optimizer)
