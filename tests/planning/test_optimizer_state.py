@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
+from benchmarks.optimizer_tensors import state_tensors
 from colm import CoLMTrainer, CoLMTrainingArguments, LowRankAdam
 from colm.planning.held import optimizer_bytes
 from colm.training.optimizers import OPTIMIZERS, read_optim_args
@@ -91,6 +92,52 @@ def test_bytes_are_those_of_colms_own(optim, options, dtype, model, tmp_path):
         if isinstance(part, torch.Tensor) and name != "step" and part.numel() > least
     )
     assert optimizer_bytes(optim, trained, options, targets) == held
+
+
+@pytest.mark.filterwarnings("ignore:This implementation of AdamW is deprecated")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("optim", "options"),
+    [
+        ("galore_adamw", "rank=3"),
+        ("galore_adamw", "rank=3,proj_type=reverse_std"),
+        ("galore_adamw", "rank=3,proj_type=left"),
+        ("galore_adamw", "rank=3,proj_type=right"),
+        ("galore_adamw", "rank=3,proj_type=full"),
+        ("galore_adamw", None),  # a rank above that of the matrices
+        ("galore_adafactor", "rank=3"),
+        ("apollo_adamw", "rank=3"),
+        ("apollo_adamw", None),
+        ("apollo_adamw", "rank=100,proj=svd"),
+    ],
+)
+def test_bytes_are_those_of_projecting_optimisers(optim, options, dtype, model, tmp_path):
+    pytest.importorskip(f"{optim.partition('_')[0]}_torch")
+    model = model.to(dtype)
+    args = TrainingArguments(
+        str(tmp_path),
+        optim=optim,
+        optim_args=options,
+        optim_target_modules="all-linear",
+        use_cpu=True,
+        report_to="none",
+    )
+    kind, arguments = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    optimizer = kind(arguments.pop("optimizer_dict", None) or arguments.pop("params"), **arguments)
+    model(torch.arange(5)).sum().backward()
+    optimizer.step()
+    held = sum(part.nbytes for part in state_tensors(optimizer) if part.ndim)
+    targets = [model[1].weight, model[3].weight]
+    assert optimizer_bytes(optim, list(model.parameters()), options, targets) == held
+    with_hooks = optimizer_bytes(f"{optim}_layerwise", model.parameters(), options, targets)
+    assert with_hooks == held
+
+
+def test_projections_that_no_package_has_are_refused():
+    weight = torch.zeros(3, 4)
+    for optim, options in [("galore_adamw", "rank=x"), ("apollo_adamw", "proj_type=full")]:
+        with pytest.raises(ValueError, match="optim_args"):
+            optimizer_bytes(optim, [weight], options, [weight])
 
 
 def test_eight_bits_take_a_quarter_and_pages_are_not_told_apart():

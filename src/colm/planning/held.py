@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from colm.memory.low_rank_adam import state_numbers
 from colm.memory.subspaces.linear import draw_directions
+from colm.planning.projected_states import is_projected, projected_bytes
 from colm.training.low_rank_training import LOW_RANK_ADAM
 from colm.training.optimizers import ZEROTH_ORDER, read_optim_args
 
@@ -62,7 +63,7 @@ def optimizer_bytes(
         optim: its name in ``TrainingArguments``.
         trained: the weights it steps.
         options: ``optim_args``; momentum makes SGD keep a number for each weight.
-        targets: those that low-rank Adam keeps less of.
+        targets: those that low-rank Adam, GaLore or APOLLO keeps less of.
 
     Returns:
         Bytes, ``None`` for an optimiser that is not known here.
@@ -77,17 +78,18 @@ def optimizer_bytes(
     by_weight = {"came": _came, **dict.fromkeys(_FACTORED, _factored)}
     if name in by_weight:
         return sum(map(by_weight[name], weights))
+    if is_projected(name):
+        return projected_bytes(name, weights, options, {id(each) for each in targets})
     if name == LOW_RANK_ADAM:
         return _low_rank(weights, read_optim_args(name, options), {id(each) for each in targets})
     if name == ZEROTH_ORDER:
         return _by_losses(weights, read_optim_args(name, options))
-    if name in _FIXED:
-        return round(sum(_FIXED[name] * weight.numel() for weight in weights))
-    if name not in _LIKE_WEIGHTS:
-        return None
-    momentum = name in {"sgd", "rmsprop"} and "momentum" in (options or "")
-    kept = _LIKE_WEIGHTS[name] + momentum
-    return sum(kept * weight.numel() * weight.element_size() for weight in weights)
+    if name in _LIKE_WEIGHTS:
+        momentum = name in {"sgd", "rmsprop"} and "momentum" in (options or "")
+        kept = _LIKE_WEIGHTS[name] + momentum
+        return sum(kept * weight.numel() * weight.element_size() for weight in weights)
+    numbers = sum(weight.numel() for weight in weights)
+    return round(_FIXED[name] * numbers) if name in _FIXED else None
 
 
 def _unpaged(optim: str) -> str:

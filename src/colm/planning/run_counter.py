@@ -8,8 +8,11 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cache
 
+from torch import nn
+
 from colm.memory.zeroth_order_optimizer import ZerothOrderOptimizer
 from colm.planning.held import count_weights, optimizer_bytes, trained_weights
+from colm.planning.projected_states import LAYERWISE, is_projected
 from colm.planning.skeleton import (
     autocast_dtype,
     build_skeleton,
@@ -34,6 +37,11 @@ from colm.training.papers import selects
 from colm.training.step.chunks import token_limit
 from colm.training.step.trunk_outputs import reused_block
 from colm.training.zeroth_order_training import check_no_selection
+
+
+def updates_in_backward(optimizer: str) -> bool:
+    """Return whether an optimizer takes its step, and lets go of gradients, weight by weight."""
+    return optimizer in UPDATES_IN_BACKWARD or optimizer.endswith(LAYERWISE)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class RunCounter:
             self.model,
             autocast_dtype(arguments),
             tokens,
-            self.optimizer in UPDATES_IN_BACKWARD,
+            updates_in_backward(self.optimizer),
         )
         self._observer = observer_of(training, self.model)
         looks = self._observer is not None and selects(training)
@@ -114,9 +122,8 @@ class RunCounter:
         optimizer = optimizer_name(training)
         trained = trained_weights(self.model)
         sizes = [storage_bytes([weight]) for weight in trained]
-        gradient_bytes = max(sizes) if optimizer in UPDATES_IN_BACKWARD else sum(sizes)
-        modules = training.optim_target_modules
-        targets = find_targets(self.model, modules) if optimizer == LOW_RANK_ADAM else []
+        gradient_bytes = max(sizes) if updates_in_backward(optimizer) else sum(sizes)
+        targets = self._targets(optimizer, training)
         return Held(
             parameters=count_weights(self.model),
             trained_parameters=sum(weight.numel() for weight in trained),
@@ -126,6 +133,17 @@ class RunCounter:
             optimizer_bytes=optimizer_bytes(optimizer, trained, training.optim_args, targets),
             host_bytes=self._host_bytes,
         )
+
+    def _targets(self, optimizer: str, training: CoLMConfig) -> list[nn.Parameter]:
+        """Return the matrices of which the optimizer keeps less, if it is one that does so."""
+        if optimizer != LOW_RANK_ADAM and not is_projected(optimizer):
+            return []
+        modules = training.optim_target_modules
+        if optimizer != LOW_RANK_ADAM and modules is None:
+            raise ValueError(
+                f"optim={optimizer!r} needs optim_target_modules, such as [attn, mlp]; got None"
+            )
+        return find_targets(self.model, modules, optimizer)
 
     def _look(self, kept: int, drawn: int, micro_batches: int) -> Counted:
         """Count what a step looks at: ``drawn`` for each micro-batch of ``kept``."""

@@ -35,13 +35,16 @@ def make_low_rank_adam(
     }
 
 
-def find_targets(model: nn.Module, modules: str | list[str] | None = None) -> list[nn.Parameter]:
+def find_targets(
+    model: nn.Module, modules: str | list[str] | None = None, optim: str = LOW_RANK_ADAM
+) -> list[nn.Parameter]:
     """Return the trained matrices that low-rank Adam keeps less of.
 
     Args:
         model: a causal language model.
         modules: ``optim_target_modules``, read as transformers reads it for GaLore; the linear maps
             of the decoder's layers where ``None``.
+        optim: what the line that refuses calls the optimizer.
 
     Raises:
         ValueError: there are none.
@@ -55,7 +58,7 @@ def find_targets(model: nn.Module, modules: str | list[str] | None = None) -> li
     if not found:
         of = "linear maps of its layers" if modules is None else f"modules named {modules!r}"
         raise ValueError(
-            f"optim={LOW_RANK_ADAM!r} finds no trained matrix in the {of} of "
+            f"optim={optim!r} finds no trained matrix in the {of} of "
             f"{class_name(model)}: adapters are small as they are, and what is frozen has no state."
         )
     return found

@@ -1,0 +1,101 @@
+"""States of GaLore and APOLLO, as galore-torch and apollo-torch build them, for a plan.
+
+Both keep Adam's moments of a projected gradient, and the projection. Symbols: m rows and n columns
+of a matrix, r the rank.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+#: Ends the names of those that step each weight inside the backward.
+LAYERWISE = "_layerwise"
+#: What transformers takes where ``optim_args`` says nothing.
+_RANK = 128
+_KINDS = {
+    "std": lambda rows, columns: "right" if rows >= columns else "left",
+    "reverse_std": lambda rows, columns: "left" if rows >= columns else "right",
+    "left": lambda *_: "left",
+    "right": lambda *_: "right",
+    "full": lambda *_: "full",
+}
+#: Whether the rank is at most that of the matrix: singular vectors are, random ones are not.
+_PROJECTED = {"galore_adamw": True, "galore_adafactor": True, "apollo_adamw": False}
+
+
+def is_projected(optim: str) -> bool:
+    """Return whether an optimizer of transformers is one of GaLore's or APOLLO's known here."""
+    return optim.removesuffix(LAYERWISE) in _PROJECTED
+
+
+def projected_bytes(
+    optim: str, weights: Iterable[Tensor], options: str | None, targets: Collection[int]
+) -> int:
+    """Return the bytes of the state, scalars left out.
+
+    Args:
+        optim: its name, for which `is_projected` is true.
+        weights: that it steps.
+        options: ``optim_args``.
+        targets: ids of those whose gradients are projected.
+
+    Raises:
+        ValueError: the rank is no whole number, or the projection is none of these packages.
+
+    Example:
+        >>> weight = torch.zeros(8, 4)
+        >>> projected_bytes("galore_adamw", [weight], "rank=2", {id(weight)})
+        160
+    """
+    name = optim.removesuffix(LAYERWISE)
+    given = _read(options)
+    by_svd = _PROJECTED[name] or given.get("proj") == "svd"
+    rank, kind = _rank(given), given.get("proj_type", "std")
+    if kind not in _KINDS or (kind == "full" and not by_svd):
+        raise ValueError(f"optim_args of optim={optim!r}: there is no proj_type={kind!r} in a plan")
+    factored = name.endswith("adafactor")
+    total = 0
+    for weight in weights:
+        dtype = torch.promote_types(weight.dtype, torch.float32) if factored else weight.dtype
+        shapes: list[tuple[int, ...]] = []
+        shape = tuple(weight.shape)
+        if id(weight) in targets:
+            columns = min(rank, *shape) if by_svd else rank
+            shape, shapes = _project(shape, columns, _KINDS[kind](*shape))
+        total += dtype.itemsize * (_moments(shape, factored) + sum(map(math.prod, shapes)))
+    return total
+
+
+def _project(
+    shape: tuple[int, ...], rank: int, side: str
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """The shape of a projected gradient, and those of what projects it."""
+    rows, columns = shape
+    left, right = (rows, rank), (rank, columns)
+    if side == "full":
+        return (rank, rank), [left, right]
+    return ((rank, columns), [left]) if side == "left" else ((rows, rank), [right])
+
+
+def _moments(shape: tuple[int, ...], factored: bool) -> int:
+    """Numbers that Adam, or Adafactor, keeps of a gradient."""
+    if not factored:
+        return 2 * math.prod(shape)
+    if len(shape) < 2:
+        return math.prod(shape)
+    *leading, rows, columns = shape
+    return math.prod(leading) * (rows + columns)
+
+
+def _read(options: str | None) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in (options or "").replace(" ", "").split(",") if pair]
+    return {name: value for name, _, value in pairs}
+
+
+def _rank(given: Mapping[str, str]) -> int:
+    text = given.get("rank", str(_RANK))
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"rank in optim_args must be a whole number of at least 1; got {text!r}")
+    return int(text)
