@@ -103,7 +103,10 @@ def test_an_unknown_optimiser_is_named(recipe, capsys):
         (("--model_name_or_path=./nowhere",), "there is no folder ./nowhere"),
         (("--model_name_or_path={model}", "--tokens=1"), "--tokens .* 2"),
         (("--model_name_or_path={model}", "--tokens=many"), "invalid int value: 'many'"),
-        (("--model_name_or_path={model}", "--load_in_8bit"), "load_in_8bit=True"),
+        (
+            ("--model_name_or_path={model}", "--optim=galore_adamw"),
+            "galore_adamw.* needs optim_target_modules",
+        ),
         (
             ("--model_name_or_path={model}", "--use_peft", "--lora_target_modules", "nothing"),
             "cannot put the adapters on the model",

@@ -85,6 +85,7 @@ def measure(monkeypatch):
         ("--side_block=4", "--selector=colm", "--gradient_accumulation_steps=2"),
         ("--optim=low_rank_adam", "--optim_args=rank=4", "--dtype=bfloat16"),
         (*LORA, "--load_in_4bit"),
+        (*LORA, "--load_in_8bit"),
         (*LORA, "--load_in_4bit", "--use_bnb_nested_quant", "--dtype=bfloat16", "--selector=colm"),
     ],
     ids=[
@@ -98,6 +99,7 @@ def measure(monkeypatch):
         "side-block-reused",
         "low-rank",
         "4-bit",
+        "8-bit",
         "nested",
     ],
 )

@@ -165,6 +165,13 @@ def weight_tensors(model: nn.Module) -> list[Tensor]:
         for tensor in vars(state).values()
         if isinstance(tensor, Tensor)
     ]
+    scales += [
+        scale
+        for module in model.modules()
+        for holder in (getattr(module, "state", None), getattr(module, "weight", None))
+        for scale in [getattr(holder, "SCB", None)]  # of weights in eight bits
+        if isinstance(scale, Tensor)
+    ]
     return [*model.parameters(), *model.buffers(), *scales, *draw_directions(model)]
 
 

@@ -21,7 +21,7 @@ from colm.coreset.registry import get_selector
 from colm.gradients.decoder import base_model
 from colm.gradients.example_observer import ExampleObserver
 from colm.memory.pruned_vocabulary import check_parts, cuts_head
-from colm.planning.four_bits import pack, use_four_bits
+from colm.planning.packed_weights import has_few_bits, pack, use_packed_maps
 from colm.runs.arguments import SFTArguments
 from colm.runs.pretrained import LOADING_ERRORS, cannot_load, check_folder
 from colm.training.options.selection_arguments import SelectionArguments
@@ -44,16 +44,16 @@ def build_skeleton(arguments: SFTArguments) -> nn.Module:
     """
     training = arguments.training
     model = _bare_skeleton(arguments)
-    in_four_bits = arguments.model.load_in_4bit
-    if in_four_bits:
-        model = use_four_bits(model, arguments)
+    packed = has_few_bits(arguments)
+    if packed:
+        model = use_packed_maps(model, arguments)
     try:
         config = get_peft_config(arguments.model)
         if config is not None:
             model = get_peft_model(model, config)
     except (ValueError, ImportError, TypeError) as error:
         raise ValueError(f"cannot put the adapters on the model: {error}") from error
-    if in_four_bits:
+    if packed:
         pack(model)
     if training.subspace_rank is not None:
         enter_subspaces(model, training)
@@ -131,11 +131,6 @@ def _bare_skeleton(arguments: SFTArguments) -> Any:
     if not name:
         raise ValueError("no model: set model_name_or_path to a folder or the name of a hub model")
     check_folder(name, "model_name_or_path")
-    if arguments.model.load_in_8bit:
-        raise ValueError(
-            "load_in_8bit=True: a plan counts no weights in eight bits; unset it, or set "
-            "load_in_4bit"
-        )
     trusted = arguments.training.trust_remote_code
     try:
         config = AutoConfig.from_pretrained(

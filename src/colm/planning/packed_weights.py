@@ -1,7 +1,7 @@
-"""Linear maps in four bits without values: what QLoRA holds and does, for a plan.
+"""Linear maps in four or eight bits without values: what QLoRA holds and does, for a plan.
 
 bitsandbytes packs weights once they have values. Here they are packed without: in the sizes and by
-the operations of bitsandbytes itself.
+the operations of bitsandbytes itself, on a CPU.
 """
 
 import math
@@ -21,39 +21,46 @@ BLOCK = 64  # weights that share a scale
 SCALES_BLOCK = 256  # scales that share one of their own, where they are quantised, too
 
 
-def use_four_bits(model: Any, arguments: SFTArguments) -> Any:
+def has_few_bits(arguments: SFTArguments) -> bool:
+    """Return whether a run loads its weights in four or eight bits."""
+    return bool(arguments.model.load_in_4bit or arguments.model.load_in_8bit)
+
+
+def use_packed_maps(model: Any, arguments: SFTArguments) -> Any:
     """Make a model's linear maps, but for its head, ones of bitsandbytes, as when it is loaded.
 
     Args:
         model: on the meta device, without adapters.
-        arguments: options of the run, with ``load_in_4bit``.
+        arguments: options of the run, for which `has_few_bits` is true.
 
     Raises:
         ValueError: bitsandbytes is not installed.
     """
+    bits = 4 if arguments.model.load_in_4bit else 8
     if find_spec("bitsandbytes") is None:
-        raise ValueError("load_in_4bit=True needs bitsandbytes: pip install bitsandbytes")
+        raise ValueError(f"load_in_{bits}bit=True needs bitsandbytes: pip install bitsandbytes")
     config = get_quantization_config(arguments.model)
     kept = get_keys_to_not_convert(model)
     model = replace_with_bnb_linear(model, kept, quantization_config=config)
-    model.is_loaded_in_4bit = True
+    setattr(model, f"is_loaded_in_{bits}bit", True)
     return model
 
 
 def pack(model: nn.Module) -> None:
-    """Give maps in four bits their packed weights and scales; adapters become bfloat16, as in TRL.
+    """Give such maps their packed weights and scales; adapters become bfloat16, as in TRL.
 
     Args:
-        model: what `use_four_bits` returned, with its adapters.
+        model: what `use_packed_maps` returned, with its adapters.
     """
-    from bitsandbytes.nn.modules import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_magnitude_vector" not in name:
             parameter.data = parameter.data.to(torch.bfloat16)
+    packing = {Linear4bit: _pack_map, Linear8bitLt: _pack_in_eight}
     for module in model.modules():
-        if type(module) is Linear4bit:
-            _pack_map(module)
+        if type(module) in packing:
+            packing[type(module)](module)
 
 
 def _pack_map(module: Any) -> None:
@@ -86,3 +93,25 @@ def _forward(module: Any, shape: torch.Size, kind: str, inputs: Tensor) -> Tenso
     bias = None if module.bias is None else module.bias.to(dtype)
     out: Tensor = matmul_4bit(inputs.to(dtype), module.weight, state, bias=bias)
     return out.to(inputs.dtype)
+
+
+def _pack_in_eight(module: Any) -> None:
+    """A byte for each number, and a scale for each row."""
+    weight = module.weight
+    scales = torch.empty(len(weight), device=weight.device)
+    module.register_buffer("scales", scales)
+    packed = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    module.weight = nn.Parameter(packed, requires_grad=False)
+    module.forward = partial(_forward_in_eight, module)
+
+
+def _forward_in_eight(module: Any, inputs: Tensor) -> Tensor:
+    """What ``Linear8bitLt`` computes on a CPU."""
+    from bitsandbytes import MatmulLtState, matmul  # type: ignore[attr-defined]
+
+    state = MatmulLtState()
+    state.CB, state.SCB = module.weight, module.scales
+    state.has_fp16_weights, state.is_training = False, True
+    bias = None if module.bias is None else module.bias.to(inputs.dtype)
+    out: Tensor = matmul(inputs, module.weight, bias=bias, state=state)
+    return out
