@@ -1,12 +1,8 @@
-"""Rules of adaptive draws that are compared: their weights, and that a run draws by them."""
-
-import json
+"""Rules of adaptive draws that are compared: their weights."""
 
 import pytest
 import torch
 
-from benchmarks import record
-from benchmarks.measure import draw_rules
 from benchmarks.measure.draw_rules import by_loss, by_power_law, fall_of_power_law
 
 
@@ -33,14 +29,3 @@ def test_rules_tell_high_losses_and_falling_ones_apart():
     assert by_loss(rounds).tolist() == pytest.approx([3.0, 0.85], abs=0.1)
     flat, fallen = by_power_law(rounds).tolist()
     assert flat < 1e-9 < fallen
-
-
-@pytest.mark.slow
-def test_a_rule_is_run_and_kept(tmp_path, monkeypatch):
-    for module in (record, draw_rules):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
-    options = ["--from_scratch", "--dtype", "float32", "--n", "4", "--r", "2", "--micro_batch", "2"]
-    options += ["--max_length", "64", "--held_out", "2", "--steps", "26", "--measure_every", "26"]
-    draw_rules.main(["--rules", "loss", *options, "--seeds", "0", "--label", "mine"])
-    found = json.loads((tmp_path / "draw_rules" / "mine" / "loss-seed0.json").read_text())
-    assert found["summary"]["steps"] == 26

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import record
-from benchmarks.measure import pace, quality
+from benchmarks.measure import draw_rules, pace, quality
 from colm.coreset import registry
 from tests.training.conftest import make_records
 
@@ -108,3 +108,16 @@ def test_bad_options_are_named(options, said, capsys):
     with pytest.raises(SystemExit):
         quality.parse(options)
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_another_rule_draws_otherwise(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(draw_rules, "RESULTS", tmp_path / "results")
+    # Shares change after rounds of eight steps.
+    length = ["--steps", "30", "--measure_every", "30", "--seeds", "0"]
+    folder = run(draw_rules, "--rules", "fall", "loss", *length) / "draw_rules" / "mine"
+    fall, loss = (
+        json.loads((folder / f"{rule}-seed0.json").read_text()) for rule in ("fall", "loss")
+    )
+    assert fall["summary"]["steps"] == loss["summary"]["steps"] == 30
+    assert fall["summary"]["macro"] != loss["summary"]["macro"]
