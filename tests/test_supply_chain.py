@@ -36,6 +36,10 @@ def test_constraints_pin_all_that_is_required_directly_or_not():
         *PYPROJECT["dependency-groups"].values(),
     ]
     waiting = [Requirement(line) for lines in lists for line in lines if isinstance(line, str)]
+    direct = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    installed = {f"{name}=={metadata.version(name)}".partition("+")[0] for name in direct}
+    if installed - {line.lower() for line in lines}:
+        pytest.skip("other versions are installed, as by make lowest, and may need others")
     seen, missing = set(), set()
     while waiting:
         requirement = waiting.pop()
