@@ -118,6 +118,8 @@ def _check_shapes(batch: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{key} must be whole numbers of shape {[*tokens.shape]}; got {shown}."
             )
+        if value.is_meta != tokens.is_meta:
+            raise ValueError(f"{key} must have values, as input_ids has; got one on no device.")
 
 
 def drop_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
