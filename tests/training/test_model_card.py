@@ -120,6 +120,17 @@ def test_optimisers_by_name_are_said_and_cited(options: dict, name: str, number,
         assert f"| `{option}` | `{value}` |" in text
 
 
+def test_draws_stored_losses_and_averages_are_said_and_cited(tmp_path) -> None:
+    plain = {"candidate_ratio": 1, "selector": "none", "loss_average": "root"}
+    plain |= {"candidate_sampling": "adaptive", "stored_losses": None}
+    args = CoLMConfig(output_dir=str(tmp_path), **plain)
+    assert name_of_method(args) == "SFT with adaptive draws and square averaging"
+    assert [paper.arxiv for paper in papers_of(args)] == ["2410.11820", "2412.05271"]
+    # The draws that a selector brings are a part of its method.
+    args = CoLMConfig(output_dir=str(tmp_path), selector="balanced_sampling")
+    assert papers_of(args) == []
+
+
 def test_a_selector_of_ones_own_is_called_by_its_name(tmp_path, monkeypatch) -> None:
     name = "mine | `x`\n# forged"
     monkeypatch.setattr(registry, "_SELECTORS", dict(registry._SELECTORS))

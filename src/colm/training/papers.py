@@ -1,10 +1,10 @@
 """What a run is called, and the papers that are to be cited for it.
 
 A run is called by what it did, not by the library that did it: plain fine-tuning where nothing was
-selected, a paper's method where that chose, random subspaces, a side block or the rows of a pruned
-vocabulary where those were trained, an optimiser of colm's own, and all that there were together. A
-selector that is this library's own, or one of its user's, has no paper to cite; those that it rests
-on are named in the card.
+selected, a paper's method where that chose; and draws, stored losses, averages, random subspaces, a
+side block, a pruned vocabulary or an optimiser of colm's own where there were any. A selector that
+is this library's own, or one of its user's, has no paper to cite; those that it rests on are named
+in the card.
 """
 
 from typing import Any, NamedTuple
@@ -217,6 +217,73 @@ _DIRECTIONS = {
         ),
     ),
 }
+#: Draws, stored losses and averages that are a paper's: option and value, what a run is called by
+#: them, and the paper.
+_CHOICES = {
+    ("candidate_sampling", "unimax"): (
+        "UniMax draws",
+        _preprint(
+            "chung2023unimax",
+            "UniMax: Fairer and more Effective Language Sampling for Large-Scale Multilingual "
+            "Pretraining",
+            "Hyung Won Chung",
+            "2304.09151",
+            2023,
+        ),
+    ),
+    ("candidate_sampling", "temperature"): (
+        "draws by temperature",
+        _preprint(
+            "arivazhagan2019massively",
+            "Massively Multilingual Neural Machine Translation in the Wild: Findings and "
+            "Challenges",
+            "Naveen Arivazhagan",
+            "1907.05019",
+            2019,
+        ),
+    ),
+    ("candidate_sampling", "adaptive"): (
+        "adaptive draws",
+        _preprint(
+            "jiang2024ado",
+            "Adaptive Data Optimization: Dynamic Sample Selection with Scaling Laws",
+            "Yiding Jiang",
+            "2410.11820",
+            2024,
+        ),
+    ),
+    ("stored_losses", "hard"): (
+        "hard samples",
+        _preprint(
+            "sahayam2023hard",
+            "Can we learn better with hard samples?",
+            "Subin Sahayam",
+            "2304.03486",
+            2023,
+        ),
+    ),
+    ("stored_losses", "infobatch"): (
+        "InfoBatch",
+        _preprint(
+            "qin2023infobatch",
+            "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning",
+            "Ziheng Qin",
+            "2303.04947",
+            2023,
+        ),
+    ),
+    ("loss_average", "root"): (
+        "square averaging",
+        _preprint(
+            "chen2024internvl25",
+            "Expanding Performance Boundaries of Open-Source Multimodal Models with Model, Data, "
+            "and Test-Time Scaling",
+            "Zhe Chen",
+            "2412.05271",
+            2024,
+        ),
+    ),
+}
 #: Selectors that are a paper's method: what it is called there, and the paper.
 _METHODS = {"colm": ("CoLM", COLM), "ssm": ("SSM", SSM)}
 _OWN = "this library's own, and goes back to"
@@ -291,14 +358,17 @@ def name_of_method(args: Any) -> str:
         >>> from types import SimpleNamespace
         >>> options = SimpleNamespace(candidate_ratio=2, selector="random", optim="lamb")
         >>> options.subspace_rank = options.side_block = options.optim_args = None
-        >>> options.prune_vocabulary = False
+        >>> options.prune_vocabulary, options.candidate_sampling = False, "unimax"
+        >>> options.stored_losses, options.loss_average = None, "token"
         >>> name_of_method(options)
-        'SFT on mini-batches chosen by random and LAMB'
+        'SFT on mini-batches chosen by random with UniMax draws and LAMB'
     """
     name = PLAIN
     if selects(args):
         chosen = f"{PLAIN} on mini-batches chosen by {args.selector}"
         name = _METHODS[args.selector][0] if args.selector in _METHODS else chosen
+    if choices := [words for words, _ in _choices(args)]:
+        name += f" with {' and '.join(choices)}"
     if args.subspace_rank is not None:
         name += " in random subspaces (RSO)"
     if args.side_block is not None:
@@ -321,6 +391,7 @@ def papers_of(args: Any) -> list[Paper]:
     found = []
     if selects(args) and args.selector in _METHODS:
         found.append(_METHODS[args.selector][1])
+    found += [paper for _, paper in _choices(args)]
     if args.subspace_rank is not None:
         found.append(RSO)
     if args.side_block is not None:
@@ -329,6 +400,19 @@ def papers_of(args: Any) -> list[Paper]:
         found.append(PEMA)
     optimizer = _optimizer(args)
     return found if optimizer is None else [*found, optimizer[1]]
+
+
+def _choices(args: Any) -> list[tuple[str, Paper]]:
+    """What draws, stored losses and averages are called, and their papers.
+
+    A selector's own draws are a part of its method, which has a name.
+    """
+    own = get_selector(args.selector).defaults.get("candidate_sampling") if selects(args) else None
+    return [
+        choice
+        for (option, value), choice in _CHOICES.items()
+        if getattr(args, option) == value and value != own
+    ]
 
 
 def _optimizer(args: Any) -> tuple[str, Paper] | None:
