@@ -78,10 +78,10 @@ def below_words(compared: Iterable[EqualTime], arm: str) -> str:
 
 def beyond_even_words(compared: list[EqualTime]) -> str:
     """Return where adaptive draws are below even ones beyond the spread; empty without runs."""
-    lower = {equal.mixture.label: equal.standing(ADAPTIVE, EVEN).word for equal in compared}
+    lower = {equal.mixture.called: equal.standing(ADAPTIVE, EVEN).word for equal in compared}
     if all(word in SAYING_NOTHING for word in lower.values()):
         return ""
-    where = [f"`{label}`" for label, word in lower.items() if word == "lower"]
+    where = [label for label, word in lower.items() if word == "lower"]
     return f"; below even draws beyond the spread {f'on {join(where)}' if where else 'nowhere'}"
 
 
@@ -90,7 +90,7 @@ def _sorted_by(
 ) -> str:
     found: dict[bool | None, list[str]] = {}
     for equal in compared:
-        found.setdefault(holds(equal), []).append(f"`{equal.mixture.label}`")
+        found.setdefault(holds(equal), []).append(equal.mixture.called)
     words = {
         True: f"below {others} in every seed on",
         False: f"not below {others} in every seed on",
@@ -104,14 +104,14 @@ def _each(compared: Iterable[EqualTime], words: Callable[[EqualTime], str]) -> s
     """What is said of each label, labels of which the same is said together."""
     found: dict[str, list[str]] = {}
     for equal in compared:
-        found.setdefault(words(equal), []).append(f"`{equal.mixture.label}`")
+        found.setdefault(words(equal), []).append(equal.mixture.called)
     return "; ".join(f"on {join(labels)} {said}" for said, labels in found.items())
 
 
 def _caveats(results: Results) -> list[str]:
     """What is missing, and what was measured otherwise."""
     said = []
-    if unfinished := [f"`{one.label}`" for one in results.clocked if missing_runs(one, ASKED)]:
+    if unfinished := [one.called for one in results.clocked if missing_runs(one, ASKED)]:
         said.append(
             f"- Arms that are missing, or have fewer seeds, on {join(unfinished)} are named below "
             "the tables."
@@ -122,7 +122,7 @@ def _caveats(results: Results) -> list[str]:
 
 
 def _older(mixtures: Iterable[Mixture]) -> str:
-    labels = [f"`{mixture.label}`" for mixture in mixtures]
+    labels = [mixture.called for mixture in mixtures]
     were = "were" if len(labels) > 1 else "was"
     return (
         f"{join(labels)} {were} measured before, with *{CONTROL}* in micro-batches as drawn; what "

@@ -17,6 +17,14 @@ REFERENCE = "plain r"
 #: Processor time of training until a measurement.
 CLOCK = "cpu_seconds"
 
+#: The small model's runs on the generated mixture, by their label, in words.
+GENERATED = {
+    "generated-from-scratch": "unbalanced sources",
+    "generated-wrong-from-scratch": "40 % wrong answers",
+    "generated-redundant-from-scratch": "large sources five times over",
+    "generated-repeated-from-scratch": "few examples again and again",
+}
+
 BySeed = dict[int, float]
 
 
@@ -164,6 +172,12 @@ class Mixture:
     def clocked(self) -> bool:
         """True where all runs have processor times, as those have whose steps are arranged."""
         return all(run.clocked for runs in self.runs.values() for run in runs)
+
+    @property
+    def called(self) -> str:
+        """Return what the data are called where a newcomer reads: words, with a link to them."""
+        words = GENERATED.get(self.label)
+        return f"[{words}](#{self.label})" if words else f"`{self.label}`"
 
     @property
     def accelerator(self) -> str | None:

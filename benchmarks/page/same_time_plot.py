@@ -3,12 +3,13 @@
 A dot is a seed, so that whoever looks sees whether two ways differ by more than chance.
 """
 
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
 from benchmarks.page.equal_time import ADAPTIVE, CONTROL, EVEN, LARGER, EqualTime
-from benchmarks.page.result_files import Mixture
+from benchmarks.page.result_files import GENERATED, Mixture
 from benchmarks.page.result_plots import svg_of, svg_style
 from colm.reports.plots import ARM_COLOURS, INK
 
@@ -22,28 +23,14 @@ NAMES = {
     ADAPTIVE: "adaptive draws",
 }
 COLOURS = {"CoLM, exact gradients": ARM_COLOURS[1], EVEN: ARM_COLOURS[0], ADAPTIVE: ARM_COLOURS[2]}
-TITLES = {
-    "imbalanced": "unbalanced sources",
-    "wrong": "40 % of the answers\nwrong",
-    "redundant": "large sources\nfive times over",
-    "repeated": "few examples,\nagain and again",
-}
+TITLE_WIDTH = 19
 PANEL_INCHES, SIDE_INCHES, HEIGHT_INCHES = 1.75, 2.0, 2.3
 
 
-def regime_of(mixture: Mixture) -> str:
-    """Return the kind of data that runs trained on."""
-    return str(mixture.settings.get("regime", "imbalanced"))
-
-
 def shown_mixtures(mixtures: Sequence[Mixture]) -> list[Mixture]:
-    """Return the small model's runs on the generated mixture, in the order of the titles."""
-    of = {
-        regime_of(mixture): mixture
-        for mixture in mixtures
-        if mixture.label.startswith("generated") and mixture.settings.get("from_scratch")
-    }
-    return [of[regime] for regime in TITLES if regime in of]
+    """Return the small model's runs on the generated mixture, in the order of their names."""
+    of = {mixture.label: mixture for mixture in mixtures}
+    return [of[label] for label in GENERATED if label in of]
 
 
 def plot_same_time(mixtures: Sequence[Mixture]) -> str:
@@ -63,7 +50,7 @@ def plot_same_time(mixtures: Sequence[Mixture]) -> str:
                 )
             if CONTROL in mixture.runs:
                 axes.axvline(equal.mean(CONTROL), color=INK, linewidth=0.8, linestyle=":")
-            axes.set_title(TITLES[regime_of(mixture)], fontsize=9)
+            axes.set_title(textwrap.fill(GENERATED[mixture.label], TITLE_WIDTH), fontsize=9)
             axes.set_yticks(range(len(arms)), [NAMES[arm] for arm in arms])
             axes.set_ylim(len(arms) - 0.5, -0.5)
             axes.tick_params(length=0)

@@ -109,6 +109,7 @@ CLOCKED = {
     "balanced sampling": (0.011, 1.6, 60),
 }
 LABEL = "generated-wrong-from-scratch"
+CALLED = f"[40 % wrong answers](#{LABEL})"
 
 
 def write_clocked(folder, arms=CLOCKED, label=LABEL, seeds=(0, 1, 2)):
@@ -529,18 +530,16 @@ def test_the_page_begins_with_what_is_better_in_the_same_time(tmp_path):
     page = page_of(tmp_path)
     best = line_on(page, "The best way")
     assert (
-        f"on `{LABEL}` *adaptive, all n* of 7 ways (1.370; plain n 1.610; lower in every seed)"
+        f"on {CALLED} *adaptive, all n* of 7 ways (1.370; plain n 1.610; lower in every seed)"
         in best
     )
-    below = f"below plain n and plain 2n in every seed on `{LABEL}`"
+    below = f"below plain n and plain 2n in every seed on {CALLED}"
     for arm in ("UniMax, all n", "adaptive, all n"):
         assert f"(*{arm}*): {below}" in line_on(page, f"(*{arm}*)")
-    assert f"below even draws beyond the spread on `{LABEL}`" in line_on(
-        page, "(*adaptive, all n*)"
-    )
+    assert f"below even draws beyond the spread on {CALLED}" in line_on(page, "(*adaptive, all n*)")
     look = line_on(page, "Looking at candidates")
     assert "none is lower in every seed (*balanced sampling*, the nearest, is 0.090 above)" in look
-    assert f"on `{LABEL}` are named" in line_on(page, "missing")
+    assert f"on {CALLED} are named" in line_on(page, "missing")
     # Balanced sampling has 50 steps in the time, more than were run with all n.
     assert "Were the selection" not in page
 
@@ -552,15 +551,15 @@ def test_sentences_of_the_beginning_turn_with_the_figures(tmp_path):
     page = page_of(tmp_path)
     best = line_on(page, "The best way")
     assert (
-        f"on `{LABEL}` *balanced sampling* of 7 ways (1.130; plain n 1.290; lower in every seed)"
+        f"on {CALLED} *balanced sampling* of 7 ways (1.130; plain n 1.290; lower in every seed)"
         in best
     )
     assert "on `other` *adaptive, all n* of 7 ways" in best
     even = line_on(page, "(*UniMax, all n*)")
     assert "below plain n and plain 2n in every seed on `other`" in even
-    assert f"not below plain n and plain 2n in every seed on `{LABEL}`" in even
+    assert f"not below plain n and plain 2n in every seed on {CALLED}" in even
     look = line_on(page, "Looking at candidates")
-    assert f"on `{LABEL}` *balanced sampling* is 0.160 lower, in every seed" in look
+    assert f"on {CALLED} *balanced sampling* is 0.160 lower, in every seed" in look
     (mine,) = (part for part in page.split("\n### ") if part.startswith(f"`{LABEL}`"))
     assert "a look pays here" in mine
     assert "1.450 ± 0.010, higher than *plain n*." in mine
@@ -589,7 +588,7 @@ def test_one_seed_and_missing_arms_decide_nothing(tmp_path):
     write_clocked(tmp_path, seeds=(0,))
     page = page_of(tmp_path)
     assert "one seed tells nothing apart" in line_on(page, "The best way")
-    assert f"open on `{LABEL}`" in line_on(page, "(*UniMax, all n*)")
+    assert f"open on {CALLED}" in line_on(page, "(*UniMax, all n*)")
     timed = section(page, "In the same time")
     assert "fewer than 3 seeds so far: balanced sampling (1)" in timed
     assert f"`{LABEL}`: not run yet: temperature, all n; plain n, hard samples" in timed
@@ -597,7 +596,7 @@ def test_one_seed_and_missing_arms_decide_nothing(tmp_path):
         path.unlink()
     page = page_of(tmp_path)
     assert "Open at equal time: there is no run of *plain n*" in page
-    assert f"on `{LABEL}` open" in line_on(page, "The best way")
+    assert f"on {CALLED} open" in line_on(page, "The best way")
 
 
 def test_an_arm_without_every_seed_of_the_control_is_not_the_best(tmp_path):
