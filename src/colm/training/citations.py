@@ -110,7 +110,7 @@ def _preprint(key: str, title: str, first_author: str, arxiv: str, year: int) ->
 
 
 #: What low-rank Adam's choices of a subspace go back to.
-SUBSPACES = {
+OF_SUBSPACES = {
     "top": _preprint(
         "zhao2024galore",
         "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection",
@@ -149,7 +149,7 @@ SUBSPACES = {
     ),
 }
 #: Other optimisers of colm's: what each is called, and its paper.
-OPTIMIZERS = {
+OF_OPTIMIZERS = {
     "came": (
         "CAME",
         _preprint(
@@ -172,7 +172,7 @@ OPTIMIZERS = {
     ),
 }
 #: What zeroth order is called by how it draws directions, and its paper.
-DIRECTIONS = {
+OF_DIRECTIONS = {
     "gaussian": (
         "MeZO",
         _preprint(
@@ -206,7 +206,7 @@ DIRECTIONS = {
 }
 #: Draws, stored losses and averages that are a paper's: option and value, what a run is called by
 #: them, and the paper.
-CHOICES = {
+OF_CHOICES = {
     ("candidate_sampling", "unimax"): (
         "UniMax draws",
         _preprint(
@@ -272,11 +272,11 @@ CHOICES = {
     ),
 }
 #: Selectors that are a paper's method: what it is called there, and the paper.
-METHODS = {"colm": ("CoLM", COLM), "ssm": ("SSM", SSM)}
+OF_METHODS = {"colm": ("CoLM", COLM), "ssm": ("SSM", SSM)}
 _OWN = "this library's own, and goes back to"
 _WALK = Origin(_OWN, "The Gram-Schmidt Walk: A Cure for the Banaszczyk Blues", "1708.01079")
 #: What other selectors go back to.
-SOURCES = {
+OF_SELECTORS = {
     "balanced_sampling": _WALK,
     "importance_sampling": _WALK,
     "gradient_matching": Origin(

@@ -11,15 +11,15 @@ from typing import Any
 
 from colm.coreset.registry import get_selector
 from colm.training.citations import (
-    CHOICES,
-    DIRECTIONS,
-    METHODS,
-    OPTIMIZERS,
+    OF_CHOICES,
+    OF_DIRECTIONS,
+    OF_METHODS,
+    OF_OPTIMIZERS,
+    OF_SELECTORS,
+    OF_SUBSPACES,
     PEMA,
     RSO,
     SHERL,
-    SOURCES,
-    SUBSPACES,
     Origin,
     Paper,
 )
@@ -64,7 +64,7 @@ def name_of_method(args: Any) -> str:
     name = PLAIN
     if selects(args):
         chosen = f"{PLAIN} on mini-batches chosen by {args.selector}"
-        name = METHODS[args.selector][0] if args.selector in METHODS else chosen
+        name = OF_METHODS[args.selector][0] if args.selector in OF_METHODS else chosen
     if choices := [words for words, _ in _choices(args)]:
         name += f" with {' and '.join(choices)}"
     if args.subspace_rank is not None:
@@ -87,8 +87,8 @@ def papers_of(args: Any) -> list[Paper]:
         None, one, or several.
     """
     found = []
-    if selects(args) and args.selector in METHODS:
-        found.append(METHODS[args.selector][1])
+    if selects(args) and args.selector in OF_METHODS:
+        found.append(OF_METHODS[args.selector][1])
     found += [paper for _, paper in _choices(args)]
     if args.subspace_rank is not None:
         found.append(RSO)
@@ -108,7 +108,7 @@ def _choices(args: Any) -> list[tuple[str, Paper]]:
     own = get_selector(args.selector).defaults.get("candidate_sampling") if selects(args) else None
     return [
         choice
-        for (option, value), choice in CHOICES.items()
+        for (option, value), choice in OF_CHOICES.items()
         if getattr(args, option) == value and value != own
     ]
 
@@ -117,11 +117,11 @@ def _optimizer(args: Any) -> tuple[str, Paper] | None:
     """What an optimiser of colm's own is called, and its paper; ``None`` for any other."""
     if args.optim == LOW_RANK_ADAM:
         subspace = read_optim_args(args.optim, args.optim_args)["subspace"]
-        return "low-rank Adam", SUBSPACES[subspace]
+        return "low-rank Adam", OF_SUBSPACES[subspace]
     if args.optim == ZEROTH_ORDER:
-        name, paper = DIRECTIONS[read_optim_args(args.optim, args.optim_args)["direction"]]
+        name, paper = OF_DIRECTIONS[read_optim_args(args.optim, args.optim_args)["direction"]]
         return f"zeroth order ({name})", paper
-    return OPTIMIZERS.get(args.optim)
+    return OF_OPTIMIZERS.get(args.optim)
 
 
 def source_of_selector(name: str) -> Origin | None:
@@ -133,7 +133,7 @@ def source_of_selector(name: str) -> Origin | None:
     Returns:
         ``None`` where that is nothing, or where the selector is the paper's method.
     """
-    return SOURCES.get(name)
+    return OF_SELECTORS.get(name)
 
 
 def as_trl_cites(papers: list[Paper]) -> dict[str, str]:
