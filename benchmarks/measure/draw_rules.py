@@ -10,7 +10,8 @@ losses, with the same half of the draws even over sources:
   whose credit assignment the last factor is.
 
 Everything else is that of ``python -m benchmarks quality --arms "adaptive, all n"``, options
-included; ``--rules`` and ``--seeds`` say what to run. Results are in ``results/draw_rules``.
+included; ``--rules`` and ``--seeds`` say what to run. Results are in ``results/draw_rules``; the
+name of a file begins with its rule.
 """
 
 import argparse
