@@ -196,6 +196,7 @@ def test_a_killed_comparison_leaves_no_process_and_goes_on(
     for old, new in zip(before.runs, after.runs, strict=True):
         assert new.state == TRAINED
         assert list(new.measured)[: len(old.measured)] == list(old.measured)
+    assert "step 1   loss " in (folder / "even-seed42" / "log.txt").read_text()
     assert "is best" in done.stdout
     assert Comparison.load(folder / "report.json").findings is not None
     assert not processes_in(folder)

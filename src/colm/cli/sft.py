@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from colm.cli.libraries import notes_on_stderr
+from colm.cli.terminal import Saying
 
 
 def add_parser(subparsers: Any) -> None:
@@ -42,5 +43,5 @@ def run(namespace: argparse.Namespace) -> int:
         arguments = parse_arguments(namespace.rest)
         from colm.runs.sft import run_sft
 
-        run_sft(arguments)
+        run_sft(arguments, Saying())
     return 0

@@ -25,13 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    set_seed,
-)
+from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 
 from colm.coreset.mixture import small_sources
 from colm.data import SOURCE_COLUMN, source_counts, source_of
@@ -42,6 +36,7 @@ from colm.runs.arguments import SFTArguments, parse_arguments
 from colm.runs.arms import option_words
 from colm.runs.players import Told
 from colm.runs.sft import build_trainer, named_refusals, run_facts
+from colm.runs.step_lines import say_log
 from colm.runs.training_data import HeldOut, load_examples
 from colm.training.step.draw import candidates_in_all, candidates_of_step
 from colm.training.trainer import CoLMSFTTrainer
@@ -228,10 +223,17 @@ def _build(job: Told) -> tuple[EndlessTrainer, SFTArguments, dict[str, int]]:
 
     set_seed(job["seed"])
     trainer = build_trainer(arguments, EndlessTrainer, load)
-    trainer.remove_callback(PrinterCallback)
+    say_log(trainer, _say_to_log, has_end=False)
     trainer.run_facts = run_facts(arguments, "colm compare")
     trainer.go_on_without_end()
     return trainer, arguments, sizes
+
+
+def _say_to_log(line: str, kept: bool = True) -> None:
+    """Write a line where the process's notes go, at once: who looks wants to see how it stands."""
+    if kept:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 def _held_out_rows(trainer: Any, column: str) -> list[dict[str, Any]]:

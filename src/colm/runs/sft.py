@@ -15,6 +15,8 @@ from colm.runs.model_card import write_model_card
 from colm.runs.output_folder import find_checkpoint
 from colm.runs.pretrained import LOADING_ERRORS, cannot_load, check_folder, load_tokenizer
 from colm.runs.refused_records import refused_records_named
+from colm.runs.saying import Say
+from colm.runs.step_lines import say_log
 from colm.runs.training_data import Examples, load_examples
 from colm.training.checkpoints.folder_lock import holding
 from colm.training.checkpoints.manifest import find_checkpoints
@@ -26,11 +28,12 @@ logger = logging.getLogger(__name__)
 AnyTrainer = TypeVar("AnyTrainer", bound=CoLMSFTTrainer)
 
 
-def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
+def run_sft(arguments: SFTArguments, say: Say | None = None) -> CoLMSFTTrainer:
     """Fine-tune a model, evaluate while training if asked, and save it with a model card.
 
     Args:
         arguments: Options of the run, from ``colm.runs.arguments.parse_arguments``.
+        say: Takes a line for each entry of the log; without it ``transformers`` prints the entries.
 
     Returns:
         The trainer after training; ``trainer.state.log_history`` tells what happened.
@@ -46,6 +49,8 @@ def run_sft(arguments: SFTArguments) -> CoLMSFTTrainer:
         )
         trainer = build_trainer(arguments, CoLMSFTTrainer)
         trainer.run_facts = run_facts(arguments, "colm sft")
+        if say is not None:
+            say_log(trainer, say)
         # A stream meets its chat template on the way.
         with named_refusals(arguments, trainer.processing_class):
             trainer.train(resume_from_checkpoint=checkpoint)
