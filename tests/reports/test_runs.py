@@ -201,6 +201,24 @@ def test_accuracies_are_read_where_they_clearly_are(tmp_path) -> None:
     assert rows["accuracy, sums"] == "25.0 %"
 
 
+def test_a_result_of_any_name_is_found_where_it_tells_that_it_is_the_runs(tmp_path) -> None:
+    folder = save_state(tmp_path / "mine", 4, 4)
+    (folder / "checkpoint-4").mkdir()
+    for place, steps, accuracy in (
+        ("mine.json", 4, 0.5),
+        ("checkpoint-4/ours.json", 4, 0.75),
+        ("early.json", 2, 0.125),
+        ("base.json", None, 0.0),  # of a model that was not trained
+    ):
+        result = {"format": "colm evaluation 1", "model": {"steps": steps}}
+        result["sets"] = {place: {"accuracy": accuracy}}
+        (folder / place).write_text(json.dumps(result, indent=1))
+    (folder / "config.json").write_text('{"sets": {"other": {"accuracy": 1.0}}}')
+    comparison = read_runs([folder])
+    assert comparison.arms[0].accuracies == {"mine.json": 0.5, "checkpoint-4/ours.json": 0.75}
+    assert "evaluated after step 2, too" in comparison.notes[0]
+
+
 @pytest.mark.slow
 def test_runs_of_all_kinds_stand_side_by_side(tmp_path, comparison) -> None:
     mine = save_state(tmp_path / "mine", 4, 4)

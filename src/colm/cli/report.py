@@ -56,6 +56,7 @@ def run(namespace: argparse.Namespace) -> int:
         ValueError: A run cannot be read, or the page not be written.
     """
     from colm.reports import headline, read_runs, summary_table, write_page
+    from colm.reports.seeds import have_seeds, seeds_table, ways
 
     output: Path = namespace.output
     _check_output(output, namespace.overwrite)
@@ -66,6 +67,9 @@ def run(namespace: argparse.Namespace) -> int:
     except OSError as error:
         raise ValueError(f"--output {output} cannot be written: {error.strerror}") from error
     print(f"{headline(comparison)}.\n")
+    told = ways(comparison.arms)
+    if have_seeds(told):
+        print(f"{seeds_table(told).fitted().to_text()}\n")
     print(summary_table(comparison).fitted().to_text())
     for note in comparison.notes:
         print(f"\n{note}")

@@ -49,6 +49,9 @@ class Arm:
         accuracies: Share of right answers on sets of questions, by the set's name.
         steps: Optimiser steps that it took; those of its log by default.
         planned_steps: Steps that it was to take; ``None`` where that is not known.
+        seed: Of the run, as it is to be read; empty where it is not known.
+        recipe: A digest of all that decides the run but its seed; empty where it is not known.
+        others: The same with other seeds, which is shown together with it and not by itself.
     """
 
     name: str
@@ -58,6 +61,9 @@ class Arm:
     accuracies: Mapping[str, float] = field(default_factory=dict)
     steps: int | None = None
     planned_steps: int | None = None
+    seed: str = ""
+    recipe: str = ""
+    others: Sequence["Arm"] = ()
 
     def steps_taken(self) -> int:
         """Return how many optimiser steps it took.

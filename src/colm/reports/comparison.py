@@ -153,6 +153,9 @@ def _arm(data: Mapping[str, Any]) -> Arm:
             "log_history": clean_log(given["log_history"]),
             "settings": _pairs(given.get("settings", {})),
             "accuracies": _numbers(given.get("accuracies", {})),
+            "seed": clean(given["seed"]) if given.get("seed") else "",
+            "recipe": clean(given["recipe"]) if given.get("recipe") else "",
+            "others": tuple(_arm(other) for other in _list(given.get("others", ()))),
         }
     )
 

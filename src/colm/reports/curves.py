@@ -114,7 +114,7 @@ def plot_error(comparison: Comparison, key: str, label: str) -> str:
         for drawn in drawn_arms(comparison):
             steps, errors = drawn.arm.series(key)
             if steps:
-                _curve(axes, drawn, steps, errors, smoothed=True)
+                draw_curve(axes, drawn, steps, errors, smoothed=True)
         axes.axhline(1, color=INK, linewidth=1, linestyle="--", label="a random choice")
         finish_curves(axes, STEP, label, from_zero=True)
         add_legend(figure, axes)
@@ -229,21 +229,29 @@ def _step_and_time(series: Sequence[Series], label: str, name: str, smoothed: bo
     with style():
         figure, axes = make_figure(PANEL_INCHES if panels == 1 else 2 * HALF_PANEL_INCHES, panels)
         for drawn, steps, ys in series:
-            _curve(axes[0], drawn, steps, ys, smoothed)
+            draw_curve(axes[0], drawn, steps, ys, smoothed)
         finish_curves(axes[0], STEP, label)
         if panels == 2:
             unit, length = unit_of_time(longest)
             for drawn, xs, ys in timed_known:
-                _curve(axes[1], drawn, [x / length for x in xs], ys, smoothed)
+                draw_curve(axes[1], drawn, [x / length for x in xs], ys, smoothed)
             finish_curves(axes[1], f"time of selecting and training, {unit}", label)
         add_legend(figure, axes[0])
         return svg_of(figure, name)
 
 
-def _curve(
+def draw_curve(
     axes: Axes, drawn: Drawn, xs: Sequence[float], ys: Sequence[float], smoothed: bool
 ) -> None:
-    """One arm's curve: as logged and thin, its moving mean in front of it."""
+    """Draw one arm's curve: as logged and thin, its moving mean in front of it.
+
+    Args:
+        axes: To draw on.
+        drawn: The arm.
+        xs: Of its points.
+        ys: Likewise; what is not finite is left out.
+        smoothed: Whether many points get a moving mean.
+    """
     finite = [y if math.isfinite(y) else math.nan for y in ys]
     few = len(xs) < FEW_POINTS
     if smoothed and not few:

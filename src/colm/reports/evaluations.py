@@ -12,6 +12,10 @@ from colm.reports.run_names import clean
 
 #: Where results lie in a run's folder; its checkpoints are evaluated into it, too.
 PLACES = ("eval*.json", "evaluations/*.json")
+#: Where ``--output`` may have put some, under any name; they begin with the mark.
+OTHER_PLACES = ("*.json", "checkpoint-*/*.json")
+_MARK = b'"format": "colm evaluation'
+_MARKED_BYTES = 64
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
@@ -38,10 +42,11 @@ def read_evaluations(folder: Path, step: int, name: str) -> Evaluations:
     """
     accuracies: dict[tuple[str, str], float] = {}
     scores, others = None, set()
-    for result in _results(folder):
+    for result, is_of_the_run in _results(folder):
         steps = _mapping(result.get("model")).get("steps")
         if isinstance(steps, int) and steps != step:
             others.add(steps)
+        if steps != step and (isinstance(steps, int) or not is_of_the_run):
             continue
         for each, found in _mapping(result.get("sets")).items():
             accuracy = _number(_mapping(found).get("accuracy"))
@@ -59,18 +64,32 @@ def read_evaluations(folder: Path, step: int, name: str) -> Evaluations:
     return Evaluations(_by_name(accuracies), scores, notes)
 
 
-def _results(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """The results in a run's folder, the newest first."""
+def _results(folder: Path) -> Iterator[tuple[Mapping[str, Any], bool]]:
+    """The results in a run's folder, the newest first, and whether their place says whose they are.
+
+    The model of another result may be any: that it was trained for as many steps has to tell.
+    """
     folders = [folder]
     if _CHECKPOINT.fullmatch(folder.absolute().name):
         folders.append(folder.absolute().parent)
-    files = {path for each in folders for place in PLACES for path in each.glob(place)}
+    own = {path for each in folders for place in PLACES for path in each.glob(place)}
+    others = {path for each in folders for place in OTHER_PLACES for path in each.glob(place)}
+    files = own | {path for path in others if _is_marked(path)}
     written = [(path.stat().st_mtime, path) for path in files if path.is_file()]
     for _, path in sorted(written, reverse=True):
         try:
-            yield _mapping(read_json(path))
+            yield _mapping(read_json(path)), path in own
         except (OSError, ValueError):
             continue
+
+
+def _is_marked(path: Path) -> bool:
+    """Whether a file begins as ``colm evaluate`` writes it."""
+    try:
+        with path.open("rb") as file:
+            return _MARK in file.read(_MARKED_BYTES)
+    except OSError:
+        return False
 
 
 def _by_name(accuracies: Mapping[tuple[str, str], float]) -> dict[str, float]:

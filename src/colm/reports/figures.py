@@ -1,16 +1,20 @@
 """The figures of a page: which there is data for, and what is said of each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from colm.reports import bars, curves
+from colm.reports import bands, bars, curves
 from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
 from colm.reports.run_names import shorten
+from colm.reports.seeds import have_seeds, ways
 from colm.reports.summaries import evaluation_name, number
 
 #: More arms than this have no bars by source, which the tables tell better.
 MOST_ARMS_IN_BARS = 6
+#: More ways than this have no bands, which would hide each other.
+MOST_WAYS_IN_BANDS = 8
 _MOST_IN_A_TITLE = 48
 
 
@@ -41,6 +45,7 @@ def make_figures(comparison: Comparison) -> list[Figure]:
     """
     few = len(comparison.arms) <= MOST_ARMS_IN_BARS
     parts = [
+        iter(figures_of_seeds(comparison)),
         _of_scores(comparison) if few else iter(()),
         _of_losses(comparison),
         _of_kept(comparison, few),
@@ -48,6 +53,42 @@ def make_figures(comparison: Comparison) -> list[Figure]:
         _of_costs(comparison),
     ]
     return [figure for part in parts for figure in part]
+
+
+def figures_of_seeds(comparison: Comparison) -> list[Figure]:
+    """Return the losses of ways that were run with several seeds, their seeds together.
+
+    Args:
+        comparison: What to show.
+
+    Returns:
+        None where every way has one seed, or where they are too many to be told apart.
+    """
+    told = ways(comparison.arms)
+    if not have_seeds(told) or len(told) > MOST_WAYS_IN_BANDS:
+        return []
+    caption = (
+        "Lines are means over seeds; a band goes from the least of them to the most. "
+        + _time_caption(comparison)
+    )
+    runs = [run for way in told for run in way.runs]
+    logs: list[tuple[str, Callable[[Arm], bands.Curve | None]]] = [
+        (evaluation_name(key), partial(_evaluation, key))
+        for key in dict.fromkeys(key for run in runs for key in run.evaluations())
+    ]
+    logs.append(("training loss", bands.smoothed_loss))
+    found = []
+    for name, log in logs:
+        if any(log(run) for way in told if len(way.runs) > 1 for run in way.runs):
+            svg = bands.plot_seeds(comparison, told, log, shorten(name, _MOST_IN_A_TITLE))
+            title = f"{name[0].upper()}{name[1:]}, seeds together"
+            where = "The table 'Seeds together' has means and spreads."
+            found.append(Figure(title, svg, caption, f"Curves against the step. {where}"))
+    return found
+
+
+def _evaluation(key: str, arm: Arm) -> bands.Curve | None:
+    return arm.evaluations().get(key)
 
 
 def _of_scores(comparison: Comparison) -> Iterator[Figure]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from colm.durable import write_whole
 from colm.reports.comparison import Comparison
+from colm.reports.seeds import have_seeds, seeds_table, ways
 from colm.reports.summaries import loss_table, settings_table, source_table, summary_table
 from colm.reports.tables import Table
 from colm.reports.wording import headline, lead, remarks
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 #: By which a page is known as one of these, near its beginning.
 MARK = '<meta name="generator" content="colm report">'
 _MARKED_BYTES = 1000
+SEEDS_TITLE = "Seeds together"
 #: Longer tables may go on on the next sheet.
 MOST_ROWS_TOGETHER = 24
 
@@ -92,7 +94,12 @@ def _page(comparison: Comparison) -> str:
 def _figures_of(comparison: Comparison) -> str:
     """The tables that a reader looks at first."""
     if comparison.findings is None:
-        return _table(summary_table(comparison), "Comparison", "summary")
+        told = ways(comparison.arms)
+        each = _table(summary_table(comparison), "Comparison", "summary")
+        if not have_seeds(told):
+            return each
+        together = _table(seeds_table(told), SEEDS_TITLE, "summary")
+        return f"<h2>{SEEDS_TITLE}</h2>\n{together}\n<h2>Each run</h2>\n{each}"
     return "".join(_section(title, each) for title, each in comparison.findings.tables.items())
 
 

@@ -1,5 +1,7 @@
 """Reading the output folder of a training run, whether it ended, goes on or was cut short."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,6 +68,8 @@ def read_run_folder(folder: Path, name: str) -> Comparison:
         accuracies=evaluations.accuracies,
         steps=state.step,
         planned_steps=_whole(state.data.get("max_steps")),
+        seed=_seed(record) if record else "",
+        recipe=_recipe(record, state.step) if record else "",
     )
     return Comparison(
         arms=[arm],
@@ -151,8 +155,36 @@ def _recorded(record: RunRecord) -> dict[str, str]:
     }
     if name := str(record.model.get("name") or ""):
         settings = {"model": without_folder(name)} | settings
-    options = {**record.selection, **record.subspaces, **record.memory}
+    options = {**record.selection, **record.subspaces, **record.memory, **record.seeds}
     return settings | {clean(name): _in_words(value) for name, value in options.items()}
+
+
+def _seed(record: RunRecord) -> str:
+    """The seed of the run; what else is drawn by a seed of its own has that behind it."""
+    others = [f"{name} {value}" for name, value in record.seeds.items() if name != "seed"]
+    return clean(", ".join([str(record.seeds.get("seed", "")), *others]))
+
+
+def _recipe(record: RunRecord, step: int) -> str:
+    """A digest of all that decides a run but its seed, and how long it is where it has no end yet.
+
+    Sizes of sources are left out: where examples are held out, the seed says which.
+    """
+    parts: dict[str, Any] = {
+        name: getattr(record, name)
+        for name in (
+            "model",
+            "data",
+            "drawn",
+            "kept",
+            "selection",
+            "subspaces",
+            "options",
+            "memory",
+        )
+    }
+    parts["step"] = None if record.state == ENDED else step
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _in_words(value: Any) -> str:

@@ -1,8 +1,14 @@
 """Names as they are shown: cleaned of what a page cannot hold, and short where room is short."""
 
+import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 from colm.names import ELLIPSIS
+
+_BETWEEN = r"[\s_./=()-]"
+#: How a name goes on where only a seed follows.
+_BEFORE_A_SEED = re.compile(rf"(?:{_BETWEEN}+(?:seeds?|s)?|seeds?){_BETWEEN}*\d*$", re.IGNORECASE)
 
 
 def clean(name: str) -> str:
@@ -86,6 +92,35 @@ def distinct(names: Sequence[str]) -> list[str]:
             candidate = f"{name} ({number})"
         found.append(candidate)
     return found
+
+
+def common_name(names: Sequence[str]) -> str:
+    """Return what names of runs that differ by their seed have in common.
+
+    Args:
+        names: At least one.
+
+    Returns:
+        What they begin with, without what leads up to the seed; or what they end with, or the
+        first of them.
+
+    Example:
+        >>> common_name(["colm-seed1", "colm-seed2"]), common_name(["r-64", "r-64 (2)"])
+        ('colm', 'r-64')
+        >>> common_name(["0/even", "1/even"]), common_name(["one", "two"])
+        ('even', 'one')
+    """
+    begin = _beginning(names)
+    if begin not in names:
+        begin = _BEFORE_A_SEED.sub("", begin)
+    end = _beginning([name[::-1] for name in names])[::-1]
+    return begin or re.sub(rf"^{_BETWEEN}+", "", end) or names[0]
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """What all begin with: of the first and the last by alphabet, all others lie between."""
+    pairs = zip(min(names), max(names), strict=False)
+    return "".join(first for first, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def join_in_words(parts: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
 from colm.reports.run_folder import STATE, is_run_folder, read_run_folder
 from colm.reports.run_names import clean, distinct
+from colm.reports.seeds import ways
 from colm.run_record import read_record
 
 COMPARISON_DATA = "report.json"
@@ -155,10 +156,13 @@ def _agreed_small(parts: Sequence[Comparison]) -> list[str]:
 
 def _caution(parts: Sequence[Comparison], arms: Sequence[Arm]) -> list[str]:
     """What runs that were not made to be compared may differ in."""
+    told = ways(arms)
     if len(parts) < 2 or not any(arm.scores or arm.evaluations() for arm in arms):
         return []
-    return [
+    caution = (
         "These are runs of their own: losses compare where all were evaluated on the same "
-        "examples, times where all had the same machine to themselves. One run of a kind is one "
-        "seed: a small difference may be chance."
-    ]
+        "examples, times where all had the same machine to themselves."
+    )
+    if any(len(way.runs) == 1 for way in told):
+        caution += " One run of a kind is one seed: a small difference may be chance."
+    return [caution]

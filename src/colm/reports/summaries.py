@@ -16,6 +16,7 @@ Values = Sequence[float | None]
 Show = Callable[[float | None], str]
 Pick = Callable[[Iterable[float]], float]
 
+TRAINING_TAIL = "training loss, last 5 logged"
 #: Losses of evaluations that have names of their own; others have that of their set.
 EVALUATIONS = {"eval_loss": "evaluation loss", "eval_macro_loss": "held-out loss, macro"}
 
@@ -116,9 +117,7 @@ def _add_evaluations(rows: _Rows, arms: Sequence[Arm]) -> None:
 def _add_training(rows: _Rows, arms: Sequence[Arm]) -> None:
     """What the trainer logged of what it trained on; examples differ, so none is the best."""
     if not all(arm.scores for arm in arms):
-        tails = [_finite(arm.series("loss")[1][-5:]) for arm in arms]
-        losses = [sum(tail) / len(tail) if tail else None for tail in tails]
-        rows.add_known("training loss, last 5 logged", [None, *losses], number)
+        rows.add_known(TRAINING_TAIL, [None, *map(training_tail, arms)], number)
         kept = [_ratio(arm.mean("colm/kept"), arm.mean("colm/candidates")) for arm in arms]
         rows.add_known("kept of what was drawn", [None, *kept], percent)
     errors = [arm.mean("colm/match_error") for arm in arms]
@@ -140,6 +139,19 @@ def _without_empty_column(comparison: Comparison, rows: _Rows) -> Table:
     cells = [[row[0], *row[2:]] for row in rows.cells]
     strong = [None if best is None else best - 1 for best in rows.strong]
     return Table(["", *names], cells, strong, rows.indented)
+
+
+def training_tail(arm: Arm) -> float | None:
+    """Return the mean of the training losses that were logged last.
+
+    Args:
+        arm: Any.
+
+    Returns:
+        Of five at most; ``None`` where none of them is finite.
+    """
+    tail = _finite(arm.series("loss")[1][-5:])
+    return sum(tail) / len(tail) if tail else None
 
 
 def source_table(comparison: Comparison) -> Table:
@@ -236,6 +248,19 @@ def number(value: float | None) -> str:
         ('1.250', '43,211', 'not finite')
     """
     return _finite_or(value, lambda v: f"{v:.3f}" if abs(v) < 1000 else f"{v:,.0f}")
+
+
+def plus_minus(value: float | None) -> str:
+    """Return a spread around a mean.
+
+    Args:
+        value: 0 or more; ``None`` for one that is not known.
+
+    Example:
+        >>> plus_minus(0.0126)
+        '±0.013'
+    """
+    return ABSENT if value is None else f"±{number(value)}"
 
 
 def percent(value: float | None) -> str:

@@ -14,7 +14,7 @@ from colm.reports.standings import (
     spread_of,
     standings,
 )
-from colm.reports.summaries import ABSENT, Values, best_place, number
+from colm.reports.summaries import ABSENT, Values, best_place, number, plus_minus
 from colm.reports.tables import Table
 from colm.reports.wording import LEVEL
 
@@ -100,8 +100,7 @@ def _losses(
 
 
 def _spread(scores: Mapping[int, Scores]) -> str:
-    value = spread_of(scores)
-    return ABSENT if value is None else f"±{value:.3f}"
+    return plus_minus(spread_of(scores))
 
 
 def _against(found: Sequence[Standing], contest: Contest) -> list[list[str]]:

@@ -1,12 +1,23 @@
 """What a comparison says in sentences: the outcome, whichever way it went, and its conditions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import fmean
 from typing import NamedTuple
 
 from colm.reports.arm import LARGEST, Arm
 from colm.reports.comparison import Comparison
 from colm.reports.run_names import join_in_words, short_names
+from colm.reports.seeds import (
+    Way,
+    have_seeds,
+    last_evaluation,
+    macro,
+    mean_over_seeds,
+    micro,
+    ways,
+)
 from colm.reports.summaries import evaluation_name, number
 
 #: Losses closer than this share of each other are called level.
@@ -20,10 +31,17 @@ MOST_NAMED = 3
 
 
 class _Outcome(NamedTuple):
-    """A loss on held-out examples that every arm has."""
+    """A loss on held-out examples that every arm has.
+
+    Attributes:
+        label: What it is called.
+        values: Of each way of training, the mean over its seeds.
+        ranges: The least and the most of its seeds.
+    """
 
     label: str
     values: Sequence[float]
+    ranges: Sequence[tuple[float, float]]
 
 
 def headline(comparison: Comparison) -> str:
@@ -42,15 +60,17 @@ def headline(comparison: Comparison) -> str:
 
 def _headline(comparison: Comparison) -> str:
     """The outcome by what is known of each arm."""
-    names, outcome = _names(comparison), _outcome(comparison)
+    told = ways(comparison.arms)
+    names, outcome = _names(told), _outcome(told)
     after = _after(comparison.arms)
     if len(names) == 1:
-        return f"{names[0]}: {_one(comparison.arms[0], outcome)} {after}"
+        return f"{names[0]}: {_one(told[0], outcome)} {after}"
+    several = f"{len(names)} {'ways' if have_seeds(told) else 'runs'}"
     if outcome is None:
-        return f"{len(names)} runs, with no loss on held-out examples to compare them by"
+        return f"{several}, with no loss on held-out examples to compare them by"
     diverged = [n for n, v in zip(names, outcome.values, strict=True) if not math.isfinite(v)]
     if len(names) > 2:
-        return _best_of(names, outcome, after)
+        return _best_of(names, outcome, several, after)
     if diverged:
         return f"{join_in_words(diverged)}: {outcome.label} that is not finite {after}"
     first, other = outcome.values
@@ -71,28 +91,43 @@ def lead(comparison: Comparison) -> str:
     Returns:
         Sentences; none where there are too many arms to name.
     """
-    names, arms, before = _names(comparison), comparison.arms, comparison.before
+    told, before = ways(comparison.arms), comparison.before
+    names = _names(told)
     if len(names) > MOST_NAMED:
         return ""
     sentences = []
-    outcome = _outcome(comparison)
-    scores = [arm.scores for arm in arms if arm.scores]
-    if before and len(scores) == len(arms):
-        macro, micro = (
-            join_in_words([f"{number(v)} with {n}" for v, n in zip(values, names, strict=True)])
-            for values in ([s.macro for s in scores], [s.micro for s in scores])
+    outcome = _outcome(told)
+    if before and all(arm.scores for arm in comparison.arms):
+        over_sources, over_examples = (
+            join_in_words(
+                [
+                    f"{number(mean_over_seeds(way, of))} with {name}"
+                    for way, name in zip(told, names, strict=True)
+                ]
+            )
+            for of in (macro, micro)
         )
         sentences += [
             f"Held-out loss, averaged over {len(before.loss_by_source)} sources, went from "
-            f"{number(before.macro)} to {macro}.",
+            f"{number(before.macro)} to {over_sources}.",
             f"Averaged over the examples of the mixture, it went from {number(before.micro)} to "
-            f"{micro}.",
+            f"{over_examples}.",
         ]
     elif outcome and len(names) > 1:
         pairs = zip(outcome.values, names, strict=True)
         values = join_in_words([f"{number(value)} with {name}" for value, name in pairs])
         sentences.append(f"The last {outcome.label} was {values}.")
-    times = [(name, arm.whole_step_seconds()) for arm, name in zip(arms, names, strict=True)]
+    if outcome and have_seeds(told):
+        ranges = [
+            f"from {number(least)} to {number(most)} with {name}"
+            for (least, most), name, way in zip(outcome.ranges, names, told, strict=True)
+            if len(way.arms) > 1
+        ]
+        sentences += [f"Over seeds it went {join_in_words(ranges)}."] if ranges else []
+    times = [
+        (name, mean_over_seeds(way, Arm.whole_step_seconds))
+        for way, name in zip(told, names, strict=True)
+    ]
     seconds = [
         f"{time:{'.1f' if 1 <= time < 1e6 else '.2g'}} s with {name}"
         for name, time in times
@@ -115,7 +150,7 @@ def remarks(comparison: Comparison) -> list[str]:
     found = []
     logged = [
         (name, arm, arm.series("loss")[1])
-        for name, arm in zip(_names(comparison), comparison.arms, strict=True)
+        for name, arm in zip(_arm_names(comparison), comparison.arms, strict=True)
     ]
     for name, _, losses in logged:
         wrong = sum(not math.isfinite(loss) for loss in losses)
@@ -136,32 +171,36 @@ def remarks(comparison: Comparison) -> list[str]:
     return found
 
 
-def _names(comparison: Comparison) -> list[str]:
+def _names(told: Sequence[Way]) -> list[str]:
+    return short_names([way.name for way in told], _MOST_IN_A_SENTENCE)
+
+
+def _arm_names(comparison: Comparison) -> list[str]:
     return short_names([arm.name for arm in comparison.arms], _MOST_IN_A_SENTENCE)
 
 
-def _outcome(comparison: Comparison) -> _Outcome | None:
-    """The loss that arms are compared by: of all sources alike, or else of an evaluation."""
-    arms = comparison.arms
-    macro = [arm.scores.macro for arm in arms if arm.scores]
-    if macro and len(macro) == len(arms):
-        return _Outcome("held-out loss", macro)
-    logged = [arm.evaluations() for arm in arms]
-    for key in logged[0] if logged else ():
-        if all(key in found for found in logged):
-            return _Outcome(evaluation_name(key), [found[key][1][-1] for found in logged])
+def _outcome(told: Sequence[Way]) -> _Outcome | None:
+    """The loss that ways are compared by: of all sources alike, or else of an evaluation."""
+    evaluations = [evaluation for way in told[:1] for evaluation in way.arms[0].evaluations()]
+    losses: list[tuple[str, Callable[[Arm], float | None]]] = [("held-out loss", macro)]
+    losses += [(evaluation_name(key), partial(last_evaluation, key=key)) for key in evaluations]
+    for label, of in losses:
+        values = [[value for arm in way.arms if (value := of(arm)) is not None] for way in told]
+        if all(len(each) == len(way.arms) for each, way in zip(values, told, strict=True)):
+            ranges = [(min(each), max(each)) for each in values]
+            return _Outcome(label, [fmean(each) for each in values], ranges)
     return None
 
 
-def _one(arm: Arm, outcome: _Outcome | None) -> str:
-    """What is told of an arm alone."""
+def _one(way: Way, outcome: _Outcome | None) -> str:
+    """What is told of a way alone."""
     if outcome is not None:
         return f"{outcome.label} {number(outcome.values[0])}"
-    losses = arm.series("loss")[1]
-    return f"training loss {number(losses[-1])}" if losses else "no loss logged"
+    losses = [arm.series("loss")[1][-1] for arm in way.arms if arm.series("loss")[1]]
+    return f"training loss {number(fmean(losses))}" if losses else "no loss logged"
 
 
-def _best_of(names: Sequence[str], outcome: _Outcome, after: str) -> str:
+def _best_of(names: Sequence[str], outcome: _Outcome, several: str, after: str) -> str:
     """The lowest of several losses."""
     ranked = sorted(
         (value, name)
@@ -169,16 +208,16 @@ def _best_of(names: Sequence[str], outcome: _Outcome, after: str) -> str:
         if math.isfinite(value)
     )
     if not ranked:
-        return f"None of {len(names)} runs ends with a finite {outcome.label} {after}"
+        return f"None of {several} ends with a finite {outcome.label} {after}"
     (lowest, best), *others = ranked
     level = [name for value, name in others if value <= lowest * (1 + LEVEL)]
     if len(level) >= MOST_NAMED:
         many = "All" if len(level) + 1 == len(names) else f"{len(level) + 1} of"
-        return f"{many} {len(names)} runs are level in {outcome.label} {after}"
+        return f"{many} {several} are level in {outcome.label} {after}"
     if level:
         named = join_in_words([best, *level])
-        return f"{named} end level with the lowest {outcome.label} of {len(names)} runs {after}"
-    return f"{best} ends with the lowest {outcome.label} of {len(names)} runs {after}"
+        return f"{named} end level with the lowest {outcome.label} of {several} {after}"
+    return f"{best} ends with the lowest {outcome.label} of {several} {after}"
 
 
 def _after(arms: Sequence[Arm]) -> str:
