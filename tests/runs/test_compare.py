@@ -274,6 +274,10 @@ def test_the_report_holds_what_the_comparison_found(tmp_path: Path) -> None:
     steps, losses = loaded.arms[0].evaluations()["eval_macro_loss"]
     assert steps[0] == 0
     assert losses[0] == pytest.approx(2.5)
+    (other,) = loaded.arms[0].others
+    assert (loaded.arms[0].seed, other.seed) == ("3", "4")
+    assert other.evaluations()["eval_macro_loss"][1][1:] != losses[1:]
+    assert "Held-out loss, macro, seeds together" in text
     contest = contest_of(comparing)
     assert contest.seconds == 60
     assert {trial.seed for trial in contest.trials} == {3, 4}

@@ -3,7 +3,7 @@
 from colm.reports.arm import Arm, Scores
 from colm.reports.comparison import Comparison, Findings
 from colm.reports.page import is_report, write_page, write_report
-from colm.reports.runs import join_comparisons, read_runs
+from colm.reports.runs import join_comparisons, read_many, read_runs
 from colm.reports.summaries import loss_table, source_table, summary_table
 from colm.reports.tables import Table
 from colm.reports.wording import headline
@@ -18,6 +18,7 @@ __all__ = [
     "is_report",
     "join_comparisons",
     "loss_table",
+    "read_many",
     "read_runs",
     "source_table",
     "summary_table",

@@ -82,8 +82,8 @@ def figures_of_seeds(comparison: Comparison) -> list[Figure]:
         if any(log(run) for way in told if len(way.runs) > 1 for run in way.runs):
             svg = bands.plot_seeds(comparison, told, log, shorten(name, _MOST_IN_A_TITLE))
             title = f"{name[0].upper()}{name[1:]}, seeds together"
-            where = "The table 'Seeds together' has means and spreads."
-            found.append(Figure(title, svg, caption, f"Curves against the step. {where}"))
+            where = "Curves against the step; the first tables have means and spreads."
+            found.append(Figure(title, svg, caption, where))
     return found
 
 

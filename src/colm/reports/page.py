@@ -1,13 +1,13 @@
 """One page that tells how runs went: no script, no network, nothing outside the file."""
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colm.durable import write_whole
 from colm.reports.comparison import Comparison
-from colm.reports.seeds import have_seeds, seeds_table, ways
+from colm.reports.seeds import Way, have_seeds, seeds_table, ways
 from colm.reports.summaries import loss_table, settings_table, source_table, summary_table
 from colm.reports.tables import Table
 from colm.reports.wording import headline, lead, remarks
@@ -38,18 +38,19 @@ def write_report(path: str | Path, comparison: Comparison) -> Path:
     return path
 
 
-def write_page(path: str | Path, comparison: Comparison) -> Path:
+def write_page(path: str | Path, comparison: Comparison, index: str | None = None) -> Path:
     """Write a comparison as one self-contained HTML page.
 
     Args:
         path: The page's file.
         comparison: What to report.
+        index: Address of a page of all runs, where this is of one of many.
 
     Returns:
         The same path.
     """
     path = Path(path)
-    write_whole(path, _page(comparison).encode("utf-8"))
+    write_whole(path, _page(comparison, index).encode("utf-8"))
     return path
 
 
@@ -66,11 +67,28 @@ def is_report(path: str | Path) -> bool:
         return MARK.encode() in file.read(_MARKED_BYTES)
 
 
-def _page(comparison: Comparison) -> str:
-    """The whole document."""
-    title = html.escape(headline(comparison))
+def _page(comparison: Comparison, index: str | None = None) -> str:
+    """The whole document of a comparison."""
     findings = comparison.findings
-    sentences = html.escape(" ".join(findings.sentences) if findings else lead(comparison))
+    sentences = " ".join(findings.sentences) if findings else lead(comparison)
+    back = f'<p class=soft><a href="{html.escape(index)}">All runs</a></p>\n' if index else ""
+    notes = show_notes([*comparison.notes, *remarks(comparison)])
+    parts = [notes, _figures_of(comparison), "".join(_sections(comparison))]
+    return document(headline(comparison), sentences, back + "\n".join(parts))
+
+
+def document(title: str, lead_in: str, body: str) -> str:
+    """Return a page.
+
+    Args:
+        title: Plain text.
+        lead_in: Plain text below it; none where empty.
+        body: HTML.
+
+    Returns:
+        HTML with its style.
+    """
+    title, lead_in = html.escape(title), html.escape(lead_in)
     style = Path(__file__).with_name("page.css").read_text("utf-8")
     return f"""<!doctype html>
 <html lang="en">
@@ -82,10 +100,8 @@ def _page(comparison: Comparison) -> str:
 {style}</style>
 <main>
 <h1>{title}</h1>
-{f"<p class=lead>{sentences}</p>" if sentences else ""}
-{_notes([*comparison.notes, *remarks(comparison)])}
-{_figures_of(comparison)}
-{"".join(_sections(comparison))}
+{f"<p class=lead>{lead_in}</p>" if lead_in else ""}
+{body}
 </main>
 </html>
 """
@@ -98,8 +114,7 @@ def _figures_of(comparison: Comparison) -> str:
         each = _table(summary_table(comparison), "Comparison", "summary")
         if not have_seeds(told):
             return each
-        together = _table(seeds_table(told), SEEDS_TITLE, "summary")
-        return f"<h2>{SEEDS_TITLE}</h2>\n{together}\n<h2>Each run</h2>\n{each}"
+        return f"{show_seeds(told)}\n<h2>Each run</h2>\n{each}"
     return "".join(_section(title, each) for title, each in comparison.findings.tables.items())
 
 
@@ -108,21 +123,37 @@ def _sections(comparison: Comparison) -> Iterable[str]:
     # matplotlib takes a second to load, which tables on a terminal do without.
     from colm.reports.figures import make_figures
 
-    figures = make_figures(comparison)
-    if figures:
-        shown = "\n".join(map(_figure, figures))
-        yield f"<h2>Plots</h2>\n<div class=plots>\n{shown}\n</div>\n"
+    yield show_figures(make_figures(comparison))
     if comparison.sources():
         if any(arm.series("colm/kept")[0] for arm in comparison.arms):
             yield _section("What was kept of each source", source_table(comparison))
         if any(arm.scores for arm in comparison.arms):
             yield _section("Each source in figures", loss_table(comparison))
+    yield show_settings(comparison)
+
+
+def show_seeds(told: Sequence[Way]) -> str:
+    """Return the table of seeds together, with its title."""
+    table = _table(seeds_table(told), SEEDS_TITLE, "summary")
+    return f"<h2>{SEEDS_TITLE}</h2>\n{table}"
+
+
+def show_figures(figures: Sequence["Figure"]) -> str:
+    """Return plots with their title; nothing without any."""
+    shown = "\n".join(map(_figure, figures))
+    return f"<h2>Plots</h2>\n<div class=plots>\n{shown}\n</div>\n" if figures else ""
+
+
+def show_settings(comparison: Comparison) -> str:
+    """Return what arms differ in, and what they share."""
+    shown = ""
     if any(arm.settings for arm in comparison.arms):
         differ = "What the runs differ in"
-        yield f"<h2>{differ}</h2>\n{_table(settings_table(comparison), differ, 'words')}\n"
+        shown += f"<h2>{differ}</h2>\n{_table(settings_table(comparison), differ, 'words')}\n"
     for title, pairs in (("Settings", comparison.settings), ("Versions", comparison.versions)):
         if pairs:
-            yield f"<h2>{title}</h2>\n{_definitions(pairs)}\n"
+            shown += f"<h2>{title}</h2>\n{_definitions(pairs)}\n"
+    return shown
 
 
 def _section(title: str, table: Table) -> str:
@@ -130,17 +161,31 @@ def _section(title: str, table: Table) -> str:
 
 
 def _table(table: Table, title: str, kind: str = "") -> str:
-    """A table in a box that scrolls by itself, by keyboard as well."""
-    table = table.fitted()
+    """A table as it fits the page."""
+    return show_table(table.fitted(), title, kind)
+
+
+def show_table(
+    table: Table, title: str, kind: str = "", links: Mapping[str, str] | None = None
+) -> str:
+    """Return a table in a box that scrolls by itself, by keyboard as well.
+
+    Args:
+        table: As it is to be shown.
+        title: What it is called where the page is read aloud.
+        kind: A class of the page's style.
+        links: Addresses of rows, by their names.
+    """
     classes = ["scroll", kind] if kind and not (table.turned and kind == "summary") else ["scroll"]
     if max(len(table.rows), len(table.head) * table.turned) > MOST_ROWS_TOGETHER:
         classes.append("long")
     label = html.escape(title)
     box = f'<div class="{" ".join(classes)}" tabindex="0" role="region" aria-label="{label}">'
-    return f"{box}{table.to_html()}</div>"
+    return f"{box}{table.to_html(links)}</div>"
 
 
-def _notes(notes: Iterable[str]) -> str:
+def show_notes(notes: Iterable[str]) -> str:
+    """Return what a reader must know, a paragraph each."""
     return "".join(f"<p class=soft>{html.escape(note)}</p>" for note in notes)
 
 

@@ -29,17 +29,51 @@ def read_runs(paths: Sequence[str | Path], names: Sequence[str] | None = None) -
     Raises:
         ValueError: A path holds nothing of the kind, or there is not one name for each.
     """
+    parts = [_read(*each) for each in _named(paths, names)]
+    return parts[0] if len(parts) == 1 and len(parts[0].arms) > 1 else join_comparisons(parts)
+
+
+def read_many(
+    paths: Sequence[str | Path], names: Sequence[str] | None = None
+) -> tuple[dict[str, Comparison], list[str]]:
+    """Return what each of many folders and files holds, by its name.
+
+    Args:
+        paths: As for ``read_runs``; what holds no run that can be read is left out.
+        names: One for each path; the names of folders by default.
+
+    Returns:
+        The comparisons in the order given, and what is to be said of paths that were left out.
+
+    Raises:
+        ValueError: None of them can be read, or there is not one name for each.
+    """
+    found: dict[str, Comparison] = {}
+    refused: list[str] = []
+    for path, name, folder in _named(paths, names):
+        title = name or folder
+        try:
+            part = _read(path, title, folder)
+        except ValueError as error:
+            refused.append(f"Left out: {error}.")
+            continue
+        found[distinct([*found, title])[-1]] = part
+    if not found:
+        raise ValueError(refused[0].removeprefix("Left out: ").removesuffix("."))
+    return found, refused
+
+
+def _named(
+    paths: Sequence[str | Path], names: Sequence[str] | None
+) -> list[tuple[Path, str | None, str]]:
+    """Each path with the name that it was given, if any, and that of its folder."""
     if not paths:
         raise ValueError("no runs: name at least one")
     if names is not None and len(names) != len(paths):
         raise ValueError(f"--names: {len(names)} names for {len(paths)} runs")
     places = [Path(path) for path in paths]
     given = [clean(name) for name in names] if names is not None else [None] * len(paths)
-    folders = _folder_names(places)
-    parts = [
-        _read(path, name, folder) for path, name, folder in zip(places, given, folders, strict=True)
-    ]
-    return parts[0] if len(parts) == 1 and len(parts[0].arms) > 1 else join_comparisons(parts)
+    return list(zip(places, given, _folder_names(places), strict=True))
 
 
 def _read(path: Path, name: str | None, folder_name: str) -> Comparison:

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from colm.reports.arm import Arm
 from colm.reports.run_names import common_name, distinct
-from colm.reports.standings import spread
+from colm.reports.standings import spread_over_seeds
 from colm.reports.summaries import (
     ABSENT,
     TRAINING_TAIL,
@@ -187,7 +187,7 @@ def _seeds(way: Way) -> str:
 
 
 def _spread(values: Sequence[float], show: Show) -> str:
-    value = spread(values)
+    value = spread_over_seeds(values)
     return plus_minus(value) if value is None or show is number else f"±{show(value)}"
 
 

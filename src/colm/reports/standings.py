@@ -193,17 +193,17 @@ def mean_of(scores: Mapping[int, Scores], of: Callable[[Scores], float]) -> floa
 
 def spread_of(scores: Mapping[int, Scores]) -> float | None:
     """Return the standard deviation over seeds of the macro loss; ``None`` for less than two."""
-    return spread([each.macro for each in scores.values()])
+    return spread_over_seeds([each.macro for each in scores.values()])
 
 
-def spread(values: Sequence[float]) -> float | None:
+def spread_over_seeds(values: Sequence[float]) -> float | None:
     """Return the standard deviation of what seeds came to; ``None`` for less than two.
 
     Args:
         values: One a seed.
 
     Example:
-        >>> spread([1.0, 2.0, 3.0]), spread([1.0])
+        >>> spread_over_seeds([1.0, 2.0, 3.0]), spread_over_seeds([1.0])
         (1.0, None)
     """
     return stdev(values) if len(values) > 1 else None

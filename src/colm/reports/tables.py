@@ -1,7 +1,7 @@
 """A table, as text for a terminal and as HTML for a page."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from colm.names import printable
@@ -50,8 +50,11 @@ class Table:
         rule = ["-" * width for width in widths]
         return "\n".join(_text_line(cells, widths) for cells in [head, rule, *rows])
 
-    def to_html(self) -> str:
+    def to_html(self, links: Mapping[str, str] | None = None) -> str:
         """Return the table as an HTML ``table`` element.
+
+        Args:
+            links: Addresses of rows, by the names that are shown before them.
 
         Returns:
             HTML in which every text is escaped.
@@ -69,7 +72,12 @@ class Table:
             best, details = {(column, row) for row, column in best}, set()
         head = "".join(f'<th scope="col">{_breakable(text)}</th>' for text in grid[0])
         body = "".join(
-            _html_row(cells, {column for r, column in best if r == row}, row in details)
+            _html_row(
+                cells,
+                {column for r, column in best if r == row},
+                row in details,
+                (links or {}).get(cells[0]),
+            )
             for row, cells in enumerate(grid[1:], 1)
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -103,12 +111,14 @@ def _breakable(text: str) -> str:
     return html.escape(text).replace("_", "_<wbr>")
 
 
-def _html_row(cells: Sequence[str], best: set[int], indented: bool) -> str:
+def _html_row(cells: Sequence[str], best: set[int], indented: bool, link: str | None) -> str:
     """One row; ``best`` are the columns to be set off, that of the row's name being 0."""
     name, *values = map(_breakable, cells)
     columns = "".join(
         f"<td><b>{value}</b></td>" if place in best else f"<td>{value}</td>"
         for place, value in enumerate(values, 1)
     )
+    if link is not None:
+        name = f'<a href="{html.escape(link)}">{name}</a>'
     style = ' class="detail"' if indented else ""
     return f'<tr{style}><th scope="row">{name}</th>{columns}</tr>'

@@ -6,7 +6,7 @@ from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
-from colm.reports.arm import LARGEST, Arm
+from colm.reports.arm import LARGEST, Arm, Scores
 from colm.reports.comparison import Comparison
 from colm.reports.run_names import join_in_words, short_names
 from colm.reports.seeds import (
@@ -95,35 +95,15 @@ def lead(comparison: Comparison) -> str:
     names = _names(told)
     if len(names) > MOST_NAMED:
         return ""
-    sentences = []
-    outcome = _outcome(told)
+    outcome, sentences = _outcome(told), []
     if before and all(arm.scores for arm in comparison.arms):
-        over_sources, over_examples = (
-            join_in_words(
-                [
-                    f"{number(mean_over_seeds(way, of))} with {name}"
-                    for way, name in zip(told, names, strict=True)
-                ]
-            )
-            for of in (macro, micro)
-        )
-        sentences += [
-            f"Held-out loss, averaged over {len(before.loss_by_source)} sources, went from "
-            f"{number(before.macro)} to {over_sources}.",
-            f"Averaged over the examples of the mixture, it went from {number(before.micro)} to "
-            f"{over_examples}.",
-        ]
+        sentences += _from_before(told, names, before)
     elif outcome and len(names) > 1:
         pairs = zip(outcome.values, names, strict=True)
         values = join_in_words([f"{number(value)} with {name}" for value, name in pairs])
         sentences.append(f"The last {outcome.label} was {values}.")
     if outcome and have_seeds(told):
-        ranges = [
-            f"from {number(least)} to {number(most)} with {name}"
-            for (least, most), name, way in zip(outcome.ranges, names, told, strict=True)
-            if len(way.arms) > 1
-        ]
-        sentences += [f"Over seeds it went {join_in_words(ranges)}."] if ranges else []
+        sentences += _over_seeds(told, names, outcome)
     times = [
         (name, mean_over_seeds(way, Arm.whole_step_seconds))
         for way, name in zip(told, names, strict=True)
@@ -136,6 +116,35 @@ def lead(comparison: Comparison) -> str:
     if seconds:
         sentences.append(f"A step took {join_in_words(seconds)}.")
     return " ".join(sentences)
+
+
+def _from_before(told: Sequence[Way], names: Sequence[str], before: Scores) -> list[str]:
+    """From what loss to what others training went."""
+    over_sources, over_examples = (
+        join_in_words(
+            [
+                f"{number(mean_over_seeds(way, of))} with {name}"
+                for way, name in zip(told, names, strict=True)
+            ]
+        )
+        for of in (macro, micro)
+    )
+    return [
+        f"Held-out loss, averaged over {len(before.loss_by_source)} sources, went from "
+        f"{number(before.macro)} to {over_sources}.",
+        f"Averaged over the examples of the mixture, it went from {number(before.micro)} to "
+        f"{over_examples}.",
+    ]
+
+
+def _over_seeds(told: Sequence[Way], names: Sequence[str], outcome: _Outcome) -> list[str]:
+    """How far seeds lie from each other."""
+    ranges = [
+        f"from {number(least)} to {number(most)} with {name}"
+        for (least, most), name, way in zip(outcome.ranges, names, told, strict=True)
+        if len(way.arms) > 1
+    ]
+    return [f"Over seeds it went {join_in_words(ranges)}."] if ranges else []
 
 
 def remarks(comparison: Comparison) -> list[str]:

@@ -1,6 +1,7 @@
 """What came of a comparison, in the form that reports are made of."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,18 @@ from colm.reports.standings import (
 )
 from colm.reports.verdict import contest_tables, verdict
 from colm.runs.compare import Comparing
-from colm.runs.comparison_file import ComparisonState
+from colm.runs.comparison_file import ArmRun, ComparisonState
 from colm.training.checkpoints.manifest import TRAINER_STATE
 from colm.versions import library_versions
 
+#: What the curves of further seeds are drawn from.
+_OF_CURVES = {
+    "step",
+    "loss",
+    "eval_macro_loss",
+    "colm/selection_seconds",
+    "colm/training_seconds",
+}
 _NOTE = (
     "The learning rate is constant after the recipe's warm-up, so that what is measured at any "
     "time stands for a run of that length. Loading, checkpoints and measuring do not count as time."
@@ -109,19 +118,36 @@ def _arm(standing: Standing, contest: Contest, comparing: Comparing) -> Arm:
         for run, trial in zip(comparing.state.runs, contest.trials, strict=True)
         if run.arm == standing.name and run.learning_rate == standing.learning_rate
     ]
-    run, trial = own[0]
-    log = _log(comparing.plan.folder / run.folder / TRAINER_STATE)
-    points = [Measurement(0, 0.0, contest.before), *trial.measured]
-    measured = [{"step": m.step, "eval_macro_loss": m.scores.macro} for m in points]
+    first, *others = [_run(run, trial, contest, comparing.plan.folder) for run, trial in own]
     options = _differing(comparing)[standing.name]
-    return Arm(
+    return replace(
+        first,
         name=standing.name,
         scores=mean_scores(standing.at_time),
-        log_history=sorted([*log, *measured], key=lambda entry: entry["step"]),
         settings={"what it is": standing.entrant.meaning}
         | {name: _in_words(value) for name, value in options.items()},
-        steps=trial.measured[-1].step if trial.measured else 0,
+        others=tuple(_curves_of(other) for other in others if other.steps),
     )
+
+
+def _run(run: ArmRun, trial: Trial, contest: Contest, folder: Path) -> Arm:
+    """One run of an arm, with its log and what was measured on the way."""
+    log = _log(folder / run.folder / TRAINER_STATE)
+    points = [Measurement(0, 0.0, contest.before), *trial.measured]
+    measured = [{"step": m.step, "eval_macro_loss": m.scores.macro} for m in points]
+    return Arm(
+        name=run.folder,
+        scores=None,
+        log_history=sorted([*log, *measured], key=lambda entry: entry["step"]),
+        steps=trial.measured[-1].step if trial.measured else 0,
+        seed=str(run.seed),
+    )
+
+
+def _curves_of(arm: Arm) -> Arm:
+    """A run with no more of its log than its curves are drawn from."""
+    kept = [{k: v for k, v in entry.items() if k in _OF_CURVES} for entry in arm.log_history]
+    return replace(arm, log_history=kept)
 
 
 def _differing(comparing: Comparing) -> dict[str, dict[str, Any]]:
