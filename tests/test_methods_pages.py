@@ -20,7 +20,7 @@ DOCS = ROOT / "docs"
 TABLE = re.compile(r"<!-- status: ([\w ]+) -->\n\|.*\n\|.*\n((?:\|.*\n)+)")
 ARXIV = re.compile(r"(?i)arxiv(?:\.org/abs/| )(\d{4}\.\d{5})")
 #: Pages on methods that are here; others cite papers that are not.
-PAGES_ON_METHODS = ("selectors.md", "memory.md", "method.md", "subspace.md", "contrastive.md")
+PAGES_ON_METHODS = ("selectors.md", "memory.md", "method.md", "contrastive.md")
 
 WORDS_OF_ZEROTH_ORDER = {
     "estimator": SLOPE_ESTIMATORS,

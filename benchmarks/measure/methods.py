@@ -79,7 +79,8 @@ def main() -> None:
     for name in options.ways:
         rate = bench.rate_of(name)
         for seed in options.seeds:
-            for selected in (False, True) if WAYS[name].selects else (False,):
+            selects = WAYS[name].selects and not options.alone
+            for selected in (False, True) if selects else (False,):
                 bench.result(name, selected, rate, seed)
     print(f"results are in {label(options)} of methods, measured on {machine()}")
 
@@ -88,6 +89,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
+    parser.add_argument("--alone", action="store_true", help="no run with CoLM")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--learning_rates", type=float, nargs="+", help="in place of a search")
     parser.add_argument("--data", nargs="+", help="default: the generated mixture")
@@ -210,7 +212,7 @@ class MethodsBench:
 
     def settings(self) -> dict[str, Any]:
         """Options that runs of one folder have in common."""
-        own = {"ways", "seeds", "label", "learning_rates", "regime"}
+        own = {"ways", "alone", "seeds", "label", "learning_rates", "regime"}
         said = {name: value for name, value in vars(self.options).items() if name not in own}
         return said | {"data": data_names(self.options)}
 

@@ -16,7 +16,7 @@ and writes a file for each when it ends: held-out loss after steps and seconds, 
   that merge or project anew and those that do not.
 
 What is there is not run again. ``benchmarks subspace_pace`` times the arms side by side, and
-``make results`` puts the figures into ``docs/subspace.md``.
+``make results`` puts the figures into ``docs/memory.md``.
 """
 
 import argparse

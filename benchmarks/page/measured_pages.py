@@ -1,8 +1,8 @@
-"""Puts measured figures into pages written by hand: ``docs/subspace.md`` and ``docs/stacking.md``.
+"""Puts measured figures into a page written by hand: ``docs/memory.md``.
 
 ``python -m benchmarks measured_pages`` measures nothing. What stands between ``<!-- measured: NAME
--->`` and ``<!-- end -->`` becomes the table of that name, and a row of `docs/stacking.md` that was
-measured gets its cells. The same result files give the same bytes.
+-->`` and ``<!-- end -->`` becomes the table or sentence of that name, and a row of ways beside
+other libraries that was measured gets its cells. The same result files give the same bytes.
 """
 
 import argparse
@@ -10,15 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.page import stacking_tables, subspace_tables
+from benchmarks.page import method_tables, stacking_tables, subspace_tables
 from benchmarks.record import RESULTS
 
 DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "memory.md"
 BLOCK = re.compile(r"(<!-- measured: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
-    """Fill the pages and draw the plots."""
+    """Fill the page and draw the plots."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to read")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder to write to")
@@ -29,15 +30,11 @@ def main() -> None:
 
 
 def filled(results: Path, docs: Path) -> dict[str, str]:
-    """Return pages and plots as the results make them, by their place in the documentation."""
-    pages = {
-        "subspace.md": (subspace_tables.blocks(results), {}),
-        "stacking.md": (stacking_tables.blocks(results), stacking_tables.cells(results)),
-    }
-    made = {
-        name: fill((docs / name).read_text(encoding="utf-8"), blocks, cells)
-        for name, (blocks, cells) in pages.items()
-    }
+    """Return the page and its plots as the results make them, by their place in the folder."""
+    parts = subspace_tables, stacking_tables, method_tables
+    blocks = {name: text for part in parts for name, text in part.blocks(results).items()}
+    text = (docs / PAGE).read_text(encoding="utf-8")
+    made = {PAGE: fill(text, blocks, stacking_tables.cells(results))}
     drawn = subspace_tables.plots(results)
     return made | {f"images/{name}": svg for name, svg in drawn.items()}
 

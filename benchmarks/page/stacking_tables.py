@@ -1,4 +1,4 @@
-"""Figures of `docs/stacking.md`: what each combination holds and how long its step takes."""
+"""Figures of `docs/memory.md`: what each combination holds and how long its step takes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +49,6 @@ def blocks(results: Path) -> dict[str, str]:
             ]
             for name in sorted(totals, key=lambda name: totals[name])
         ]
-        head = ["Combination", "Weights", "Optimiser", "Training", "Look", "In all"]
+        head = ["Combination", "Weights", "Optimizer", "Training", "Look", "In all"]
         made[f"least memory {shape}"] = table(head, rows)
     return made

@@ -1,4 +1,4 @@
-"""Figures of `docs/subspace.md`: training in random subspaces beside other ways of training.
+"""Figures of `docs/memory.md`: training in random subspaces beside other ways of training.
 
 Each way has the learning rate, of those tried, with the lowest loss of the first seed; other rates
 are in the result files. ``±`` is the standard deviation over seeds.
@@ -132,7 +132,7 @@ def main_table(ways: list[Way], pace: dict[str, float]) -> str:
             ]
         )
     head = ["Training", "Learning rate", "Seeds", "Loss", "Over AdamW's", "Time of a step"]
-    return table([*head, "Optimiser", "Saved for backward", "Peak"], rows)
+    return table([*head, "Optimizer", "Saved for backward", "Peak"], rows)
 
 
 def variant_table(ways: list[Way]) -> str:

@@ -1,6 +1,6 @@
 """CoLM beside what else saves memory: each trains, and the look leaves everything as it was.
 
-``docs/stacking.md`` has a row for each of these, and says what to set.
+``docs/memory.md`` has a row for each of these, and says what to set.
 """
 
 import re
@@ -14,7 +14,7 @@ from peft import AdaLoraConfig, EvaConfig, LoraConfig, initialize_lora_eva_weigh
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_kernels_available
 
-PAGE = Path(__file__).parents[2] / "docs" / "stacking.md"
+PAGE = Path(__file__).parents[2] / "docs" / "memory.md"
 
 
 def lora(**options):
