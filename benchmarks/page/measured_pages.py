@@ -45,7 +45,7 @@ def fill(text: str, blocks: Mapping[str, str], cells: Mapping[str, Sequence[str]
     Args:
         text: of a page.
         blocks: tables, by name.
-        cells: by the first cell of a row: its third cell and those that follow.
+        cells: by the first cell of a row: its third cell and those that follow, but for its last.
 
     Example:
         >>> page = "| a | yes | ? | why |\n<!-- measured: t -->\nold\n<!-- end -->"
@@ -68,7 +68,8 @@ def with_cells(text: str, cells: Mapping[str, Sequence[str]]) -> str:
     lines = text.split("\n")
     for place, line in enumerate(lines):
         row = line.strip("| ").split(" | ")
-        if line.startswith("| ") and row[0] in cells:
+        # A table of another width is another table, whatever its rows are called.
+        if row[0] in cells and line.startswith("| ") and len(row) == len(cells[row[0]]) + 3:
             row[2 : 2 + len(cells[row[0]])] = cells[row[0]]
             lines[place] = f"| {' | '.join(row)} |"
     return "\n".join(lines)

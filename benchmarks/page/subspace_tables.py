@@ -73,7 +73,22 @@ def blocks(results: Path) -> dict[str, str]:
         made[name] = main_table(ways, read_pace(results, first))
         made[f"{name} setting"] = setting(first)
         made[f"{name} variants"] = variant_table(ways)
-    return made
+    said = [say for ways in all_ways(results).values() if (say := standing(ways))]
+    return made | ({"verdict subspaces": " ".join(said)} if said else {})
+
+
+def standing(ways: list[Way]) -> str:
+    """Return how the loss of RSO stands to AdamW's, and GaLore's does; empty without all three."""
+    compared = {way.arm: way.losses for way in main_ways(ways)}
+    if not {REFERENCE, "RSO", "GaLore"} <= compared.keys():
+        return ""
+    task = next(iter(ways[0].runs.values())).settings["task"]
+    ours, theirs = (over(compared[arm], compared[REFERENCE]) for arm in ("RSO", "GaLore"))
+    side = "Worse" if float(ours) > 1 else "Better"
+    return (
+        f"{side} than AdamW in the runs below that {task}: a loss of {ours} of AdamW's, where "
+        f"GaLore's at equal rank is {theirs}."
+    )
 
 
 def plots(results: Path) -> dict[str, str]:
