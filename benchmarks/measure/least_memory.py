@@ -14,41 +14,19 @@ the step's own forward, look and backward on tensors without values. Bytes are
 
 import argparse
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from benchmarks.record import machine, write_result
 from benchmarks.shapes import SHAPES, shape_config
-from colm.planning.plan import Plan, make_plan
+from benchmarks.ways import WAYS
+from colm.planning.methods import CHECKPOINTED, MEMORY_METHODS
+from colm.planning.run_counter import RunCounter
 from colm.runs.arguments import parse_arguments
 
-CHECKPOINTED = ["--gradient_checkpointing=true"]
-WHOLE = ["--gradient_checkpointing=false"]
-LORA = ["--use_peft=true", "--lora_target_modules=all-linear"]
-EIGHT_BITS = ["--optim=adamw_bnb_8bit"]
-ALONE = ["--subspace_others=none"]
-COMBINATIONS = {
-    "AdamW, all weights": WHOLE,
-    "AdamW, all weights, gradient checkpointing": CHECKPOINTED,
-    "8-bit Adam, gradient checkpointing": [*CHECKPOINTED, *EIGHT_BITS],
-    "Adafactor, gradient checkpointing": [*CHECKPOINTED, "--optim=adafactor"],
-    "LOMO, gradient checkpointing": [*CHECKPOINTED, "--optim=lomo"],
-    "LoRA": [*WHOLE, *LORA],
-    "LoRA, gradient checkpointing": [*CHECKPOINTED, *LORA],
-    "QLoRA, gradient checkpointing": [*CHECKPOINTED, *LORA, "--load_in_4bit=true"],
-    "QLoRA, 8-bit Adam, gradient checkpointing": [
-        *CHECKPOINTED,
-        *LORA,
-        *EIGHT_BITS,
-        "--load_in_4bit=true",
-    ],
-    "random subspaces": [*WHOLE, "--subspace_rank=RANK"],
-    "random subspaces, gradient checkpointing": [*CHECKPOINTED, "--subspace_rank=RANK"],
-    "random subspaces, others frozen": [*WHOLE, "--subspace_rank=RANK", *ALONE],
-    "random subspaces, others frozen, gradient checkpointing": [
-        *CHECKPOINTED,
-        "--subspace_rank=RANK",
-        *ALONE,
-    ],
-}
+#: Steps between new directions, of no consequence to the bytes.
+REFRESH = 200
+#: Ways of `benchmarks.ways`: those that `colm plan --fit` knows, and what else a plan counts.
+COUNTED = (*(method.name for method in MEMORY_METHODS), "LOMO", "GaLore", "APOLLO")
 BYTES = ("weight_bytes", "optimizer_bytes", "training_bytes", "look_bytes", "total_bytes")
 
 
@@ -60,8 +38,8 @@ def main() -> None:
     for shape in options.shapes:
         with TemporaryDirectory() as folder:
             shape_config(shape).save_pretrained(folder)
-            for name, given in COMBINATIONS.items():
-                found = sizes(plan(folder, given, options))
+            for name, given in combinations(options.rank).items():
+                found = sizes(folder, given, options)
                 repeats.append({f"{shape}/{name}/{key}": size for key, size in found.items()})
                 print(shape, name, {key: f"{size / 1e9:.2f} GB" for key, size in found.items()})
                 summary = {key: size for one in repeats for key, size in one.items()}
@@ -81,27 +59,37 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def plan(folder: str, given: list[str], options: argparse.Namespace) -> Plan:
-    """Return the plan of a run with the options of a combination."""
+def combinations(rank: int) -> dict[str, dict[str, Any]]:
+    """Return the options of each way, with checkpoints of activations and without, by name."""
+    found = {}
+    for name in COUNTED:
+        way = WAYS[name]
+        found[name] = way.options(rank, REFRESH)
+        if way.method.has_activations:
+            found[f"{name}, gradient checkpointing"] = found[name] | CHECKPOINTED
+    return found
+
+
+def sizes(folder: str, given: dict[str, Any], options: argparse.Namespace) -> dict[str, float]:
+    """Return the bytes of a step of a run with the options of a combination."""
     common = {
         "model_name_or_path": folder,
         "output_dir": "not-written",
         "dtype": "bfloat16",
         "bf16": "false",
         "use_cpu": "true",
-        "lora_r": options.rank,
         "per_device_train_batch_size": options.r,
-        "candidate_ratio": options.n / options.r,
         "max_length": options.tokens,
         "selector": options.selector,
         "report_to": "none",
     }
-    combination = [option.replace("RANK", str(options.rank)) for option in given]
-    arguments = parse_arguments([*(f"--{k}={v}" for k, v in common.items()), *combination])
-    return make_plan(arguments, accelerator=True)
-
-
-def sizes(planned: Plan) -> dict[str, float]:
-    """Return the bytes of a step with selection."""
-    known = vars(planned) | vars(planned.ways["colm"])
-    return {name: known[name] for name in BYTES}
+    selection = {"candidate_ratio": options.n / options.r}
+    arguments = parse_arguments([f"--{k}={v}" for k, v in common.items()], selection | given)
+    run = RunCounter(arguments, options.tokens, accelerator=True)
+    held = run.held()
+    look_bytes = run.look(options.r, options.n, 1).alive_bytes
+    training_bytes = run.step(options.r, 1, after_look=True).alive_bytes
+    assert held.optimizer_bytes is not None
+    total_bytes = held.weight_bytes + held.optimizer_bytes + max(training_bytes, look_bytes)
+    found = held.weight_bytes, held.optimizer_bytes, training_bytes, look_bytes, total_bytes
+    return dict(zip(BYTES, found, strict=True))

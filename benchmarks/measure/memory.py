@@ -23,7 +23,7 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -197,15 +197,17 @@ class MemoryBench:
         """Measure each way on the same candidates."""
         pools = list(islice(self.loader, 2 * self.micro_batches))
         first = pools[: self.micro_batches]
-        plain = {
-            "plain_r": [list(islice(pool, self.kept)) for pool in first],
-            "plain_n": [list(pool) for pool in first],
-            "plain_2n": [
-                [*one, *other] for one, other in zip(pools[::2], pools[1::2], strict=True)
-            ],
-        }
         steps = {"colm": partial(self.colm, first)}
-        steps |= {way: partial(self.plain, examples) for way, examples in plain.items()}
+        # Training by losses alone goes by the plain trainer's loader, and has no way but its own.
+        if not isinstance(first[0], Mapping):
+            plain = {
+                "plain_r": [list(islice(pool, self.kept)) for pool in first],
+                "plain_n": [list(pool) for pool in first],
+                "plain_2n": [
+                    [*one, *other] for one, other in zip(pools[::2], pools[1::2], strict=True)
+                ],
+            }
+            steps |= {way: partial(self.plain, examples) for way, examples in plain.items()}
         row: dict[str, float] = {}
         for way, step in steps.items():
             row |= {f"{way}_{name}": value for name, value in measure(step, self.finish).items()}
@@ -308,10 +310,10 @@ def compare(
         alive = max(plan["training_bytes"], plan["look_bytes"])
         figures = {"saved_bytes": plan["saved_bytes"], "alive_bytes": alive, "peak_bytes": alive}
         for figure, value in figures.items():
-            if f"{way}_{figure}" in measured:
+            if measured.get(f"{way}_{figure}"):  # nothing is saved where there is no backward
                 name = f"planned_over_measured_{way}_{figure}"
                 ratios[name] = value / measured[f"{way}_{figure}"]
-        if way != "colm":
-            time_ratio = measured[f"{way}_over_colm_seconds"]
+        time_ratio = measured.get(f"{way}_over_colm_seconds")
+        if time_ratio is not None:
             ratios[f"planned_over_measured_{way}_over_colm"] = plan["time_ratio"] / time_ratio
     return ratios

@@ -7,15 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from benchmarks.by_hand import prepare
 from benchmarks.measure import memory
 from colm import attach_side_block
 from colm.planning import plan as planning
 from colm.planning import run_counter
-from colm.planning.held import weight_tensors
 from colm.planning.machine import Machine
 from colm.planning.plan import WAYS, make_plan
-from colm.planning.tally import Tally, storage_bytes
 from colm.runs.arguments import parse_arguments
 
 TOKENS, KEPT = 48, 4
@@ -121,23 +118,14 @@ def test_a_plan_is_near_what_is_measured(options, tiny_model_folder, tmp_path, m
 def test_a_plan_of_losses_alone_is_near_what_is_measured(how, tiny_model_folder, tmp_path, measure):
     options = ("--optim=zeroth_order", f"--optim_args={how}", "--candidate_ratio=1")
     plan = make_plan(arguments_of(tiny_model_folder, tmp_path, *options))
-    arguments = arguments_of(tiny_model_folder, tmp_path, *options)
-    given = argparse.Namespace(tokens=TOKENS, repeats=1, same_length=False, shape=None)
-    trainer = memory.build_trainer(arguments, given)
-    model, optimizer = prepare(trainer)
-    trainer.current_gradient_accumulation_steps = 1
-    batch = next(iter(trainer.get_train_dataloader()))
-    for _ in range(2):  # the first makes what is kept
-        with Tally(weight_tensors(model)) as tally:
-            trainer.training_step(model, dict(batch))
-        optimizer.step()
-    kept = [each for state in optimizer.state.values() for each in state.values()]
+    measured = measure(arguments_of(tiny_model_folder, tmp_path, *options))
     assert plan.gradient_bytes == 0
-    assert plan.optimizer_bytes >= storage_bytes(kept)
+    assert plan.optimizer_bytes >= measured["optimizer_bytes"]
     assert (plan.optimizer_bytes > 0) == bool(how)
     way = plan.ways["colm"]
-    assert way.saved_bytes == 0
-    assert way.training_bytes == pytest.approx(tally.peak_bytes, rel=NEAR)
+    assert way.saved_bytes == measured["colm_saved_bytes"] == 0
+    assert way.training_bytes == pytest.approx(measured["colm_alive_bytes"], rel=NEAR)
+    assert "plain_r_alive_bytes" not in measured
 
 
 @pytest.mark.slow
