@@ -188,7 +188,7 @@ def say_loss(compared: Compared, name: str) -> str:
     then = f", at equal time {Spread.of(at_equal_time).mean:.2f}" if at_equal_time else ""
     return (
         f"{begins} {IN_WORDS.get(other, other)} in {compared.settings['steps']} steps from "
-        f"scratch: a held-out loss of {loss:.2f}{then}, not {their:.2f}."
+        f"scratch, {len(ours.runs)} seeds: a held-out loss of {loss:.2f}{then}, not {their:.2f}."
     )
 
 
