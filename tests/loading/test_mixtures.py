@@ -9,6 +9,8 @@ from datasets import Dataset, IterableDataset
 
 from colm.data import Source, format_dataset, load_mixture, load_splits, source_counts, source_name
 
+TURNS = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello!"}]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -127,6 +129,37 @@ def test_kinds_of_a_column_must_agree(folder: Path) -> None:
         ValueError, match="column 'prompt' is text in the first and column 'prompt' is"
     ):
         load_mixture(entries(folder, "logic", "chat"))
+
+
+@pytest.mark.parametrize(
+    ("record", "advice", "mended"),
+    [
+        (
+            {"messages": TURNS},
+            "make pairs of the messages",
+            {"prompt": TURNS[:-1], "completion": TURNS[-1:]},
+        ),
+        (
+            {"prompt": "Hello?", "completion": "Hello!"},
+            "call these question and answer",
+            {"question": "Hello?", "answer": "Hello!"},
+        ),
+    ],
+    ids=["messages", "text"],
+)
+def test_what_does_not_go_with_questions_and_answers_does_as_the_error_says(
+    folder: Path, record, advice, mended
+) -> None:
+    def prepare(dataset, name):
+        return format_dataset(dataset, conversational=True, kept_columns=["source"]).dataset
+
+    write(folder / "sums.jsonl", [{"question": "2 + 2?", "answer": "4"}])
+    write(folder / "greetings.jsonl", [record])
+    mixed = entries(folder, "greetings", "sums")
+    with pytest.raises(ValueError, match=advice):
+        load_mixture(mixed, prepare=prepare)
+    write(folder / "greetings.jsonl", [mended])
+    assert load_mixture(mixed, prepare=prepare)["completion"][0] == TURNS[-1:]
 
 
 def test_a_folder_is_loaded_by_datasets(folder: Path) -> None:

@@ -50,6 +50,7 @@ def join_data_sets(
             raise ValueError(
                 f"{first_path} and {path} do not go together: {_describe(first, differing[0])} "
                 f"in the first and {_describe(part, differing[0])} in the second"
+                f"{_advice(first.features, part.features)}"
             )
     if shares is not None:
         return _by_turns(parts, shares, seed)
@@ -97,6 +98,27 @@ def _with_chat_options(parts: Sequence[AnyDataset]) -> list[AnyDataset]:
         return part.map(lambda _: missing, features=features)
 
     return [complete(part) for part in parts]
+
+
+def _advice(first: Features, second: Features) -> str:
+    """What brings two kinds of records together, where columns as they are written do not tell."""
+    kinds = {
+        (column, features[column] == CHAT)
+        for features in (first, second)
+        for column in ("messages", "prompt")
+        if column in features
+    }
+    if kinds == {("prompt", True), ("prompt", False)}:
+        return (
+            ". Columns such as question and answer become messages, while text in prompt and "
+            "completion stays text without a chat template: call these question and answer as well"
+        )
+    if kinds == {("messages", True), ("prompt", True)}:
+        return (
+            ". Only the answer of a pair is trained on, but all of messages: make pairs of the "
+            "messages, the last one in completion and those before it in prompt, both as lists"
+        )
+    return ""
 
 
 def _describe(dataset: AnyDataset, column: str) -> str:
