@@ -24,10 +24,9 @@ SIZES = {
     "For backward": "saved_bytes",
     "Peak": "total_bytes",
 }
-#: What a way is held against in a sentence, where that is not the reference.
-ALTERNATIVES = {"side block": "LoRA"}
-IN_WORDS = {REFERENCE: "AdamW on all weights"}
-#: The least that losses differ by, over the alternative's, to be called better or worse.
+#: What is not for training from scratch: what it leaves frozen is random there.
+OF_PRETRAINED = ("LoRA", "QLoRA", "QLoRA, 8-bit Adam", "LoRA, EVA", "side block")
+#: The least that losses differ by, over the reference's, to be called better or worse.
 TELLING = 0.05
 #: Runs that the sentences go by, and those that have bytes of a real model.
 LOSSES, BYTES = "generated-from-scratch", "smollm2-bytes"
@@ -168,15 +167,14 @@ def blocks(results: Path) -> dict[str, str]:
 
 
 def say_loss(compared: Compared, name: str) -> str:
-    """Return how the loss of a way stands to that of the simple alternative; empty where unknown.
+    """Return how the loss of a way stands to the reference's; empty where unknown.
 
     "Worse" and "better" are beyond the spread of the seeds, see `Standing`, and by 5 % at least:
     two seeds are apart by chance every third time.
     """
-    other = ALTERNATIVES.get(name, REFERENCE)
-    if name == other or not {name, other} <= compared.alone.keys():
+    if name in (REFERENCE, *OF_PRETRAINED) or name not in compared.alone:
         return ""
-    ours, theirs = compared.alone[name], compared.alone[other]
+    ours, theirs = compared.alone[name], compared.alone[REFERENCE]
     standing = Standing.of(ours.losses, theirs.losses)
     if standing.word in ("open", "one seed"):
         return ""
@@ -187,7 +185,7 @@ def say_loss(compared: Compared, name: str) -> str:
     at_equal_time = ours.losses_at(compared.seconds)
     then = f", at equal time {Spread.of(at_equal_time).mean:.2f}" if at_equal_time else ""
     return (
-        f"{begins} {IN_WORDS.get(other, other)} in {compared.settings['steps']} steps from "
+        f"{begins} AdamW on all weights in {compared.settings['steps']} steps from "
         f"scratch, {len(ours.runs)} seeds: a held-out loss of {loss:.2f}{then}, not {their:.2f}."
     )
 
