@@ -356,10 +356,13 @@ def test_held_out_loss_is_that_of_training(tiny_model_folder, files, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     output = tmp_path / "result.json"
-    more = ("--held-out", str(files / "held.jsonl"))
+    other = tmp_path / "greetings.jsonl"
+    other.write_text(json.dumps({"instruction": "Hello?", "output": "Hello!"}))
+    more = ("--held-out", str(files / "held.jsonl"), str(other))
     assert evaluate(tiny_model_folder, files, output, *more, data=[]) == 0
     result = json.loads(output.read_text())
     assert "sets" not in result
+    assert set(result["held_out"]["by_source"]) == {"a", "b", "greetings"}
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder).eval()
     losses = []

@@ -80,7 +80,10 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "--held_out": {
         "metavar": "FILE",
-        "help": "examples, in any layout that colm sft takes, to measure the loss on",
+        "nargs": "+",
+        "default": [],
+        "help": "examples, in any layout that colm sft takes, to measure the loss on; each file is "
+        "a source of its own",
     },
     "--source_column": {
         "metavar": "NAME",
@@ -169,7 +172,7 @@ def _check(namespace: argparse.Namespace) -> None:
         raise ValueError(
             f"--program_seconds must be above 0 and finite; got {namespace.program_seconds}."
         )
-    if not namespace.data and namespace.held_out is None:
+    if not namespace.data and not namespace.held_out:
         raise ValueError("nothing to evaluate on: name files with --data or --held_out")
     if namespace.programs and namespace.method != "auto":
         raise ValueError(

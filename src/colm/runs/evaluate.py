@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colm.data import check_file
+from colm.data import check_file, file_stem
 from colm.evaluation import held_out_loss
 from colm.evaluation.asking import Asked, ask, choose_method, heading
 from colm.evaluation.fingerprint import weights_digest
@@ -53,7 +53,7 @@ class EvaluationOptions:
     program_request: str | None
     program_seconds: float
     length_normalized: bool
-    held_out: str | None
+    held_out: Sequence[str]
     source_column: str | None
     max_length: int
     dtype: str
@@ -84,8 +84,8 @@ def evaluate(options: EvaluationOptions, say: Say) -> tuple[Path, dict[str, Any]
         raise ValueError("colm evaluate needs math-verify: pip install 'colm[evaluate]'")
     sets = read_question_sets(options.data, options.limit)
     methods = _methods(options, sets)
-    if options.held_out is not None:
-        check_file(options.held_out)
+    for path in options.held_out:
+        check_file(path)
     # What trains takes seconds to load; a file that is not there is told before.
     from colm.runs.evaluated import held_out_examples, load_evaluated
 
@@ -96,7 +96,7 @@ def evaluate(options: EvaluationOptions, say: Say) -> tuple[Path, dict[str, Any]
         trust_remote_code=options.trust_remote_code,
     )
     examples = None
-    if options.held_out is not None:
+    if options.held_out:
         examples = held_out_examples(
             options.held_out, options.source_column, evaluated, options.max_length
         )
@@ -159,16 +159,31 @@ def _identity(
 ) -> dict[str, Any]:
     """Everything that decides a result, but for how many of the questions are asked."""
     held_out = None
-    if options.held_out is not None:
-        with Path(options.held_out).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        held_out = [content, options.source_column, options.max_length]
+    if options.held_out:
+        named = [[_content(path), file_stem(path)] for path in options.held_out]
+        # Of one file the content alone, so that results of earlier versions are found again.
+        held_out = [
+            named if len(named) > 1 else named[0][0],
+            options.source_column,
+            options.max_length,
+        ]
     return {
         "asked": top,
         "weights": [model["weights"], model["dtype"]],
         "held_out": held_out,
         "length_normalised": options.length_normalized,
     }
+
+
+def _content(path: str) -> str:
+    """A hash of what a file holds."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _held_out_name(options: EvaluationOptions) -> str | None:
+    """The files of held-out examples, without their folders."""
+    return ", ".join(Path(path).name for path in options.held_out) or None
 
 
 def _own_file(
@@ -179,8 +194,9 @@ def _own_file(
 ) -> Path:
     """A file of the evaluation's own, where none was named."""
     names = [each.name.replace("/", "-") for each in sets]
-    if options.held_out is not None:
-        names.append(f"{Path(options.held_out).name.split('.')[0]}-loss")
+    if options.held_out:
+        stems = [Path(path).name.split(".")[0] for path in options.held_out]
+        names.append(f"{'-'.join(stems)}-loss")
     return result_file(options.model, names, model["steps"], identity)
 
 
@@ -190,7 +206,7 @@ def _beginning(
     """What a result says before anything is asked; files are named without their folders."""
     settings = {k: v for k, v in sorted(asdict(options).items()) if k not in _OF_THE_OUTPUT}
     settings["data"] = [Path(path).name for path in options.data]
-    settings["held_out"] = options.held_out and Path(options.held_out).name
+    settings["held_out"] = _held_out_name(options)
     return {
         "format": _FORMAT,
         "model": model,
@@ -279,7 +295,7 @@ def _held_out(
     """The loss on held-out examples."""
     say(f"held-out loss of {len(examples)} examples ...")
     loss = asdict(held_out_loss(evaluated.model, examples))
-    return {"file": Path(str(options.held_out)).name, "examples": len(examples), **loss}
+    return {"file": _held_out_name(options), "examples": len(examples), **loss}
 
 
 def _short_name(name: str) -> str:

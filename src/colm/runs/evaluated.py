@@ -2,6 +2,7 @@
 
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,13 +140,13 @@ def find_device(name: str) -> torch.device:
 
 
 def held_out_examples(
-    path: str, source_column: str | None, evaluated: EvaluatedModel, max_length: int
+    paths: Sequence[str], source_column: str | None, evaluated: EvaluatedModel, max_length: int
 ) -> list[dict[str, Any]]:
-    """Return the examples of a file as training would see them.
+    """Return the examples of files as training would see them.
 
     Args:
-        path: JSON Lines, JSON, CSV or Parquet file in a layout that ``colm sft`` takes.
-        source_column: Column of the sources; ``None`` for "source" where there is one, else the
+        paths: JSON Lines, JSON, CSV or Parquet files in layouts that ``colm sft`` takes.
+        source_column: Column of the sources; ``None`` for "source" where there is one, else each
             file is one source.
         evaluated: The model and its tokenizer.
         max_length: Most tokens of an example; the rest is cut off, as in training.
@@ -155,7 +156,7 @@ def held_out_examples(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be read or understood.
+        ValueError: One cannot be read or understood, or they do not go together.
     """
     tokenizer = evaluated.tokenizer
     column = source_column or SOURCE_COLUMN
@@ -171,10 +172,12 @@ def held_out_examples(
                 check(found)
             return found
 
-        return load_mixture([Source(path)], source_column=source_column, prepare=prepare)
+        entries = [Source(path) for path in paths]
+        return load_mixture(entries, source_column=source_column, prepare=prepare)
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    for path in paths:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
     records = read()
     with refused_records_named(tokenizer, read):
         tokenised = _tokenize(records, evaluated, max_length)
