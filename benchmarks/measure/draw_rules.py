@@ -132,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 quality.check_same(path, quality.shared_settings(options))
                 continue
             bench = bench or quality.QualityBench(options)
+            bench.benchmark = "draw_rules"
             started = time.perf_counter()
             rule = RULES[name]
             shares = AdaptivePlan._shares_now if rule is None else shares_by(rule)

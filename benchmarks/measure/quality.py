@@ -226,7 +226,13 @@ def check_same(path: Path, settings: dict[str, Any]) -> None:
 
 
 class QualityBench:
-    """Data and model that all runs share."""
+    """Data and model that all runs share.
+
+    Attributes:
+        benchmark: whose name stands in results.
+    """
+
+    benchmark = "quality"
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -292,7 +298,8 @@ class QualityBench:
             "log": [entry for entry in trainer.state.log_history if "loss" in entry],
         }
         summary = {key: value for key, value in measured[-1].items() if "/" not in key}
-        write_result("quality", shared_settings(self.options) | details, measured, summary, path)
+        settings = shared_settings(self.options) | details
+        write_result(self.benchmark, settings, measured, summary, path)
         return summary
 
     def before_training(self, trainer: CoLMSFTTrainer, seed: int) -> dict[str, float]:
