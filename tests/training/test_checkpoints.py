@@ -326,6 +326,19 @@ def test_what_one_process_refuses_all_refuse(one_of_two, tmp_path):
         trainer._check_checkpoint(tmp_path / "checkpoint-2")
 
 
+@pytest.mark.parametrize("theirs", ["lacks", "has"])
+def test_machines_that_share_no_folder_are_told_once(tmp_path, caplog, theirs):
+    trainer = object.__new__(CoLMTrainer)
+    trainer.args = SimpleNamespace(save_only_model=False)
+    trainer._group = SimpleNamespace(names=lambda own: [*own, theirs], process_index=0)
+    (tmp_path / manifest.IDENTITY_FILE).write_text("{}")
+    with caplog.at_level("WARNING", "colm"):
+        trainer._see_that_all_have(tmp_path)
+        trainer._see_that_all_have(tmp_path)
+    assert len(caplog.messages) == (theirs == "lacks")
+    assert all("1 of 2 processes" in message for message in caplog.messages)
+
+
 def test_two_processes_name_the_same_checkpoint(one_of_two, tmp_path):
     trainer = one_of_two(["checkpoint-2"], ["checkpoint-4", None])
     with pytest.raises(ValueError, match="checkpoint-2 here, but checkpoint-4 in another process"):

@@ -191,15 +191,24 @@ def trained_in_each(model_folder, folder):
     steps = note_steps(trainer)
     trainer.train()
     logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
-    return {k: v for k, v in logged.items() if "colm/loss/" in k}, [s.by_source() for s in steps]
+    counted = {k: v for k, v in logged.items() if k.startswith(("colm/candidates", "colm/kept"))}
+    losses = {k: v for k, v in logged.items() if "colm/loss/" in k}
+    return losses, counted, [s.by_source() for s in steps]
 
 
 @pytest.mark.slow
-def test_processes_average_over_the_examples_of_all(tiny_model_folder, tmp_path):
-    (logged, first), (same, second) = run_in_processes(
+def test_processes_average_and_count_over_the_examples_of_all(tiny_model_folder, tmp_path):
+    (logged, counted, first), (same, counted_same, second) = run_in_processes(
         trained_in_each, tmp_path, tiny_model_folder, tmp_path / "run"
     )
-    assert logged == same
+    assert (logged, counted) == (same, counted_same)
+    kept = Counter()
+    for step in (*first, *second):
+        kept.update({source: examples for source, (_, _, examples) in step.items()})
+    assert counted["colm/kept"] == kept.total() / 2
+    for source, number in kept.items():
+        assert counted[f"colm/kept/{source}"] == number / 2
+        assert counted[f"colm/candidates/{source}"] >= number / 2
     losses, tokens = Counter(), Counter()
     for step in (*first, *second):
         for source, (loss, label_tokens, _) in step.items():

@@ -89,7 +89,9 @@ class StepRecordingMixin(_Base):
         """Log the averages of selection and of sources with those of the training step."""
         if "loss" in logs:
             self._note_training_time()
-            logs.update(self._selection_metrics.drain())
+            # Where processes select together, each counts what all of them draw and keep.
+            together = self.args.selection_scope == "global"
+            logs.update(self._selection_metrics.drain(None if together else self._group))
             if self.asks_for_losses:
                 self._record_losses()
             if self._selection.source_column is not None:

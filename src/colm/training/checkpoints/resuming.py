@@ -55,6 +55,8 @@ class ResumingMixin(_Base):
     _resumes_from: str | None = None
     _identity: Identity | None = None
     _given_optimizer: str | None = None
+    # Whether all processes have said if they find what is written.
+    _all_were_asked = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Take what the plain trainer takes."""
@@ -224,6 +226,7 @@ class ResumingMixin(_Base):
                 self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(model, trial)
                 self._complete(checkpoint)
+            self._see_that_all_have(checkpoint)
         finally:
             self.args.save_total_limit, self._deletes_later = limit, False
         if self.args.should_save:
@@ -247,6 +250,24 @@ class ResumingMixin(_Base):
         self.accelerator.wait_for_everyone()
         if self.args.should_save and not (checkpoint / manifest.MANIFEST_FILE).is_file():
             manifest.write_manifest(checkpoint)
+
+    def _see_that_all_have(self, checkpoint: Path) -> None:
+        """Warn, once, where machines have folders of their own and one writes for all."""
+        if self._all_were_asked or self.args.save_only_model:
+            return
+        self._all_were_asked = True
+        # Written by one before the others write here, and looked for only now.
+        has = (checkpoint / manifest.IDENTITY_FILE).is_file()
+        answers = self._group.names(["has" if has else "lacks"])
+        if "lacks" in answers and self._group.process_index == 0:
+            logger.warning(
+                "%s cannot be resumed from: %d of %d processes do not find there what the first "
+                "one wrote. Let output_dir be on a drive that all machines share, or set "
+                "save_on_each_node",
+                checkpoint,
+                answers.count("lacks"),
+                len(answers),
+            )
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the selector's state where the optimiser's is saved, in the same checkpoint."""

@@ -2,9 +2,13 @@
 
 import math
 from collections import Counter, defaultdict
+from typing import Any
+
+import torch
 
 from colm.names import shown_name
 from colm.source_names import MOST_SOURCES, OTHER_SOURCES
+from colm.training.processes.exchange import Exchange
 from colm.training.step.keep import Kept
 
 PREFIX = "colm/"
@@ -50,8 +54,15 @@ class SelectionMetrics:
         if not math.isnan(value):
             self._measured[name].append(value)
 
-    def drain(self) -> dict[str, float]:
-        """Return the averages under ``colm/...`` and start afresh."""
+    def drain(self, group: Exchange | None = None) -> dict[str, float]:
+        """Return the averages under ``colm/...`` and start afresh.
+
+        Args:
+            group: processes whose counts are added up, all of which call this at the same time;
+                ``None`` counts this one alone. What is measured is of this one in any case.
+        """
+        if group is not None:
+            self._add_up(group)
         steps = max(1, self._steps)
         totals = self._totals | self._totals_by_source()
         values = {name: total / steps for name, total in totals.items()}
@@ -62,6 +73,16 @@ class SelectionMetrics:
         for counts in self._by_source.values():
             counts.clear()
         return {PREFIX + name: value for name, value in values.items()}
+
+    def _add_up(self, group: Exchange) -> None:
+        """Make the counts of this process those of all."""
+        kinds: dict[str, Any] = {"all": self._totals, **self._by_source}
+        own = [f"{kind}/{name}" for kind, counts in kinds.items() for name in counts]
+        names = [name.split("/", 1) for name in sorted(set(group.names(own)))]
+        numbers = [kinds[kind].get(name, 0) for kind, name in names]
+        totals = group.total(torch.tensor(numbers, dtype=torch.float64)).tolist()
+        for (kind, name), total in zip(names, totals, strict=True):
+            kinds[kind][name] = int(total)
 
     def _totals_by_source(self) -> dict[str, float]:
         """Totals of each source by the name that is shown, those beyond the largest summed up."""
