@@ -112,6 +112,7 @@ def test_an_unknown_optimiser_is_named(recipe, capsys):
             "cannot put the adapters on the model",
         ),
         (("--model_name_or_path={empty}",), "cannot read the configuration of model"),
+        (("--model_name_or_path=no/such-model",), "config.json is enough"),
     ],
 )
 def test_bad_input_is_one_line(options, complaint, skeleton_folder, tmp_path, capsys):

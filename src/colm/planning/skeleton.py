@@ -6,6 +6,7 @@ adapters, checkpointing of activations, and the head that returns log-probabilit
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -148,7 +149,12 @@ def _bare_skeleton(arguments: SFTArguments) -> Any:
                 )
             return architecture._from_config(config, **options)
     except LOADING_ERRORS as error:
-        raise cannot_load("read the configuration of model", name, error) from error
+        refusal = cannot_load("read the configuration of model", name, error)
+        if isinstance(error, OSError) and not Path(name).expanduser().exists():
+            refusal = ValueError(
+                f"{str(refusal).rstrip('.')}; a folder with its config.json is enough for a plan"
+            )
+        raise refusal from error
 
 
 def _dtype(arguments: SFTArguments, config: Any) -> torch.dtype:
