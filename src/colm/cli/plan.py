@@ -91,7 +91,7 @@ def run(namespace: argparse.Namespace) -> int:
         if memory_bytes is None:
             from colm.planning.plan import make_plan
 
-            found = make_plan(parse_sft_options(namespace), namespace.tokens, **given)
+            found = make_plan(parse_sft_options(namespace), namespace.tokens, **given, tell=_tell)
             text = describe_plan(found)
         else:
             from colm.planning.fits import find_fits

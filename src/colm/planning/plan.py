@@ -4,6 +4,7 @@ Symbols: r examples kept and trained on in a micro-batch, n drawn for it, t toke
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,6 +87,7 @@ def make_plan(
     *,
     accelerator: bool = False,
     used_tokens: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """Return the plan of a run; neither weights nor data are read.
 
@@ -95,6 +97,7 @@ def make_plan(
         machine: to estimate times for; the one at hand is measured by default.
         accelerator: count the loss as an accelerator's kernels compute it, without one at hand.
         used_tokens: that the data use, for ``prune_vocabulary``.
+        tell: is called with what is counted next: that of a large model takes minutes.
 
     Raises:
         ValueError: an option, or a model that cannot be planned for, in one line.
@@ -104,13 +107,17 @@ def make_plan(
     run = RunCounter(arguments, tokens, accelerator=accelerator, used_tokens=used_tokens)
     kept, accumulated = training.per_device_train_batch_size, training.gradient_accumulation_steps
     drawn = round(kept * training.candidate_ratio)
-    size = kept if selects(training) else drawn
-    sizes = {"colm": size, "plain_r": kept, "plain_n": drawn, "plain_2n": 2 * drawn}
-    look = run.look(kept, drawn, accumulated)
-    steps = {
-        way: run.step(size, accumulated, after_look=way == "colm") for way, size in sizes.items()
-    }
     held = run.held()
+    looks = selects(training)
+    size = kept if looks else drawn
+    sizes = {"colm": size, "plain_r": kept, "plain_n": drawn, "plain_2n": 2 * drawn}
+    if looks:
+        tell(f"a look at {drawn} examples")
+    look = run.look(kept, drawn, accumulated)
+    steps = {}
+    for way, size in sizes.items():
+        tell(f"a step on {size} examples" + (" after it" if looks and way == "colm" else ""))
+        steps[way] = run.step(size, accumulated, after_look=way == "colm")
     counted = {way: (size, steps[way]) for way, size in sizes.items()}
     ways = _ways(counted, look, held, machine or _machine(arguments, run.model))
     copied_bytes = max(0, 2 * steps["plain_n"].saved_bytes - steps["plain_2n"].saved_bytes)
@@ -119,7 +126,7 @@ def make_plan(
         architecture=class_name(run.model),
         tokens=tokens,
         micro_batches=accumulated,
-        selector=training.selector if selects(training) else None,
+        selector=training.selector if looks else None,
         **asdict(held),
         ways=ways,
         notes=_notes(arguments, ways, copied_bytes),
