@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.measure import quality
 from benchmarks.record import RESULTS, machine
-from colm.training.step.adaptive import EVEN_PART, ROUND_DECAY, AdaptivePlan
+from colm.training.step.adaptive import LEAST_ROUNDS, ROUND_DECAY, LossTrend
 
 ARM = "adaptive, all n"
 #: Candidates for the loss that no training removes, as shares of the least loss so far.
@@ -80,7 +80,7 @@ def fall_of_power_law(seen: Tensor, loss: Tensor) -> Tensor:
     Returns:
         ``[]``, 0 where the loss rises or too little is known.
     """
-    if len(seen) < 3:
+    if len(seen) < LEAST_ROUNDS:
         return torch.zeros((), dtype=torch.float64)
     best, fall = torch.inf, torch.zeros((), dtype=torch.float64)
     x = seen.clamp(min=1).log()
@@ -101,18 +101,15 @@ RULES: dict[str, Callable[[Tensor], Tensor] | None] = {
 }
 
 
-def shares_by(rule: Callable[[Tensor], Tensor]) -> Callable[[AdaptivePlan], list[float]]:
-    """Return the shares of a plan that goes by a rule: even ones before three rounds are over."""
+def told_by(rule: Callable[[Tensor], Tensor]) -> Callable[[LossTrend], Tensor]:
+    """Return what stands in for a trend's falls: the rule's weights, NaN before it knows enough."""
 
-    def shares_now(plan: AdaptivePlan) -> list[float]:
-        rounds = plan._trend._so_far()
-        even = torch.full((len(plan.sources),), 1 / len(plan.sources), dtype=torch.float64)
-        weights = rule(rounds) if len(rounds) > 2 else even
-        weights = weights.nan_to_num(float(weights.nanmean().nan_to_num(1.0)))
-        part = weights / weights.sum() if weights.sum() > 0 else even
-        return [round(share, 6) for share in (EVEN_PART * even + (1 - EVEN_PART) * part).tolist()]
+    def weights(trend: LossTrend) -> Tensor:
+        rounds = trend._so_far()
+        enough = len(rounds) >= LEAST_ROUNDS
+        return rule(rounds) if enough else torch.full_like(trend._seen, torch.nan)
 
-    return shares_now
+    return weights
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -135,8 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bench.benchmark = "draw_rules"
             started = time.perf_counter()
             rule = RULES[name]
-            shares = AdaptivePlan._shares_now if rule is None else shares_by(rule)
-            with patch.object(AdaptivePlan, "_shares_now", shares):
+            falls = LossTrend.falls if rule is None else told_by(rule)
+            with patch.object(LossTrend, "falls", falls):
                 summary, asked = bench.run(ARM, seed, path)
             seconds = time.perf_counter() - started
             print(f"{name}, seed {seed}: {summary}, in {seconds:.0f} s", flush=True)

@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Threads that wait by spinning make training many times slower on a machine that is busy.
-_WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
+_WAIT_POLICY = "OMP_WAIT_POLICY"
 _VARIABLES = {
-    _WAITING[0]: _WAITING[1],
+    # Threads that wait by spinning make training many times slower on a machine that is busy.
+    _WAIT_POLICY: "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     # Their notes and bars would break into a command's own lines.
     "TRANSFORMERS_VERBOSITY": "error",
@@ -48,7 +48,7 @@ class _Formatter(logging.Formatter):
 @contextmanager
 def notes_on_stderr() -> Iterator[None]:
     """Print colm's notes on stderr, in the first process alone, and bars only on a terminal."""
-    os.environ.setdefault(*_WAITING)
+    os.environ.setdefault(_WAIT_POLICY, _VARIABLES[_WAIT_POLICY])
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

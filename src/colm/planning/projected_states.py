@@ -5,15 +5,17 @@ of a matrix, r the rank.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
 
+from colm.training.optimizers import Argument, split_optim_args
+
 #: Ends the names of those that step each weight inside the backward.
 LAYERWISE = "_layerwise"
 #: What transformers takes where ``optim_args`` says nothing.
-_RANK = 128
+_RANK = Argument(128, bounds={"least": 1})
 _KINDS = {
     "std": lambda rows, columns: "right" if rows >= columns else "left",
     "reverse_std": lambda rows, columns: "left" if rows >= columns else "right",
@@ -50,11 +52,13 @@ def projected_bytes(
         160
     """
     name = optim.removesuffix(LAYERWISE)
-    given = _read(options)
+    given = {pair: value for pair, _, value in split_optim_args(options)}
     by_svd = _PROJECTED[name] or given.get("proj") == "svd"
-    rank, kind = _rank(given), given.get("proj_type", "std")
+    of = f"optim_args of optim={optim!r}"
+    rank = int(_RANK.read(f"rank in {of}", given.get("rank", str(_RANK.default))))
+    kind = given.get("proj_type", "std")
     if kind not in _KINDS or (kind == "full" and not by_svd):
-        raise ValueError(f"optim_args of optim={optim!r}: there is no proj_type={kind!r} in a plan")
+        raise ValueError(f"{of}: there is no proj_type={kind!r} in a plan")
     factored = name.endswith("adafactor")
     total = 0
     for weight in weights:
@@ -87,15 +91,3 @@ def _moments(shape: tuple[int, ...], factored: bool) -> int:
         return math.prod(shape)
     *leading, rows, columns = shape
     return math.prod(leading) * (rows + columns)
-
-
-def _read(options: str | None) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in (options or "").replace(" ", "").split(",") if pair]
-    return {name: value for name, _, value in pairs}
-
-
-def _rank(given: Mapping[str, str]) -> int:
-    text = given.get("rank", str(_RANK))
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"rank in optim_args must be a whole number of at least 1; got {text!r}")
-    return int(text)

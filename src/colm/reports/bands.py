@@ -10,25 +10,8 @@ from matplotlib.axes import Axes
 
 from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
-from colm.reports.curves import (
-    FEW_POINTS,
-    HALF_PANEL_INCHES,
-    PANEL_INCHES,
-    draw_curve,
-    smooth,
-    thin,
-    unit_of_time,
-)
-from colm.reports.plots import (
-    STEP,
-    Drawn,
-    add_legend,
-    drawn_arms,
-    finish_curves,
-    make_figure,
-    style,
-    svg_of,
-)
+from colm.reports.curves import FEW_POINTS, draw_curve, plot_step_and_time, smooth, thin
+from colm.reports.plots import Drawn, drawn_arms
 from colm.reports.seeds import Way
 
 Curve = tuple[Sequence[float], Sequence[float]]
@@ -96,21 +79,16 @@ def plot_seeds(
         for each in logged
     ]
     longest = max((band.xs[-1] for band in by_time if band.xs), default=0.0)
-    panels = 2 if longest > 0 else 1
-    with style():
-        height = PANEL_INCHES if panels == 1 else 2 * HALF_PANEL_INCHES
-        figure, axes = make_figure(height, panels)
-        _draw(axes[0], drawn, by_step, 1.0)
-        finish_curves(axes[0], STEP, label)
-        if panels == 2:
-            unit, length = unit_of_time(longest)
-            _draw(axes[1], drawn, by_time, length)
-            finish_curves(axes[1], f"time of selecting and training, {unit}", label)
-        add_legend(figure, axes[0])
-        return svg_of(figure, f"seeds-{label}".replace(" ", "-").replace(",", ""))
+    return plot_step_and_time(
+        lambda axes: _draw(axes, drawn, by_step),
+        lambda axes, unit: _draw(axes, drawn, by_time, unit),
+        longest,
+        label,
+        f"seeds-{label}".replace(" ", "-").replace(",", ""),
+    )
 
 
-def _draw(axes: Axes, drawn: Sequence[Drawn], bands: Sequence[Band], unit: float) -> None:
+def _draw(axes: Axes, drawn: Sequence[Drawn], bands: Sequence[Band], unit: float = 1.0) -> None:
     """Each band with its mean in front of it."""
     for each, band in zip(drawn, bands, strict=True):
         if band.xs:

@@ -1,7 +1,7 @@
 """Plots of what was logged on the way, against the step and, where it is known, the time."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
@@ -225,16 +225,45 @@ def _step_and_time(series: Sequence[Series], label: str, name: str, smoothed: bo
     timed = [(drawn, drawn.arm.seconds_at(steps), ys) for drawn, steps, ys in series]
     timed_known = [(drawn, xs, ys) for drawn, xs, ys in timed if xs]
     longest = max(_finite(x for _, xs, _ in timed_known for x in xs), default=0.0)
+
+    def against_step(axes: Axes) -> None:
+        for drawn, steps, ys in series:
+            draw_curve(axes, drawn, steps, ys, smoothed)
+
+    def against_time(axes: Axes, unit: float) -> None:
+        for drawn, xs, ys in timed_known:
+            draw_curve(axes, drawn, [x / unit for x in xs], ys, smoothed)
+
+    return plot_step_and_time(against_step, against_time, longest, label, name)
+
+
+def plot_step_and_time(
+    against_step: Callable[[Axes], None],
+    against_time: Callable[[Axes, float], None],
+    longest: float,
+    label: str,
+    name: str,
+) -> str:
+    """Return a panel against the step and, where times are known, one against the time below.
+
+    Args:
+        against_step: Draws on the axes of the first.
+        against_time: Draws on those of the second, in units of so many seconds.
+        longest: The most seconds; 0 where no time is known.
+        label: What is drawn.
+        name: By which parts of the plot are told from those of another.
+
+    Returns:
+        An ``svg`` element.
+    """
     panels = 2 if longest > 0 else 1
     with style():
         figure, axes = make_figure(PANEL_INCHES if panels == 1 else 2 * HALF_PANEL_INCHES, panels)
-        for drawn, steps, ys in series:
-            draw_curve(axes[0], drawn, steps, ys, smoothed)
+        against_step(axes[0])
         finish_curves(axes[0], STEP, label)
         if panels == 2:
             unit, length = unit_of_time(longest)
-            for drawn, xs, ys in timed_known:
-                draw_curve(axes[1], drawn, [x / length for x in xs], ys, smoothed)
+            against_time(axes[1], length)
             finish_curves(axes[1], f"time of selecting and training, {unit}", label)
         add_legend(figure, axes[0])
         return svg_of(figure, name)

@@ -179,6 +179,12 @@ def optimizer_name(args: Any) -> str:
     return str(getattr(args.optim, "value", args.optim))
 
 
+def split_optim_args(optim_args: str | None) -> list[tuple[str, str, str]]:
+    """Return name, ``=`` and value of each pair, the last two empty where there is no ``=``."""
+    text = (optim_args or "").replace(" ", "")
+    return [pair.partition("=") for pair in text.split(",") if pair]
+
+
 def read_optim_args(optim: str, optim_args: str | None) -> dict[str, Any]:
     """Return every argument of an optimiser of `OPTIMIZERS`, the defaults of what is not given.
 
@@ -195,9 +201,8 @@ def read_optim_args(optim: str, optim_args: str | None) -> dict[str, Any]:
     """
     known = OPTIMIZERS[optim].arguments
     of = f"optim_args of optim={optim!r}"
-    pairs = [pair.partition("=") for pair in (optim_args or "").replace(" ", "").split(",") if pair]
     given: dict[str, Any] = {}
-    for name, equals, text in pairs:
+    for name, equals, text in split_optim_args(optim_args):
         if name not in known or not equals or name in given:
             may = ", ".join(f"{known_name}=..." for known_name in known) or "nothing"
             raise ValueError(f"{of} may be {may}, each once; got {shown(optim_args)}.")
