@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.page import method_tables, stacking_tables, subspace_tables
+from benchmarks.page import method_tables, side_block_tables, stacking_tables, subspace_tables
 from benchmarks.record import RESULTS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -31,7 +31,7 @@ def main() -> None:
 
 def filled(results: Path, docs: Path) -> dict[str, str]:
     """Return the page and its plots as the results make them, by their place in the folder."""
-    parts = subspace_tables, stacking_tables, method_tables
+    parts = subspace_tables, stacking_tables, method_tables, side_block_tables
     blocks = {name: text for part in parts for name, text in part.blocks(results).items()}
     text = (docs / PAGE).read_text(encoding="utf-8")
     made = {PAGE: fill(text, blocks, stacking_tables.cells(results))}
