@@ -9,8 +9,9 @@ or on r of them that CoLM chooses:
 Three things of each, one after the other in one process:
 
 - ``total_bytes``: the most that a step holds, see `benchmarks.step_window`;
-- ``seconds`` of a step: arms take turns, a step each, so that a machine that slows down favours
-  none, and ratios are of the time of all turns;
+- ``processor_seconds`` of a step, which other programs on the machine change less than its
+  ``seconds``: arms take turns, a step each, so that a machine that slows down favours none, and
+  ratios are of the time of all turns; on an accelerator they are of ``seconds``;
 - ``macro`` and ``micro``: held-out losses after as many steps as take the time of ``--steps`` of
   LoRA on r, by that pace. The learning rate of each kind, of those given, is the best of its arm on
   n in that time.
@@ -29,11 +30,15 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from benchmarks.measure.pace import PacedTrainer
 from benchmarks.measure.quality import PLAIN, Arm, QualityBench, add_setting, data_names
 from benchmarks.record import machine, write_result
 from benchmarks.step_window import StepWindow
 
+#: The time that ratios are of.
+CLOCK = "seconds" if torch.accelerator.is_available() else "processor_seconds"
 COUNTED = (2, 3)  # steps; the first makes the states
 COLM = {"selector": "colm", "gradient": "exact"}
 BLOCK = {"side_block": 8}
@@ -132,9 +137,10 @@ class SideBlockBench:
                 arm.step()  # warms up allocators, caches and the optimizer's state
             for turn in range(turns):
                 names = list(arms) if turn % 2 else list(arms)[::-1]
-                seconds = {name: arms[name].step() for name in names}
-                self.turns.append({f"{name}/seconds": seconds[name] for name in arms})
-                self.write("", self.turns[-1])
+                found = {name: timed(arms[name]) for name in names}
+                row = {f"{name}/{key}": v for name in arms for key, v in found[name].items()}
+                self.turns.append(row)
+                self.write("", row)
 
     def train(self, name: str, rate: float) -> float:
         """Train an arm for its share of the time; return its macro loss, infinite if diverged."""
@@ -146,7 +152,11 @@ class SideBlockBench:
             trainer.train()
             seconds = time.process_time() - started
         losses = {k: v for k, v in self.bench.measure(trainer).items() if math.isfinite(v)}
-        found = {"learning_rate": rate, "steps": float(steps), "cpu_seconds": seconds} | losses
+        found = {
+            "learning_rate": rate,
+            "steps": float(steps),
+            "trained_processor_seconds": seconds,
+        } | losses
         macro = losses.get("macro", math.inf)
         if macro < self.best[name].get("macro", math.inf):
             self.best[name] |= found
@@ -167,17 +177,19 @@ class SideBlockBench:
         self.path = write_result("side_block", settings, self.repeats, summary, self.path)
 
 
-def paces(turns: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean seconds of a step of each arm, and their ratios to the reference's.
+def timed(arm: PacedTrainer) -> dict[str, float]:
+    """Take a step; return its time on the wall and on the processor."""
+    ran = time.process_time()
+    seconds = arm.step()
+    return {"seconds": seconds, "processor_seconds": time.process_time() - ran}
 
-    Example:
-        >>> turns = [{"LoRA, r by CoLM/seconds": 2.0, "other/seconds": 1.0}]
-        >>> paces(turns)["other/over_reference"]
-        0.5
-    """
+
+def paces(turns: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean times of a step of each arm, and their ratios to the reference's."""
     means = {name: statistics.fmean(turn[name] for turn in turns) for name in (turns or [{}])[0]}
     ratios = {
-        name.replace("/seconds", "/over_reference"): seconds / means[f"{REFERENCE}/seconds"]
-        for name, seconds in means.items()
+        name.replace(f"/{CLOCK}", "/over_reference"): mean / means[f"{REFERENCE}/{CLOCK}"]
+        for name, mean in means.items()
+        if name.endswith(f"/{CLOCK}")
     }
     return means | ratios

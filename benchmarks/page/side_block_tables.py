@@ -10,6 +10,7 @@ BLOCK = "side block, r by CoLM"
 #: Ends the names of the ratios, of which each arm has one.
 RATIO = "/over_reference"
 MIB = 2**20
+CLOCKS = {"seconds": "s", "processor_seconds": "s of processor time"}
 
 
 def blocks(results: Path) -> dict[str, str]:
@@ -27,15 +28,20 @@ def arms_of(result: Result) -> list[str]:
     return [name.removesuffix(RATIO) for name in result.summary if name.endswith(RATIO)]
 
 
+def clock_of(result: Result) -> str:
+    """Return the time that ratios are of."""
+    return "seconds" if "accelerator" in result.machine else "processor_seconds"
+
+
 def compared(result: Result) -> str:
     """Return the time, bytes and losses of each arm."""
-    rows = []
+    rows, clock = [], clock_of(result)
     for arm in arms_of(result):
         said = {key: result.summary.get(f"{arm}/{key}") for key in ("steps", "macro", "micro")}
         turns = [
-            turn[f"{arm}/seconds"] / turn[f"{REFERENCE}/seconds"]
+            turn[f"{arm}/{clock}"] / turn[f"{REFERENCE}/{clock}"]
             for turn in result.repeats
-            if f"{REFERENCE}/seconds" in turn
+            if f"{REFERENCE}/{clock}" in turn
         ]
         rows.append(
             [
@@ -66,8 +72,8 @@ def setting(result: Result) -> str:
         f"micro-batches of {said['micro_batch']}; LoRA of rank 16 in all linear maps; learning "
         f"rate {' and '.join(f'{rate:g} of {kind}' for kind, rate in rates.items())}; measured on "
         f"{result.machine['processor']}. The time of a step is over that of *{REFERENCE}* "
-        f"({result.summary[f'{REFERENCE}/seconds']:.1f} s), of all turns and from turn to turn; "
-        "the peak is in MiB. Losses are held-out ones, a mean over sources and over label tokens, "
+        f"({result.summary[f'{REFERENCE}/{clock_of(result)}']:.1f} {CLOCKS[clock_of(result)]}), of "
+        "all turns and from turn to turn; the peak is in MiB. Losses are held-out ones, a mean over sources and over label tokens, "
         f"after as many steps as take the time of {said['steps']} of *{REFERENCE}*: one seed."
     )
 
