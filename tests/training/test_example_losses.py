@@ -95,6 +95,33 @@ def test_the_log_has_the_mean_loss_of_each_source(make_trainer, dataset, kind):
         assert told == pytest.approx({name: losses[name] / tokens[name] for name in losses})
 
 
+def test_a_plain_step_of_one_micro_batch_tells_of_sources_and_stays_as_drawn(make_trainer, dataset):
+    plain = make_trainer(dataset, candidate_ratio=1, arrange="as_drawn")
+    expected = next(iter(plain.get_train_dataloader()))["input_ids"]
+    trainer = make_trainer(
+        dataset, candidate_ratio=1, gradient_accumulation_steps=1, max_steps=2, logging_steps=2
+    )
+    seen, compute = [], trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, *args, **options: (
+        seen.append(inputs["input_ids"]) or compute(model, inputs, *args, **options)
+    )
+    trainer.train()
+    assert torch.equal(seen[0], expected)
+    (logged,) = [entry for entry in trainer.state.log_history if "loss" in entry]
+    by_source = {
+        key: {
+            name.removeprefix(f"colm/{key}/"): v for name, v in logged.items() if f"/{key}/" in name
+        }
+        for key in ("candidates", "loss", "label_tokens")
+    }
+    assert sum(by_source["candidates"].values()) == logged["colm/candidates"] == 4
+    assert by_source["loss"].keys() == by_source["label_tokens"].keys()
+    weights = by_source["label_tokens"]
+    mean = sum(weights[name] * loss for name, loss in by_source["loss"].items())
+    assert mean / sum(weights.values()) == pytest.approx(logged["loss"], rel=0.05)
+    assert not any("colm/kept" in name for name in logged)
+
+
 @pytest.mark.slow
 def test_reading_changes_no_bit_of_training(make_trainer, dataset):
     """The hook only reads: TRL's trainer ends with the same weights as without a source column."""
@@ -172,7 +199,9 @@ def test_of_many_sources_those_with_the_most_tokens_are_named():
     tokens = torch.arange(60) + 1
     told.add(StepLosses(sources, tokens, tokens, tokens.double() * 2).by_source())
     logged = told.drain(Exchange())
-    assert len(logged) == 51
+    assert len(logged) == 2 * 51
+    assert logged["colm/label_tokens/s059"] == 60
+    assert logged["colm/label_tokens/other sources"] == sum(range(1, 11))
     assert logged["colm/loss/s059"] == logged["colm/loss/other sources"] == 2
     assert "colm/loss/s009" not in logged
     assert "colm/loss/s010" in logged

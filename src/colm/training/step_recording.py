@@ -4,6 +4,8 @@ Losses are read out of the forward that the step takes anyway; all of it stands 
 """
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +73,11 @@ class StepRecordingMixin(_Base):
         is_read = note is not None or weight is not None
         with reading_losses(self, model, weight, note) if is_read else nullcontext():
             return super().compute_loss(model, inputs, *args, **options)
+
+    def record_drawn(self, sources: Sequence[str]) -> None:
+        """Count what a step drew from each source, where it trains on all of it."""
+        if self._selection.source_column is not None:
+            self._selection_metrics.count_step(Counter(sources))
 
     def _record_losses(self) -> None:
         """Take in what the last step told of its examples, once it is over.

@@ -128,39 +128,45 @@ class ExampleLosses:
 
 
 class SourceLosses:
-    """The mean loss of each source's label tokens since the last log, over all processes.
+    """The label tokens of each source and their mean loss since the last log, over all processes.
 
     Of more than ``MOST_SOURCES`` sources, those with the most label tokens are named and the rest
     averaged as ``OTHER_SOURCES``.
     """
 
     def __init__(self) -> None:
+        self._steps = 0
         self._losses: dict[str, float] = defaultdict(float)
         self._label_tokens: dict[str, int] = defaultdict(int)
 
     def add(self, losses: Mapping[str, tuple[float, int, int]]) -> None:
         """Add what a step told, from `StepLosses.by_source`."""
+        self._steps += 1
         for source, (loss, label_tokens, _) in losses.items():
             self._losses[source] += loss
             self._label_tokens[source] += label_tokens
 
     def drain(self, group: Exchange) -> dict[str, float]:
-        """Return the means under ``colm/loss/SOURCE``, and start afresh.
+        """Return what is logged of each source, and start afresh.
 
         Args:
             group: the processes, all of which call this at the same time.
+
+        Returns:
+            ``colm/loss/SOURCE``, a mean over label tokens, and ``colm/label_tokens/SOURCE``, how
+            many a step trained on.
         """
         names = sorted(set(group.names(sorted(self._label_tokens))))
         own = [(self._losses[name], self._label_tokens[name]) for name in names]
+        steps, self._steps = max(1, self._steps), 0
         self._losses.clear()
         self._label_tokens.clear()
         totals = group.total(torch.tensor(own, dtype=torch.float64).reshape(-1, 2)).tolist()
         largest_first = sorted(zip(names, totals, strict=True), key=lambda each: -each[1][1])
-        means = {
-            shown_name(name): loss / label_tokens
-            for name, (loss, label_tokens) in largest_first[:MOST_SOURCES]
+        told = {shown_name(name): sums for name, sums in largest_first[:MOST_SOURCES]}
+        if rest := [sums for _, sums in largest_first[MOST_SOURCES:]]:
+            told[OTHER_SOURCES] = [sum(column) for column in zip(*rest, strict=True)]
+        means = {f"{PREFIX}loss/{name}": loss / tokens for name, (loss, tokens) in told.items()}
+        return means | {
+            f"{PREFIX}label_tokens/{name}": tokens / steps for name, (_, tokens) in told.items()
         }
-        rest = [numbers for _, numbers in largest_first[MOST_SOURCES:]]
-        if rest:
-            means[OTHER_SOURCES] = sum(each[0] for each in rest) / sum(each[1] for each in rest)
-        return {f"{PREFIX}loss/{name}": mean for name, mean in means.items()}

@@ -37,12 +37,13 @@ class SelectionMetrics:
         self.measure("label_token_share", share)
         self.measure("matching_error", kept.selection.matching_error)
 
-    def count_step(self, candidates: Counter[str], kept: Counter[str]) -> None:
-        """Count a step's candidates and kept examples, in all and by source."""
+    def count_step(self, candidates: Counter[str], kept: Counter[str] | None = None) -> None:
+        """Count a step's candidates and, where it selects, kept examples: in all and by source."""
         self._steps += 1
         for name, counts in (("candidates", candidates), ("kept", kept)):
-            self._totals[name] += counts.total()
-            self._by_source[name].update(counts)
+            if counts is not None:
+                self._totals[name] += counts.total()
+                self._by_source[name].update(counts)
 
     def count(self, name: str, number: int) -> None:
         """Count something that happens in few steps."""
