@@ -9,8 +9,8 @@ from datasets import Dataset
 
 from colm.training.example import without_own_keys
 from colm.training.processes.exchange import Exchange
-from colm.training.step.batch_rows import BatchRows
-from colm.training.step.example_losses import (
+from colm.training.step.arrange import BatchRows
+from colm.training.step.record import (
     EXAMPLES_KEY,
     ExampleLosses,
     SourceLosses,

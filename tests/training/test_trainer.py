@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 
 from colm import CoLMConfig, CoLMTrainer, CoLMTrainingArguments, register_selector
 from colm.coreset import registry
-from colm.training.step.example_losses import EXAMPLES_KEY
+from colm.training.step.record import EXAMPLES_KEY
 from tests.cases import quick_first
 from tests.training.conftest import SIZES, SaveAt, StopAt, make_records, on_keep
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from colm.training.example import WEIGHT_KEY
 from colm.training.processes.exchange import Exchange
-from colm.training.step.example_losses import (
+from colm.training.step.keep import ExampleSelection
+from colm.training.step.record import (
     EXAMPLES_KEY,
     BatchExamples,
     ExampleLosses,
+    SelectionMetrics,
     SourceLosses,
     StepLosses,
 )
-from colm.training.step.keep import ExampleSelection
-from colm.training.step.record import SelectionMetrics
 from colm.training.step.token_losses import can_read_losses, reading_losses
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
