@@ -66,15 +66,17 @@ def setting(result: Result) -> str:
         kind: result.summary.get(f"{arm}/learning_rate", 0.0)
         for kind, arm in (("LoRA", REFERENCE), ("the block", BLOCK))
     }
+    clock = clock_of(result)
     return (
         f"SmolLM2-135M-Instruct in {said['dtype']}, r = {said['r']} of n = {said['n']} examples of "
         f"{said['data'] or 'the generated mixture'}, at most {said['max_length']} tokens, in "
         f"micro-batches of {said['micro_batch']}; LoRA of rank 16 in all linear maps; learning "
         f"rate {' and '.join(f'{rate:g} of {kind}' for kind, rate in rates.items())}; measured on "
         f"{result.machine['processor']}. The time of a step is over that of *{REFERENCE}* "
-        f"({result.summary[f'{REFERENCE}/{clock_of(result)}']:.1f} {CLOCKS[clock_of(result)]}), of "
-        "all turns and from turn to turn; the peak is in MiB. Losses are held-out ones, a mean over sources and over label tokens, "
-        f"after as many steps as take the time of {said['steps']} of *{REFERENCE}*: one seed."
+        f"({result.summary[f'{REFERENCE}/{clock}']:.1f} {CLOCKS[clock]}), of all turns and from "
+        "turn to turn; the peak is in MiB. Losses are held-out ones, a mean over sources and over "
+        f"label tokens, after as many steps as take the time of {said['steps']} of *{REFERENCE}*: "
+        "one seed."
     )
 
 
