@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.page import measured_pages, stacking_tables
+from benchmarks.page import guide_plots, measured_pages, stacking_tables
 from benchmarks.page.measured_pages import DOCS, filled
 from benchmarks.record import RESULTS
+from colm.data.generated import SOURCES
 
 MIB = 2**20
 SETTINGS = {"task": "pretrain", "rank": 8, "steps": 20, "batch": 2, "tokens": 4, "layers": 1}
@@ -75,11 +76,11 @@ def test_losses_ratios_and_bytes_are_those_of_the_best_rate_of_the_first_seed(re
 
 
 def test_plots_are_drawn_where_all_ways_were_run(results, docs):
-    assert not [name for name in filled(results, docs) if name.endswith(".svg")]
+    assert not [name for name in filled(results, docs) if name.startswith("images/subspace")]
     for arm in ("GaLore", "LoRA", "LoRA, A frozen"):
         write_run(results, arm, 2.0)
     made = filled(results, docs)
-    plots = [name for name in made if name.endswith(".svg")]
+    plots = [name for name in made if name.startswith("images/subspace")]
     names = [f"images/subspace-pretrain-texts-{axis}.svg" for axis in ("steps", "time")]
     assert plots == names
     for name in plots:
@@ -161,3 +162,18 @@ def test_the_command_writes_what_was_filled(results, docs, monkeypatch, capsys):
 
 def test_examples_in_docstrings():
     assert doctest.testmod(measured_pages).failed == 0
+
+
+def test_the_guide_shows_draws_by_the_rule() -> None:
+    sizes = {name: each.examples for name, each in SOURCES.items()}
+    for sampling in guide_plots.DRAWS:
+        draws = guide_plots.draws_of(sampling, sizes)
+        assert sum(draws.values()) == pytest.approx(sum(sizes.values()))
+        assert all(draws[name] <= 4 * size + 1e-9 for name, size in sizes.items())
+
+
+@pytest.mark.slow
+def test_the_guides_have_their_pictures() -> None:
+    made = guide_plots.plots(RESULTS)
+    assert "LoRA" in made["guide-memory.svg"]
+    assert "coin flip, 48" in made["guide-draws.svg"]
