@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.page import guide_plots, measured_pages, stacking_tables
+from benchmarks.page import guide_plots, measured_pages, stacking_tables, subspace_tables
 from benchmarks.page.measured_pages import DOCS, filled
 from benchmarks.record import RESULTS
 from colm.data.generated import SOURCES
@@ -31,6 +31,7 @@ def write_run(folder, arm, loss, rate=0.1, seed=0, **changed):
     said = SETTINGS | {"arm": arm, "learning_rate": rate, "seed": seed} | changed
     rows = [{"steps": float(s), "seconds": 1.0 * s, "loss": loss + 1 - s / 20} for s in (0, 10, 20)]
     sizes = {"optimizer_bytes": 3 * MIB, "saved_bytes": 5 * MIB, "peak_bytes": 2048 * MIB}
+    sizes["peak_bytes"] = said.pop("peak_bytes", sizes["peak_bytes"])
     name = f"{arm}-{rate}-{seed}-{said['rank']}.json"
     write(folder / "subspace" / "pretrain-texts" / name, said, rows[-1] | sizes, rows)
 
@@ -73,6 +74,19 @@ def test_losses_ratios_and_bytes_are_those_of_the_best_rate_of_the_first_seed(re
     assert "| RSO, rank 4 | 0.1 | 1 | 2.420 | 1.100 |" in page
     assert "20 steps on 2 blocks of 4 tokens of texts.jsonl" in page
     assert PAGE.format("finetune") in page
+
+
+def test_a_higher_rank_that_fits_in_the_peak_of_galore_is_in_the_main_table(results, docs):
+    write_run(results, "GaLore", 2.1)
+    for rank, loss, peak in ((10, 2.06, 2000), (12, 2.04, 2048), (14, 2.02, 2100)):
+        write_run(results, "RSO", loss, rank=rank, peak_bytes=peak * MIB)
+    page = filled(results, docs)["memory.md"]
+    main = page[: page.index("Over the default's")]
+    assert "| RSO, rank 12 | 0.1 | 1 | 2.040 | 1.020 |" in main
+    assert "RSO, rank 10" not in main
+    assert "RSO, rank 14" not in main
+    said = "1.050; 1.020 with a rank of 12, whose peak is GaLore's."
+    assert subspace_tables.blocks(results)["verdict subspaces"].endswith(said)
 
 
 def test_plots_are_drawn_where_all_ways_were_run(results, docs):
