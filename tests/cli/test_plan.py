@@ -1,5 +1,6 @@
 """``colm plan``: a table or JSON from a configuration alone, and one line for bad input."""
 
+import functools
 import json
 import re
 
@@ -7,6 +8,9 @@ import pytest
 
 from colm.cli import main
 from colm.cli.plan import in_bytes, with_prefix
+from colm.planning import plan as planning
+
+measure_once = functools.cache(planning.measure_machine)
 
 QUICK = (
     "--per_device_train_batch_size=2",
@@ -15,6 +19,12 @@ QUICK = (
     "--use_cpu=true",
     "--gradient_checkpointing=false",
 )
+
+
+@pytest.fixture(autouse=True)
+def _same_machine_everywhere(monkeypatch):
+    measured = lambda dtypes, device: measure_once(frozenset(dtypes), device)  # noqa: E731
+    monkeypatch.setattr(planning, "measure_machine", measured)
 
 
 @pytest.fixture
