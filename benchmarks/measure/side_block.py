@@ -14,7 +14,10 @@ Three things of each, one after the other in one process:
   ratios are of the time of all turns; on an accelerator they are of ``seconds``;
 - ``macro`` and ``micro``: held-out losses after as many steps as take the time of ``--steps`` of
   LoRA on r, by that pace. The learning rate of each kind, of those given, is the best of its arm on
-  n in that time.
+  n in that time, and the first where that is not run.
+
+``--arms`` measures some again: pages take the later figures of each arm. LoRA on r goes with them,
+for ratios.
 
 ``python -m benchmarks side_block`` runs on the generated mixture; ``--data FILE`` on one's own.
 
@@ -65,15 +68,16 @@ def main() -> None:
     """Measure, print the figures, and write the result as they come."""
     options = parse()
     bench = SideBlockBench(options)
-    for name in ARMS:
+    for name in bench.arms:
         bench.count(name)
     bench.take_turns()
     for chosen_by, arms in KINDS.items():
         rates = options.lora_rates if chosen_by == REFERENCE_ON_N else options.block_rates
-        losses = {rate: bench.train(chosen_by, rate) for rate in rates}
+        tried = rates if chosen_by in options.arms else []
+        losses = {rate: bench.train(chosen_by, rate) for rate in tried}
         for name in arms:
-            if name != chosen_by:
-                bench.train(name, min(rates, key=lambda rate: losses[rate]))
+            if name in options.arms and name != chosen_by:
+                bench.train(name, min(losses, key=lambda rate: losses[rate], default=rates[0]))
     print(f"wrote {bench.path} on {machine()}")
 
 
@@ -82,6 +86,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_setting(parser)
     parser.set_defaults(n=32, r=16, micro_batch=4, max_length=128)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument("--turns", type=int, default=3, help="steps of each arm that are timed")
     parser.add_argument("--steps", type=int, default=20, help=f"of {REFERENCE}")
     parser.add_argument("--lora_rates", type=float, nargs="+", default=[1e-3])
@@ -101,6 +106,7 @@ class SideBlockBench:
     """What was measured so far, and the data and model that all arms share.
 
     Attributes:
+        arms: that are timed and counted.
         path: of the result.
         repeats: all figures, in the order measured.
         turns: seconds of a step of each arm, of those.
@@ -110,6 +116,7 @@ class SideBlockBench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.bench = QualityBench(options)
+        self.arms = [name for name in ARMS if name in {REFERENCE, *options.arms}]
         self.path: Path | None = None
         self.repeats: list[dict[str, float]] = []
         self.turns: list[dict[str, float]] = []
@@ -130,8 +137,8 @@ class SideBlockBench:
         seed, turns = self.options.seed, self.options.turns
         with TemporaryDirectory() as folder:
             arms = {
-                name: PacedTrainer(self.bench.trainer(arm, seed, turns, folder))
-                for name, arm in ARMS.items()
+                name: PacedTrainer(self.bench.trainer(ARMS[name], seed, turns, folder))
+                for name in self.arms
             }
             for arm in arms.values():
                 arm.step()  # warms up allocators, caches and the optimizer's state

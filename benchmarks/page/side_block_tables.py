@@ -1,5 +1,6 @@
 """Figures of `docs/memory.md`: a side block beside LoRA, in time, bytes and loss."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.page.result_files import Result, results_of
@@ -14,17 +15,21 @@ CLOCKS = {"seconds": "s", "processor_seconds": "s of processor time"}
 
 
 def blocks(results: Path) -> dict[str, str]:
-    """Return the table, what was run, and a sentence, of the latest result, by their place."""
-    found = results_of(results, "side_block")
+    """Return the table, what was run, and a sentence, by their place."""
+    found = sorted(results_of(results, "side_block"), key=lambda one: one.date)
     if not found:
         return {}
-    latest = max(found, key=lambda one: one.date)
-    said = {"table": compared(latest), "setting": setting(latest), "standing": standing(latest)}
+    arms: dict[str, Result] = {}
+    for result in found:
+        # A run of some arms has the reference for their ratios alone.
+        own = [name for name in arms_of(result) if name != REFERENCE or REFERENCE not in arms]
+        arms |= dict.fromkeys(own, result)
+    said = {"table": compared(arms), "setting": setting(arms), "standing": standing(arms)}
     return {f"side block {name}": text for name, text in said.items()}
 
 
 def arms_of(result: Result) -> list[str]:
-    """Return the arms, in the order measured."""
+    """Return the arms of a result, in the order measured."""
     return [name.removesuffix(RATIO) for name in result.summary if name.endswith(RATIO)]
 
 
@@ -33,10 +38,11 @@ def clock_of(result: Result) -> str:
     return "seconds" if "accelerator" in result.machine else "processor_seconds"
 
 
-def compared(result: Result) -> str:
+def compared(arms: Mapping[str, Result]) -> str:
     """Return the time, bytes and losses of each arm."""
-    rows, clock = [], clock_of(result)
-    for arm in arms_of(result):
+    rows = []
+    for arm, result in arms.items():
+        clock = clock_of(result)
         said = {key: result.summary.get(f"{arm}/{key}") for key in ("steps", "macro", "micro")}
         turns = [
             turn[f"{arm}/{clock}"] / turn[f"{REFERENCE}/{clock}"]
@@ -59,14 +65,14 @@ def compared(result: Result) -> str:
     return table(["Training", "Time of a step", "Turns", "Peak", "Steps", "Macro", "Micro"], rows)
 
 
-def setting(result: Result) -> str:
+def setting(arms: Mapping[str, Result]) -> str:
     """Return what was run, in sentences."""
-    said = result.settings
+    result = arms[REFERENCE]
+    said, clock = result.settings, clock_of(result)
     rates = {
-        kind: result.summary.get(f"{arm}/learning_rate", 0.0)
+        kind: arms[arm].summary.get(f"{arm}/learning_rate", 0.0)
         for kind, arm in (("LoRA", REFERENCE), ("the block", BLOCK))
     }
-    clock = clock_of(result)
     return (
         f"SmolLM2-135M-Instruct in {said['dtype']}, r = {said['r']} of n = {said['n']} examples of "
         f"{said['data'] or 'the generated mixture'}, at most {said['max_length']} tokens, in "
@@ -80,10 +86,10 @@ def setting(result: Result) -> str:
     )
 
 
-def standing(result: Result) -> str:
+def standing(arms: Mapping[str, Result]) -> str:
     """Return in words how the block stands to LoRA, each at its best; empty without losses."""
-    said = result.summary
-    losses = {arm: said[f"{arm}/macro"] for arm in arms_of(result) if f"{arm}/macro" in said}
+    said = {name: value for arm in arms for name, value in of_arm(arms[arm], arm).items()}
+    losses = {arm: said[f"{arm}/macro"] for arm in arms if f"{arm}/macro" in said}
     theirs = [loss for arm, loss in losses.items() if arm.startswith("LoRA")]
     ours = [loss for arm, loss in losses.items() if not arm.startswith("LoRA")]
     if not theirs or not ours:
@@ -96,3 +102,9 @@ def standing(result: Result) -> str:
         f"{step / said[REFERENCE_ON_N + RATIO]:.2f} of that on n, and holds {peak:,.0f} MiB at "
         f"its peak, not {said[f'{REFERENCE}/total_bytes'] / MIB:,.0f}."
     )
+
+
+def of_arm(result: Result, arm: str) -> dict[str, float]:
+    """Return the figures of an arm."""
+    found = result.summary.items()
+    return {name: value for name, value in found if name.partition("/")[0] == arm}

@@ -60,6 +60,7 @@ def docs(tmp_path):
     places = ("pretrain-texts", "pretrain-texts setting", "pretrain-texts variants", "finetune")
     rows = "| LoRA | yes | – | – | `peft` |\n| AdaLomo | no | – | – | a GPU |\n"  # noqa: RUF001
     places = (*places, "methods generated-from-scratch", "verdict Adafactor", "least memory phi-2")
+    places = (*places, "side block standing", "side block table")
     (folder / "memory.md").write_text(STACK + rows + "".join(map(PAGE.format, places)))
     return folder
 
@@ -154,6 +155,30 @@ def test_ways_of_training_stand_beside_the_reference(results, docs):
         "Worse than AdamW on all weights in 2 steps from scratch, 2 seeds: a held-out loss of 3.05"
     )
     assert said in page.replace("\n", " ")
+
+
+def test_a_side_block_stands_beside_lora_in_time_bytes_and_loss(results, docs):
+    said = {"dtype": "float32", "r": 2, "n": 4, "data": None, "max_length": 8, "micro_batch": 2}
+    figures = {  # time of a step, MiB, steps, macro
+        "LoRA, r by CoLM": (2.0, 80, 6, 1.5),
+        "LoRA, n": (4.0, 100, 3, 1.4),
+        "side block, r by CoLM": (1.0, 60, 12, 1.8),
+    }
+    summary, turn, kinds = {}, {}, ("over_reference", "total_bytes", "steps", "macro")
+    for arm, (seconds, size, steps, macro) in figures.items():
+        values = seconds / 2, size * MIB, steps, macro
+        summary |= {f"{arm}/{kind}": value for kind, value in zip(kinds, values, strict=True)}
+        summary |= {f"{arm}/processor_seconds": seconds, f"{arm}/micro": 1.0}
+        turn[f"{arm}/processor_seconds"] = seconds
+    slower = turn | {"side block, r by CoLM/processor_seconds": 1.5}
+    path = results / "side_block" / "20260101-000000.json"
+    write(path, said | {"steps": 6}, summary, [turn, slower])
+    page = filled(results, docs)["memory.md"]
+    row = "| side block, r by CoLM | 0.50 | 0.50 to 0.75 | 60 | 12 | 1.800 | 1.000 |"
+    assert row in page
+    assert "Worse than LoRA in the same time, one seed: a held-out loss of 1.80, not 1.40." in page
+    assert "takes 0.50 of the time of LoRA's on r, 0.25 of that on n" in page
+    assert "holds 60 MiB at its peak, not 80." in page
 
 
 def test_the_pages_are_as_the_results_make_them():
