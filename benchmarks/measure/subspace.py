@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.gradient_directions import CHOICES, GradientSubspaceOptimizer
-from benchmarks.measure.quality import data_names, label, load_data, slug
+from benchmarks.measure.quality import data_names, load_data, slug
 from benchmarks.optimizer_tensors import state_tensors
 from benchmarks.record import RESULTS, machine, write_result
 from colm.memory.subspaces.linear import draw_directions
@@ -94,7 +94,8 @@ STANDARD = [name for name, arm in ARMS.items() if not arm.trial]
 def main() -> None:
     """Run what is missing, and say where results lie."""
     options = parser().parse_args()
-    folder = RESULTS / "subspace" / f"{options.task}-{label(options)}"
+    of_data = (data_names(options) or "generated").partition(".")[0]
+    folder = RESULTS / "subspace" / f"{options.task}-{options.label or of_data}"
     bench = SubspaceBench(options)
     for seed in options.seeds:
         for name in options.arms:

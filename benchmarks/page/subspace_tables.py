@@ -102,7 +102,8 @@ def standing(ways: list[Way]) -> str:
     if higher is None:
         return f"{said}."
     ratio = over(higher.losses, compared[REFERENCE])
-    return f"{said}; {ratio} with a rank of {higher.rank}, whose peak is GaLore's."
+    seeds = f"{len(higher.runs)} seed{'s' if len(higher.runs) > 1 else ''}"
+    return f"{said}; {ratio} at the rank that fits in GaLore's peak, {higher.rank}, with {seeds}."
 
 
 def plots(results: Path) -> dict[str, str]:

@@ -86,7 +86,7 @@ def test_a_higher_rank_that_fits_in_the_peak_of_galore_is_in_the_main_table(resu
     assert "| RSO, rank 12 | 0.1 | 1 | 2.040 | 1.020 |" in main
     assert "RSO, rank 10" not in main
     assert "RSO, rank 14" not in main
-    said = "1.050; 1.020 with a rank of 12, whose peak is GaLore's."
+    said = "1.050; 1.020 at the rank that fits in GaLore's peak, 12, with 1 seed."
     assert subspace_tables.blocks(results)["verdict subspaces"].endswith(said)
 
 
