@@ -251,3 +251,16 @@ def _batches_of(training: CoLMConfig, times: int) -> dict[str, Any]:
 
 def _drawn(sampling: str) -> str:
     return "uniformly" if sampling == "uniform" else f"by {sampling}"
+
+
+def arm_in_words(arm: ArmOptions) -> str:
+    """Return an arm in a line.
+
+    Args:
+        arm: Any.
+
+    Returns:
+        Its name, what it is, and what it is held against.
+    """
+    against = f"; held against {arm.control}" if arm.control else ""
+    return f"{arm.name}: {arm.meaning}{against}"
