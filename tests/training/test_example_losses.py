@@ -18,7 +18,7 @@ from colm.training.step.record import (
     mark,
 )
 from tests.cases import quick_first
-from tests.training.conftest import build_trainer, make_records, on_keep
+from tests.training.conftest import SaveAt, build_trainer, make_records, on_keep
 from tests.training.processes import run_in_processes
 from tests.training.test_weighting import KINDS, each_kind
 
@@ -45,6 +45,33 @@ def note_steps(trainer):
 
     trainer._take_losses = noting
     return steps
+
+
+@pytest.mark.parametrize("options", quick_first([{}, {"candidate_ratio": 1}]))
+def test_what_a_resumed_run_logs_is_what_the_uninterrupted_one_did(
+    make_trainer, dataset, tmp_path, options
+):
+    def logged(trainer):
+        return [
+            {
+                name: value
+                for name, value in entry.items()
+                if name.startswith("colm/") and "seconds" not in name
+            }
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ]
+
+    options = {"logging_steps": 2, "max_steps": 6} | options
+    whole = make_trainer(dataset, **options)
+    whole.add_callback(SaveAt(2, 3))
+    whole.train()
+    for stop in (2, 3):
+        resumed = make_trainer(dataset, **options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{stop}"))
+        # What was not logged at the stop counts from there.
+        first = -(-stop // 2) + stop % 2
+        assert logged(resumed)[first:] == logged(whole)[first:]
 
 
 @each_kind

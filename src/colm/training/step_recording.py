@@ -43,6 +43,7 @@ class StepRecordingMixin(_Base):
         self._example_losses = ExampleLosses()
         self._source_losses = SourceLosses()
         self._recorded_step = 0
+        self._has_trained = False
 
     @property
     def asks_for_losses(self) -> bool:
@@ -58,6 +59,7 @@ class StepRecordingMixin(_Base):
         """Train on a micro-batch; nothing after this sees that it told whose losses its are."""
         batch = options["inputs"] if "inputs" in options else args[1]
         self._computed_for = batch.pop(EXAMPLES_KEY) if EXAMPLES_KEY in batch else None
+        self._has_trained = True
         try:
             return super().training_step(*args, **options)
         finally:
@@ -84,7 +86,8 @@ class StepRecordingMixin(_Base):
 
         All processes do so at the same time, and only once.
         """
-        if self._recorded_step != self.state.global_step:
+        # The last step of the run that this one goes on from is in its checkpoint.
+        if self._has_trained and self._recorded_step != self.state.global_step:
             self._recorded_step = self.state.global_step
             self._take_losses(self._example_losses.take())
 
