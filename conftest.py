@@ -1,6 +1,7 @@
 """The environment of every test and docstring example, set before a heavy library reads it."""
 
 import atexit
+import functools
 import gc
 import importlib
 import os
@@ -45,8 +46,16 @@ def pytest_collection() -> Generator[None, object, object]:
         if "PYTEST_XDIST_WORKER" in os.environ:
             for library in _LIBRARIES:
                 importlib.import_module(library)
+            _look_once_for_packages()
         return (yield)
     finally:
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+def _look_once_for_packages() -> None:
+    """Remember what is installed: accelerate reads a package's whole description at each step."""
+    from accelerate.utils import imports
+
+    imports._is_package_available = functools.cache(imports._is_package_available)

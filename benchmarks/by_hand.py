@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from colm.planning.skeleton import checkpoint_activations
 from colm.training.side_block_training import put_side_block
 
 
@@ -15,6 +16,8 @@ def prepare(trainer: Trainer) -> tuple[Any, Any]:
         put_side_block(trainer.model, trainer.args)
     trainer.create_optimizer()
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    if trainer.args.activation_checkpointing:
+        checkpoint_activations(trainer.model, trainer.args.activation_checkpointing_kwargs)
     model.train()
     trainer.model_wrapped = model
     return model, optimizer

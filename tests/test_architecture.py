@@ -254,10 +254,10 @@ def test_a_wrong_import_is_seen(module: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("module", "code"),
     [
-        ("colm.coreset.coreset_selector", "from colm.coreset.moments import AdamMoments"),
+        ("colm.coreset.coreset_selector", "from colm.coreset.features import AdamMoments"),
         ("colm.coreset.coreset_selector", "from . import similarity"),
         ("colm.gradients.exact", "from typing import *\nif TYPE_CHECKING:\n    import trl"),
-        ("colm.gradients.exact", "from colm.coreset.observed import Observed"),
+        ("colm.gradients.exact", "from colm.coreset.candidates import Observed"),
         ("colm.training.trainer", "import trl\nfrom colm.coreset import mixture"),
         ("colm.evaluation.held_out", "import peft"),
         ("colm.cli.sft", "def late():\n    import colm.training.trainer, torch"),

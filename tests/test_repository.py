@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import colm
+from colm.training.citing import SOFTWARE
 from tests.option_tables import OPTIONS, TABLE
 
 ROOT = Path(__file__).parents[1]
@@ -231,10 +232,13 @@ def test_configuration_page_says_what_each_selector_brings() -> None:
     }
 
 
-def test_versions_agree() -> None:
+def test_versions_and_citations_agree() -> None:
     version = PROJECT["version"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert colm.__version__ == citation["version"] == version
+    (author,) = [each["name"] for each in citation["authors"]]
+    facts = {name: citation[name] for name in ("title", "version", "license")}
+    assert facts | {"author": author} == SOFTWARE
     assert re.search(rf"\b{re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text())
 
 

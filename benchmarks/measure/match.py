@@ -43,11 +43,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.record import machine, write_result
 from colm import CoLMConfig, CoLMSFTTrainer, CoresetSelector
-from colm.coreset.candidates import EXAMPLE_WEIGHTS
+from colm.coreset.candidates import EXAMPLE_WEIGHTS, Observed
+from colm.coreset.features import CRITERIA
 from colm.coreset.gradient_matching import gradient_matching
 from colm.coreset.mean_matching import mean_matching
-from colm.coreset.observed import Observed
-from colm.coreset.sparsify import CRITERIA
 from colm.data import format_dataset, read_file, source_counts
 from colm.data.generated import generate_mixture
 from colm.gradients.example_observer import ExampleObserver

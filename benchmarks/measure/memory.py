@@ -48,7 +48,6 @@ from colm import CoLMSFTTrainer
 from colm.data.generated import generate_mixture
 from colm.planning.held import count_weights, trained_weights, weight_tensors
 from colm.planning.plan import WAYS, make_plan
-from colm.planning.skeleton import checkpoint_activations
 from colm.planning.tally import SavedBytes, Tally, storage_bytes
 from colm.runs.arguments import SFTArguments, parse_arguments
 from colm.runs.pretrained import demo_model_folder
@@ -178,8 +177,6 @@ class MemoryBench:
     def __init__(self, trainer: CoLMSFTTrainer) -> None:
         self.trainer = trainer
         self.model, self.optimizer = prepare(trainer)
-        if trainer.args.activation_checkpointing:
-            checkpoint_activations(trainer.model, trainer.args.activation_checkpointing_kwargs)
         self.kept = trainer.args.per_device_train_batch_size
         self.micro_batches = trainer.args.gradient_accumulation_steps
         self.loader = iter(trainer.get_train_dataloader())

@@ -38,7 +38,7 @@ from threading import Event
 from typing import Any
 
 import torch
-from peft import LoraConfig, initialize_lora_eva_weights
+from peft import EvaConfig, LoraConfig, initialize_lora_eva_weights
 from transformers import AutoTokenizer, TrainerCallback, set_seed
 from trl import get_peft_config, get_quantization_config
 
@@ -364,7 +364,7 @@ def adapters(way: Way, arguments: SFTArguments) -> LoraConfig | None:
     """Return the adapters that the options name."""
     config: LoraConfig | None = get_peft_config(arguments.model)
     if config is not None and way.eva:
-        config.init_lora_weights = "eva"
+        config.init_lora_weights, config.eva_config = "eva", EvaConfig()
     return config
 
 
@@ -372,5 +372,7 @@ def look_for_directions(trainer: CoLMSFTTrainer, size: int) -> None:
     """Let EVA see some batches of the data."""
     rows = [dict(row) for row in trainer.train_dataset.select(range(EVA_BATCHES * size))]
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    seen = [{"input_ids": trainer.data_collator(part)["input_ids"]} for part in parts]
+    collated = [trainer.data_collator(part) for part in parts]
+    # Without labels: the inputs of all tokens count.
+    seen = [{name: each[name] for name in ("input_ids", "attention_mask")} for each in collated]
     initialize_lora_eva_weights(trainer.model, seen, show_progress_bar=False)

@@ -65,11 +65,13 @@ class Arm:
         size: examples in a training batch over r.
         steps: of the run over those of colm, rounded to whole measurements: at least what takes the
             same time.
+        adapters: whether a pretrained model is trained by LoRA.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     size: int = 1
     steps: float = 1.0
+    adapters: bool = True
 
 
 PLAIN = {"candidate_ratio": 1.0, "selector": "none"}
@@ -327,7 +329,7 @@ class QualityBench:
             train_dataset=self.train,
             eval_dataset=self.held_out,
             processing_class=self.tokenizer,
-            peft_config=lora() if self.model else None,
+            peft_config=lora() if self.model and arm.adapters else None,
         )
         # Tokenised once, for all runs.
         self.train, self.held_out = trainer.train_dataset, trainer.eval_dataset

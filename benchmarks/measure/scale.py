@@ -42,8 +42,8 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.record import machine, write_result
 from colm.coreset.coreset_selector import CoresetSelector
+from colm.coreset.features import rms_normalize
 from colm.coreset.gradient_matching import gradient_matching
-from colm.coreset.moments import rms_normalize
 from colm.coreset.registry import get_selector
 from colm.coreset.selection import matching_error
 from colm.randomness import keyed_generator

@@ -15,15 +15,17 @@ and writes a file for each when it ends: held-out loss after steps and seconds, 
 - ``peak``: weights, states, and the most that tensors made in a step hold at one time, over steps
   that merge or project anew and those that do not.
 
-What is there is not run again. ``benchmarks subspace_pace`` times the arms side by side, and
-``make results`` puts the figures into ``docs/memory.md``.
+Where directions come from a gradient (`benchmarks/gradient_directions.py`), the bytes are those of
+a trial, which keeps whole gradients. What is there is not run again. ``benchmarks subspace_pace``
+times the arms side by side, and ``make results`` puts the figures into ``docs/memory.md``.
 """
 
 import argparse
 import math
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +34,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from benchmarks.measure.quality import data_names, label, load_data, slug
+from benchmarks.gradient_directions import CHOICES, GradientSubspaceOptimizer
+from benchmarks.measure.quality import data_names, load_data, slug
 from benchmarks.optimizer_tensors import state_tensors
 from benchmarks.record import RESULTS, machine, write_result
 from colm.memory.subspaces.linear import draw_directions
@@ -47,11 +50,18 @@ WARMUP, LAST_RATE = 0.1, 0.1  # shares of the steps, and of the learning rate at
 
 @dataclass(frozen=True)
 class Arm:
-    """A way of training: its kind, and options of `Subspaces` and of `SubspaceOptimizer`."""
+    """A way of training: its kind, and options of `Subspaces` and of `SubspaceOptimizer`.
+
+    Attributes:
+        loops: steps of an inner loop, over ``--inner_steps``.
+        trial: options of `GradientSubspaceOptimizer`, which then takes the optimizer's place.
+    """
 
     kind: str
     of_subspaces: dict[str, Any] = field(default_factory=dict)
     of_optimizer: dict[str, Any] = field(default_factory=dict)
+    loops: float = 1.0
+    trial: dict[str, Any] = field(default_factory=dict)
 
 
 ARMS = {
@@ -63,16 +73,29 @@ ARMS = {
     "RSO, proximal": Arm("rso", of_optimizer={"proximal": 1.0}),
     "RSO, weak proximal": Arm("rso", of_optimizer={"proximal": 1000.0}),
     "RSO, rounded to nearest": Arm("rso", {"rounding": "nearest"}),
+    "RSO, loops of half": Arm("rso", loops=0.5),
+    "RSO, loops of twice": Arm("rso", loops=2),
+    "RSO, loops of four times": Arm("rso", loops=4),
+    "RSO, moments carried": Arm("rso", trial={"choice": "haar", "moments": "carried"}),
     "GaLore": Arm("galore"),
     "LoRA": Arm("lora"),
     "LoRA, A frozen": Arm("frozen lora"),
+} | {
+    f"RSO, {choice}" + (f", moments {moments}" if moments != "averaged" else ""): Arm(
+        "rso", trial={"choice": choice, "moments": moments}
+    )
+    for choice in CHOICES
+    for moments in ("averaged", "reset", "kept", "carried")
 }
+#: Run where none are named.
+STANDARD = [name for name, arm in ARMS.items() if not arm.trial]
 
 
 def main() -> None:
     """Run what is missing, and say where results lie."""
     options = parser().parse_args()
-    folder = RESULTS / "subspace" / f"{options.task}-{label(options)}"
+    of_data = (data_names(options) or "generated").partition(".")[0]
+    folder = RESULTS / "subspace" / f"{options.task}-{options.label or of_data}"
     bench = SubspaceBench(options)
     for seed in options.seeds:
         for name in options.arms:
@@ -98,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--task", choices=["pretrain", "finetune"], default="pretrain")
     made.add_argument("--data", nargs="+", help="default: the generated mixture")
     made.add_argument("--label", help="of these runs; default: the name of the data")
-    made.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    made.add_argument("--arms", nargs="+", choices=ARMS, default=STANDARD, metavar="ARM")
     made.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3, 3e-3])
     made.add_argument("--others_rate", type=float, help="of norms, embeddings and head, of all")
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -158,6 +181,8 @@ class SubspaceBench:
     def step(self, model: nn.Module, optimizer: Any, blocks: Tensor) -> None:
         """Forward, backward, and the optimiser's step, gradients clipped at 1."""
         blocks = blocks.to(self.device)
+        if isinstance(optimizer, GradientSubspaceOptimizer):
+            optimizer.look_at(partial(self.loss, model, blocks))
         self.loss(model, blocks).backward()
         nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), 1.0)
         optimizer.step()
@@ -201,7 +226,10 @@ class SubspaceBench:
             {"params": inside},
         ]
         if arm.kind == "rso":
-            inner = {"inner_steps": inner_steps} | arm.of_optimizer
+            loop = max(1, round(inner_steps * arm.loops))
+            inner = {"inner_steps": loop} | arm.of_optimizer | arm.trial
+            if arm.trial:
+                return model, GradientSubspaceOptimizer(subspaces, groups, **inner, **options)
             return model, SubspaceOptimizer(subspaces, groups, **inner, **options)
         if arm.kind == "galore":
             # The scale and the way of projecting of the authors' recipes.
@@ -212,7 +240,7 @@ class SubspaceBench:
 
     def count_bytes(self, arm: Arm, rate: float) -> dict[str, float]:
         """Count on a model of its own, over steps of which every second draws anew."""
-        model, optimizer = self.build(arm, rate, inner_steps=2)
+        model, optimizer = self.build(replace(arm, loops=1), rate, inner_steps=2)
         blocks = self.train[: self.options.batch].clone()  # a view would hold all of the text
         self.step(model, optimizer, blocks)
         peak = saved_bytes = 0

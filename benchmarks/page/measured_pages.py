@@ -1,4 +1,4 @@
-"""Puts measured figures into a page written by hand: ``docs/memory.md``.
+"""Puts measured figures into a page written by hand, ``docs/memory.md``, and draws the guides'.
 
 ``python -m benchmarks measured_pages`` measures nothing. What stands between ``<!-- measured: NAME
 -->`` and ``<!-- end -->`` becomes the table or sentence of that name, and a row of ways beside
@@ -10,7 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.page import method_tables, stacking_tables, subspace_tables
+from benchmarks.page import (
+    guide_plots,
+    method_tables,
+    side_block_tables,
+    stacking_tables,
+    subspace_tables,
+)
 from benchmarks.record import RESULTS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -31,11 +37,11 @@ def main() -> None:
 
 def filled(results: Path, docs: Path) -> dict[str, str]:
     """Return the page and its plots as the results make them, by their place in the folder."""
-    parts = subspace_tables, stacking_tables, method_tables
+    parts = subspace_tables, stacking_tables, method_tables, side_block_tables
     blocks = {name: text for part in parts for name, text in part.blocks(results).items()}
     text = (docs / PAGE).read_text(encoding="utf-8")
     made = {PAGE: fill(text, blocks, stacking_tables.cells(results))}
-    drawn = subspace_tables.plots(results)
+    drawn = subspace_tables.plots(results) | guide_plots.plots(results)
     return made | {f"images/{name}": svg for name, svg in drawn.items()}
 
 

@@ -38,6 +38,10 @@ class Way:
     runs: dict[int, Result]
     rates: list[float]
 
+    def title(self, rank: int) -> str:
+        """Its name where most ways have a rank."""
+        return self.arm if self.rank == rank else f"{self.arm}, rank {self.rank}"
+
     @property
     def losses(self) -> dict[int, float]:
         """Held-out loss at the end, by seed."""
@@ -46,6 +50,11 @@ class Way:
     def size(self, name: str) -> str:
         """Bytes, in MiB; they depend on no seed."""
         return f"{next(iter(self.runs.values())).summary[name] / MIB:,.1f}"
+
+    @property
+    def peak_bytes(self) -> float:
+        """Most that a step holds."""
+        return float(next(iter(self.runs.values())).summary["peak_bytes"])
 
 
 def read_ways(folder: Path) -> list[Way]:
@@ -85,10 +94,16 @@ def standing(ways: list[Way]) -> str:
     task = next(iter(ways[0].runs.values())).settings["task"]
     ours, theirs = (over(compared[arm], compared[REFERENCE]) for arm in ("RSO", "GaLore"))
     side = "Worse" if float(ours) > 1 else "Better"
-    return (
+    said = (
         f"{side} than AdamW in the runs below that {task}: a loss of {ours} of AdamW's, where "
-        f"GaLore's at equal rank is {theirs}."
+        f"GaLore's at equal rank is {theirs}"
     )
+    higher = way_at_peak(ways)
+    if higher is None:
+        return f"{said}."
+    ratio = over(higher.losses, compared[REFERENCE])
+    seeds = f"{len(higher.runs)} seed{'s' if len(higher.runs) > 1 else ''}"
+    return f"{said}; {ratio} at the rank that fits in GaLore's peak, {higher.rank}, with {seeds}."
 
 
 def plots(results: Path) -> dict[str, str]:
@@ -124,25 +139,45 @@ def read_pace(results: Path, run: Result) -> dict[str, float]:
 
 def main_ways(ways: list[Way]) -> list[Way]:
     """The ways that are compared, at the rank that most of them have."""
-    rank = statistics.mode(way.rank for way in ways)
+    rank = usual_rank(ways)
     by_arm = {way.arm: way for way in ways if way.rank == rank}
     return [by_arm[arm] for arm in MAIN if arm in by_arm]
+
+
+def usual_rank(ways: list[Way]) -> int:
+    """The rank that most ways have."""
+    return statistics.mode(way.rank for way in ways)
+
+
+def way_at_peak(ways: list[Way]) -> Way | None:
+    """RSO at the highest rank, above the usual, whose peak is GaLore's at most; if it was run."""
+    galore = next((way for way in main_ways(ways) if way.arm == "GaLore"), None)
+    if galore is None:
+        return None
+    fitting = [
+        way
+        for way in ways
+        if way.arm == "RSO" and way.rank > galore.rank and way.peak_bytes <= galore.peak_bytes
+    ]
+    return max(fitting, key=lambda way: way.rank, default=None)
 
 
 def main_table(ways: list[Way], pace: dict[str, float]) -> str:
     """Loss, time and bytes of each way."""
     rows = []
-    compared = main_ways(ways)
+    compared, rank, higher = main_ways(ways), usual_rank(ways), way_at_peak(ways)
     reference = compared[0].losses
-    for way in compared:
+    place = next((at for at, way in enumerate(compared, 1) if way.arm == "RSO"), 0)
+    for way in [*compared[:place], *([higher] if higher else []), *compared[place:]]:
+        title = way.title(rank)
         rows.append(
             [
-                way.arm,
+                title,
                 f"{way.rate:g}",
                 str(len(way.runs)),
                 Spread.of(way.losses).show(3),
                 over(way.losses, reference),
-                f"{pace[way.arm]:.2f}" if way.arm in pace else ABSENT,
+                f"{pace[title]:.2f}" if title in pace else ABSENT,
                 *(way.size(name) for name in ("optimizer_bytes", "saved_bytes", "peak_bytes")),
             ]
         )
@@ -152,13 +187,13 @@ def main_table(ways: list[Way], pace: dict[str, float]) -> str:
 
 def variant_table(ways: list[Way]) -> str:
     """Losses of RSO with other options, of the seeds that each has in common with the default."""
-    rank = statistics.mode(way.rank for way in ways)
+    rank = usual_rank(ways)
     default = next((way for way in ways if way.arm == "RSO" and way.rank == rank), None)
     if default is None:
         return ""
     rows = [
         [
-            way.arm if way.rank == rank else f"{way.arm}, rank {way.rank}",
+            way.title(rank),
             f"{way.rate:g}",
             str(len(way.runs)),
             Spread.of(way.losses).show(3),

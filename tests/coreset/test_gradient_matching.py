@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from colm.coreset.candidates import Observed
 from colm.coreset.coreset_selector import CoresetSelector
 from colm.coreset.gradient_matching import gradient_matching
 from colm.coreset.mean_matching import mean_matching
-from colm.coreset.observed import Observed
 
 
 def features(seed, n=12, d=5, dtype=torch.float64):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colm import CoresetSelector, available_selectors
-from colm.coreset.observed import Observed
+from colm.coreset.candidates import Observed
 
 SELECTORS = available_selectors()
 NOISE = 1e-6

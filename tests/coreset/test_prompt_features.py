@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from colm import CoresetSelector
+from colm.coreset.candidates import Observed
 from colm.coreset.medoids import with_prompt
-from colm.coreset.observed import Observed
 from colm.coreset.similarity import pairwise_distances
 
 

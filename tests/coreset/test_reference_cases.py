@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from colm import CoresetSelector
+from colm.coreset.features import AdamMoments
 from colm.coreset.medoids import source_medoids
 from colm.coreset.mixture import allocate
-from colm.coreset.moments import AdamMoments
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = {case["case"]: case for case in json.loads((DATA / "selection-cases.json").read_text())}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from colm import CoresetSelector, available_selectors, register_selector
 from colm.coreset import registry
+from colm.coreset.candidates import Observed
+from colm.coreset.features import AdamMoments
 from colm.coreset.medoids import source_medoids
-from colm.coreset.moments import AdamMoments
-from colm.coreset.observed import Observed
 from colm.coreset.selection import matching_error
 
 SIZES = {"large": 900, "wide": 700, "tiny": 30}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from colm.coreset.moments import AdamMoments
+from colm.coreset.features import AdamMoments
 
 
 def random_rows(seed: int, n: int, d: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -161,7 +161,7 @@ def test_a_state_of_another_size_is_refused() -> None:
 @pytest.mark.slow
 def test_moments_come_without_the_model_libraries() -> None:
     code = (
-        "import sys, colm.coreset.moments, colm.coreset.medoids;"
+        "import sys, colm.coreset.features, colm.coreset.medoids;"
         "sys.exit(bool({'transformers', 'trl', 'peft', 'datasets'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

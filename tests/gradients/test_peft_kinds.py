@@ -10,7 +10,7 @@ from peft import get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch.nn import functional
 
-from colm.coreset.observed import OBSERVATIONS
+from colm.coreset.candidates import OBSERVATIONS
 from colm.gradients.batch import IGNORED_LABEL
 from colm.gradients.block_gradients import BlockGradients
 from colm.gradients.example_observer import ExampleObserver

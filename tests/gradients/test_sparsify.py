@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from colm.coreset.sparsify import CRITERIA, sparsify
+from colm.coreset.features import CRITERIA, sparsify
 
 
 def random_rows(seed: int, n: int, d: int) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colm.coreset.sparsify import largest, sparsify
+from colm.coreset.features import largest, sparsify
 
 scores_and_count = st.lists(st.integers(-4, 4), min_size=1, max_size=12).flatmap(
     lambda scores: st.tuples(st.just(scores), st.integers(0, len(scores)))

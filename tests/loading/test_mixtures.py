@@ -7,7 +7,15 @@ from types import SimpleNamespace
 import pytest
 from datasets import Dataset, IterableDataset
 
-from colm.data import Source, format_dataset, load_mixture, load_splits, source_counts, source_name
+from colm.data import (
+    Source,
+    format_dataset,
+    load_mixture,
+    load_splits,
+    named_files,
+    source_counts,
+    source_name,
+)
 
 TURNS = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello!"}]
 
@@ -217,6 +225,23 @@ def test_a_pattern_is_every_file_that_matches(folder: Path) -> None:
     assert source_counts(one) == {"one": 13}
     deep = load_mixture([Source(str(folder / "**" / "*.jsonl"))])
     assert source_counts(deep) == {"algebra": 6, "logic": 4, "p": 2, "q": 1, "set": 1}
+
+
+def test_words_of_a_command_line_name_files(folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "a=b.jsonl").write_text((folder / "algebra.jsonl").read_text())
+    words = ["a*a.jsonl", "sums=algebra.jsonl", "a=b.jsonl", "all=*.jsonl"]
+    found = named_files(words)
+    assert [(each.path, each.name) for each in found[:3]] == [
+        ("algebra.jsonl", None),
+        ("algebra.jsonl", "sums"),
+        ("a=b.jsonl", None),
+    ]
+    assert {each.name for each in found[3:]} == {"all"}
+    assert len(found) == 3 + 4
+    for word in ("=algebra.jsonl", "sums="):
+        with pytest.raises(ValueError, match="expected FILE or NAME=FILE"):
+            named_files([word])
 
 
 def test_a_pattern_that_cannot_be(folder: Path) -> None:

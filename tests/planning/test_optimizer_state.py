@@ -133,6 +133,30 @@ def test_bytes_are_those_of_projecting_optimisers(optim, options, dtype, model, 
     assert with_hooks == held
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_those_of_galore_in_eight_bits(dtype, monkeypatch):
+    galore = pytest.importorskip("galore_torch")
+    # The package waits for CUDA after each update, wherever the weights are.
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    # Both kinds in eight bits, with a block that is not full, and too small for that.
+    shapes = (100, 90), (50, 40), (60, 70), (9,)
+    weights = [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
+    targets, others = weights[:2], weights[2:]
+    projection = {"rank": 47, "update_proj_gap": 2, "scale": 1.0, "proj_type": "std"}
+    optimizer = galore.GaLoreAdamW8bit([{"params": others}, {"params": targets, **projection}])
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    kinds = [optimizer.state[weight]["state1"].dtype for weight in weights]
+    assert kinds == [torch.uint8, torch.float32] * 2
+    # The two tables of what eight bits stand for are the same tensors for all.
+    tables = {part.data_ptr() for part in optimizer.name2qmap.values()}
+    parts = [part for part in state_tensors(optimizer) if part.data_ptr() not in tables]
+    held = sum(part.nbytes for part in parts if part.numel() > 1)
+    for optim in ("galore_adamw_8bit", "galore_adamw_8bit_layerwise"):
+        assert optimizer_bytes(optim, weights, "rank=47", targets) == held
+
+
 def test_projections_that_no_package_has_are_refused():
     weight = torch.zeros(3, 4)
     for optim, options in [("galore_adamw", "rank=x"), ("apollo_adamw", "proj_type=full")]:

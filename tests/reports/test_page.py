@@ -81,7 +81,7 @@ def test_every_plot_and_table_is_there(page: str) -> None:
         "Matching error",
         "Where the time of a step goes",
         "What was kept of each source",
-        "Each source in figures",
+        "Held-out loss of each source",
         "Settings",
         "Versions",
     ]

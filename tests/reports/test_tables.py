@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from colm.reports import Table, loss_table, source_table, summary_table
+from colm.reports import Table, draw_table, kept_table, loss_table, summary_table, training_table
 
 
 def test_columns_are_aligned() -> None:
@@ -71,10 +71,47 @@ def test_without_scores_there_is_no_row_for_them(unscored) -> None:
 
 
 def test_shares_kept_are_of_what_was_drawn(comparison) -> None:
-    rows = {row[0]: list(row[1:]) for row in source_table(comparison).rows}
+    rows = {row[0]: list(row[1:]) for row in kept_table(comparison).rows}
     assert list(rows) == ["sums", "dates*"]
     assert rows["sums"] == ["900", "40 %", "50 %"]
     assert rows["dates*"] == ["100", "100 %", "50 %"]
+
+
+def test_draws_are_shares_of_all_and_passes_over_a_source(comparison) -> None:
+    table = draw_table(comparison)
+    assert list(table.head)[1:4] == ["examples", "of the data", "drawn, CoLM"]
+    # 60 and 10 of 70 in six steps.
+    sums, dates = (list(row[3:]) for row in table.rows)
+    assert sums == ["86 %", "86 %", "0.07", "0.07"]
+    assert dates == ["14 %", "14 %", "0.10", "0.10"]
+    alone = dataclasses.replace(comparison, arms=comparison.arms[:1], source_sizes={})
+    assert list(draw_table(alone).head) == ["source (*small)", "drawn"]
+
+
+def test_a_run_without_selection_shows_what_it_learned_of_each_source(comparison) -> None:
+    plain = dataclasses.replace(
+        comparison.arms[0],
+        scores=dataclasses.replace(comparison.arms[0].scores, loss_by_source={"stories": 2.5}),
+        log_history=[
+            {
+                "step": step,
+                "loss": 1.0,
+                "colm/loss/sums": 7.0 - step,
+                "colm/label_tokens/sums": 30.0,
+                "colm/label_tokens/dates": 10.0,
+            }
+            for step in range(1, 7)
+        ],
+    )
+    alone = dataclasses.replace(comparison, arms=[plain], before=None)
+    table = training_table(alone)
+    assert list(table.head) == ["source (*small)", "loss", "label tokens"]
+    assert [list(row) for row in table.rows] == [
+        ["sums", "3.000", "75 %"],
+        ["dates*", "\u2013", "25 %"],
+    ]
+    # What was held out under a name that nothing was trained on stands last.
+    assert [row[0] for row in loss_table(alone).rows] == ["sums", "dates*", "stories"]
 
 
 def test_losses_and_accuracies_stand_side_by_side(comparison) -> None:

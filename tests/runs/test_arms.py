@@ -1,5 +1,7 @@
 """Short forms of arms, arms of one's own, and the controls that come by themselves."""
 
+import re
+
 import pytest
 
 from colm.coreset.registry import available_selectors
@@ -33,6 +35,26 @@ def test_the_name_of_a_selector_is_what_it_brings_whatever_the_recipe_says(selec
     brought = options_by_selector(selector)
     assert {name: getattr(training, name) for name in brought} == brought
     assert training.candidate_ratio == 2.0
+
+
+def test_an_arm_tells_what_of_the_recipe_it_sets_aside_and_which_arm_has_it() -> None:
+    recipe = [*RECIPE, "--gradient=zeroth_order", "--weighted=true"]
+    arms = arms_of("colm", "ssm", "random", "even", recipe=recipe)
+    for name in ("colm", "ssm"):
+        told = arms[name].meaning
+        assert "gradients that are exact" in told
+        own = re.search(r"'(\w+:[^']+)'", told)
+        assert own
+        arm = arms_of(own[1], recipe=recipe)[f"{name}_so"]
+        training = training_of(arm, recipe)
+        assert (training.selector, training.gradient, training.weighted) == (
+            name,
+            "zeroth_order",
+            True,
+        )
+    for name in ("random", "even"):
+        assert "aside" not in arms[name].meaning
+    assert "aside" not in arms_of("colm")["colm"].meaning
 
 
 def test_plain_arms_train_on_r_n_and_2n_without_larger_micro_batches() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from colm.reports.comparison import Comparison
 from colm.reports.page import write_report
-from colm.runs.compare import Comparing, ComparisonPlan, compare
+from colm.runs.compare import Comparing, ComparisonPlan, compare, turns_of
 from colm.runs.compared import contest_of, report_comparison
 from colm.runs.comparison_file import GIVEN_UP, TRAINED, read_state
 from colm.runs.players import ArmError
@@ -120,6 +121,36 @@ def test_arms_take_turns_and_each_round_begins_with_another(tmp_path: Path) -> N
         assert each.measured[-1]["seconds"] < 60 + 2
     assert not list((tmp_path / "out").rglob("checkpoint-*"))
     assert len(list((tmp_path / "out").rglob("trainer_state.json"))) == 5
+
+
+def test_an_arm_sits_out_the_turns_whose_time_it_has_used(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(SECONDS_OF_A_STEP, "colm", 15.0)
+    whole, options = World(), {"arms": ["colm"], "seeds": 1, "turns": 6}
+    state = run(tmp_path / "whole", whole, **options).state
+    measured = {each.arm: [m["seconds"] for m in each.measured] for each in state.runs}
+    assert measured["colm"] == [15, 30, 45, 60]
+    assert len(measured["plain"]) == 6
+    with pytest.raises(Interrupted):
+        run(tmp_path / "other", World(interrupted_at=len(whole.asked) // 2), **options)
+    assert run(tmp_path / "other", World(), **options).state.runs == state.runs
+
+
+@pytest.mark.parametrize(
+    ("minutes", "turns"),
+    [(0.1, 1), (1.0, 2), (4.9, 9), (5.0, 10), (600.0, 10), (float("nan"), 10), (-1.0, 1)],
+)
+def test_a_turn_is_half_a_minute_or_more_where_nobody_says(minutes: float, turns: int) -> None:
+    assert turns_of(minutes) == turns
+
+
+def test_what_is_held_loaded_and_measured_is_said(tmp_path: Path) -> None:
+    for one, held in ((False, ["4 models in memory at once"]), (True, [])):
+        said: list[str] = []
+        plan = plan_in(tmp_path / str(one), arms=["colm"], seeds=1, one_at_a_time=one)
+        compare(plan, lambda line, kept=True, said=said: said.append(line * kept), World().start)
+        assert [line.partition(",")[0] for line in said if "in memory" in line] == held
+        assert sum(line.startswith("loading ") for line in said) == 4
+        assert any(re.search(r"macro held-out loss \d\S+   small sources \d", s) for s in said)
 
 
 def test_one_at_a_time_ends_each_before_the_next_is_loaded(tmp_path: Path) -> None:

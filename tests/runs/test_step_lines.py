@@ -55,7 +55,21 @@ def test_only_the_first_process_prints_and_time_counts_from_where_it_began() -> 
     lines.on_train_begin(None, state)  # resumed after step 5, at second 10
     state.global_step = 7
     lines.on_log(None, state, None, logs={"loss": 1.0})
-    assert said == ["step 7/9   loss 1.000   5.00 s a step   10 s left"]
+    assert said == ["resumed after step 5/9", "step 7/9   loss 1.000   5.00 s a step   10 s left"]
+
+
+@pytest.mark.parametrize(
+    ("step", "has_end", "line"),
+    [
+        (9, True, "resumed after step 9/9: nothing is left to train"),
+        (9, False, "resumed after step 9"),
+    ],
+)
+def test_a_resumed_run_says_where_it_goes_on(step: int, has_end: bool, line: str) -> None:
+    said: list[str] = []
+    state = TrainerState(global_step=step, max_steps=9)
+    StepLines(said.append, has_end).on_train_begin(None, state)
+    assert said == [line]
 
 
 @pytest.mark.slow

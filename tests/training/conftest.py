@@ -2,13 +2,16 @@
 
 import random
 from copy import deepcopy
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
+from trl import SFTConfig, SFTTrainer
 
 from colm import CoLMConfig, CoLMSFTTrainer
 from colm.training.step.draw import drawn_candidates
@@ -76,10 +79,40 @@ def _loaded(folder, _changed):
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
+def _state_of(folder):
+    return str(folder), tuple(sorted(file.stat().st_mtime_ns for file in Path(folder).iterdir()))
+
+
 def load_copies(folder):
     """The model and the tokenizer of a folder, read once and copied: a tenth of the time."""
-    changed = tuple(sorted(file.stat().st_mtime_ns for file in Path(folder).iterdir()))
-    return deepcopy(_loaded(str(folder), changed))
+    return deepcopy(_loaded(*_state_of(folder)))
+
+
+_prepare_dataset = SFTTrainer._prepare_dataset
+_prepared = {}
+_DATA_OPTIONS = sorted(
+    {f.name for f in fields(SFTConfig)} - {f.name for f in fields(TrainingArguments)}
+)
+
+
+def preparing_once(folder):
+    """Have TRL tokenise the same data in the same way once: half the time a trainer takes to make.
+
+    Args:
+        folder: of the tokenizer, as it is.
+    """
+
+    def prepare(self, dataset, tokenizer, args, *how):
+        if not isinstance(dataset, Dataset):
+            return _prepare_dataset(self, dataset, tokenizer, args, *how)
+        options = [repr(getattr(args, name)) for name in _DATA_OPTIONS]
+        own = self.completion_only_loss, self.chat_template, tokenizer.chat_template
+        key = (*_state_of(folder), dataset._fingerprint, *options, *own, *how)
+        if key not in _prepared:
+            _prepared[key] = _prepare_dataset(self, dataset, tokenizer, args, *how)
+        return _prepared[key]
+
+    return patch.object(SFTTrainer, "_prepare_dataset", prepare)
 
 
 def build_trainer(
@@ -107,13 +140,14 @@ def build_trainer(
         "gradient_checkpointing": False,
     }
     model, tokenizer = load_copies(model_folder)
-    return trainer_class(
-        model,
-        args=config_class(**(defaults | config)),
-        train_dataset=train_dataset,
-        processing_class=tokenizer,
-        **(trainer_options or {}),
-    )
+    with preparing_once(model_folder):
+        return trainer_class(
+            model,
+            args=config_class(**(defaults | config)),
+            train_dataset=train_dataset,
+            processing_class=tokenizer,
+            **(trainer_options or {}),
+        )
 
 
 def keeping_the_best(dataset):

@@ -9,8 +9,8 @@ from datasets import Dataset
 
 from colm.training.example import without_own_keys
 from colm.training.processes.exchange import Exchange
-from colm.training.step.batch_rows import BatchRows
-from colm.training.step.example_losses import (
+from colm.training.step.arrange import BatchRows
+from colm.training.step.record import (
     EXAMPLES_KEY,
     ExampleLosses,
     SourceLosses,
@@ -18,7 +18,7 @@ from colm.training.step.example_losses import (
     mark,
 )
 from tests.cases import quick_first
-from tests.training.conftest import build_trainer, make_records, on_keep
+from tests.training.conftest import SaveAt, build_trainer, make_records, on_keep
 from tests.training.processes import run_in_processes
 from tests.training.test_weighting import KINDS, each_kind
 
@@ -45,6 +45,33 @@ def note_steps(trainer):
 
     trainer._take_losses = noting
     return steps
+
+
+@pytest.mark.parametrize("options", quick_first([{}, {"candidate_ratio": 1}]))
+def test_what_a_resumed_run_logs_is_what_the_uninterrupted_one_did(
+    make_trainer, dataset, tmp_path, options
+):
+    def logged(trainer):
+        return [
+            {
+                name: value
+                for name, value in entry.items()
+                if name.startswith("colm/") and "seconds" not in name
+            }
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ]
+
+    options = {"logging_steps": 2, "max_steps": 6} | options
+    whole = make_trainer(dataset, **options)
+    whole.add_callback(SaveAt(2, 3))
+    whole.train()
+    for stop in (2, 3):
+        resumed = make_trainer(dataset, **options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{stop}"))
+        # What was not logged at the stop counts from there.
+        first = -(-stop // 2) + stop % 2
+        assert logged(resumed)[first:] == logged(whole)[first:]
 
 
 @each_kind
@@ -93,6 +120,33 @@ def test_the_log_has_the_mean_loss_of_each_source(make_trainer, dataset, kind):
                 tokens[source] += label_tokens
         told = {k.removeprefix("colm/loss/"): v for k, v in entry.items() if "colm/loss/" in k}
         assert told == pytest.approx({name: losses[name] / tokens[name] for name in losses})
+
+
+def test_a_plain_step_of_one_micro_batch_tells_of_sources_and_stays_as_drawn(make_trainer, dataset):
+    plain = make_trainer(dataset, candidate_ratio=1, arrange="as_drawn")
+    expected = next(iter(plain.get_train_dataloader()))["input_ids"]
+    trainer = make_trainer(
+        dataset, candidate_ratio=1, gradient_accumulation_steps=1, max_steps=2, logging_steps=2
+    )
+    seen, compute = [], trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, *args, **options: (
+        seen.append(inputs["input_ids"]) or compute(model, inputs, *args, **options)
+    )
+    trainer.train()
+    assert torch.equal(seen[0], expected)
+    (logged,) = [entry for entry in trainer.state.log_history if "loss" in entry]
+    by_source = {
+        key: {
+            name.removeprefix(f"colm/{key}/"): v for name, v in logged.items() if f"/{key}/" in name
+        }
+        for key in ("candidates", "loss", "label_tokens")
+    }
+    assert sum(by_source["candidates"].values()) == logged["colm/candidates"] == 4
+    assert by_source["loss"].keys() == by_source["label_tokens"].keys()
+    weights = by_source["label_tokens"]
+    mean = sum(weights[name] * loss for name, loss in by_source["loss"].items())
+    assert mean / sum(weights.values()) == pytest.approx(logged["loss"], rel=0.05)
+    assert not any("colm/kept" in name for name in logged)
 
 
 @pytest.mark.slow
@@ -172,7 +226,9 @@ def test_of_many_sources_those_with_the_most_tokens_are_named():
     tokens = torch.arange(60) + 1
     told.add(StepLosses(sources, tokens, tokens, tokens.double() * 2).by_source())
     logged = told.drain(Exchange())
-    assert len(logged) == 51
+    assert len(logged) == 2 * 51
+    assert logged["colm/label_tokens/s059"] == 60
+    assert logged["colm/label_tokens/other sources"] == sum(range(1, 11))
     assert logged["colm/loss/s059"] == logged["colm/loss/other sources"] == 2
     assert "colm/loss/s009" not in logged
     assert "colm/loss/s010" in logged

@@ -16,6 +16,7 @@ from colm.names import shown_name
 from colm.reports import read_runs
 from colm.run_record import write_record
 from colm.runs.model_card import as_code, describe_training, write_model_card
+from colm.training.citing import citing_software
 from colm.training.papers import as_trl_cites, name_of_method, papers_of
 from colm.training.recording import record_of
 from colm.training.step.record import SelectionMetrics
@@ -163,6 +164,16 @@ def test_the_card_that_is_written(options, said, unsaid, tmp_path, tiny_model_fo
     assert unsaid not in card
     assert "\n# forged" not in card
     assert "None" not in card
+    assert "\n\nCite colm as:\n\n```bibtex\n@software{colm,\n" in card
+    assert card.count("```") % 2 == 0
+
+
+def test_a_card_without_citations_is_given_them() -> None:
+    card = citing_software("# Mine\n")
+    assert card.startswith(
+        "# Mine\n\n## Citations\n\nCite colm as:\n\n```bibtex\n@software{colm,\n"
+    )
+    assert "author = {{The colm authors}},\n" in card
 
 
 def card_of(names: list[str], folder: Path) -> str:

@@ -110,6 +110,12 @@ def test_an_unknown_model_is_named(load, tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
 
 
+def test_where_the_hub_cannot_be_read_a_way_without_it_is_named(monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"nor can the hub be read.*colm demo --only_model"):
+        load_tokenizer("no-owner/no-model")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     util.find_spec(pretrained.MODULE) is None or util.find_spec("gguf") is None,

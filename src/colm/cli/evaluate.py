@@ -3,14 +3,17 @@
 import argparse
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colm.cli.libraries import set_environment, silence_bitsandbytes
 from colm.cli.parsing import check_counts
 from colm.cli.terminal import Saying
+
+if TYPE_CHECKING:
+    from colm.data import Source
 
 METHOD_CHOICES = ("auto", "program", "chain", "direct", "options")
 DTYPE_CHOICES = ("auto", "bfloat16", "float16", "float32")
@@ -82,8 +85,9 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "FILE",
         "nargs": "+",
         "default": [],
-        "help": "examples, in any layout that colm sft takes, to measure the loss on; each file is "
-        "a source of its own",
+        "help": "examples, in any layout that colm sft takes, to measure the loss on: files, "
+        "patterns such as 'tests/*.jsonl', or NAME=FILE; each file is a source of its own, and of "
+        "several with one NAME all are one",
     },
     "--source_column": {
         "metavar": "NAME",
@@ -157,6 +161,7 @@ def run(namespace: argparse.Namespace) -> int:
         from colm.runs.evaluate import EvaluationOptions, evaluate
 
         options = {each.name: getattr(namespace, each.name) for each in fields(EvaluationOptions)}
+        options["held_out"] = _held_out_files(namespace.held_out)
         output, result = evaluate(EvaluationOptions(**options), Saying(sys.stderr))
     print(describe_evaluation(result))
     for note in result["notes"]:
@@ -183,6 +188,16 @@ def _check(namespace: argparse.Namespace) -> None:
         from colm.runs.evaluation_file import check_output
 
         check_output(Path(namespace.output), namespace.resume)
+
+
+def _held_out_files(texts: Sequence[str]) -> "list[Source]":
+    """The files of ``--held_out``, found before anything is loaded."""
+    from colm.data import named_files
+
+    try:
+        return named_files(texts)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"--held_out {error}") from error
 
 
 def describe_evaluation(result: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ def add_parser(subparsers: Any) -> None:
     """
     parser = subparsers.add_parser(
         "report",
-        help="make a page of one or several runs: table, losses, sources kept, time, memory",
+        help="make a page of one or several runs: table, losses, sources, time, memory",
         description="Make one HTML page of runs side by side, with no network and no script in "
         "it. Runs that go on or were cut short are read from their newest checkpoint. Those "
         "that differ by their seed alone are shown together as well. Of more than eight runs, the "

@@ -25,22 +25,20 @@ from colm.checks import (
     shown,
 )
 from colm.coreset.candidates import (
+    OBSERVATIONS,
     TIE_TOLERANCES,
     Candidates,
     Choice,
-    SelectionOptions,
-    order_by_content,
-    order_by_key,
-)
-from colm.coreset.mixture import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE, SmallSources, source_codes
-from colm.coreset.moments import AdamMoments, rms_normalize
-from colm.coreset.observed import (
-    OBSERVATIONS,
     Observed,
+    SelectionOptions,
     as_observed,
     number_of_rows,
+    order_by_content,
+    order_by_key,
     take_rows,
 )
+from colm.coreset.features import AdamMoments, rms_normalize
+from colm.coreset.mixture import SMALL_SOURCES_AUTO, SMALL_SOURCES_NONE, SmallSources, source_codes
 from colm.coreset.registry import Selector, get_selector
 from colm.coreset.selection import Contested, Selection, matching_error
 from colm.randomness import keyed_generator

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from colm.coreset.facility_location import FacilityLocation, facility_location
+from colm.coreset.features import sparsify
 from colm.coreset.mixture import allocate
 from colm.coreset.similarity import pairwise_distances, similarity, sizes
-from colm.coreset.sparsify import sparsify
 
 
 def source_medoids(

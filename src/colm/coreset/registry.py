@@ -12,8 +12,7 @@ from typing import Any
 
 from colm.checks import check_flags, check_whole, shown
 from colm.coreset import selectors as methods
-from colm.coreset.candidates import Choose
-from colm.coreset.observed import OBSERVATIONS
+from colm.coreset.candidates import OBSERVATIONS, Choose
 
 #: The options that a selector decides where they are not given, as those have them that say nothing
 #: else: the exact gradient in V as Adam scales it, uniform draws, no source kept whole.

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from colm.coreset.balanced_sampling import balanced_sampling
 from colm.coreset.candidates import Candidates, Choice
+from colm.coreset.features import largest
 from colm.coreset.gradient_matching import gradient_matching
 from colm.coreset.importance_sampling import importance_sampling
 from colm.coreset.mean_matching import mean_matching
 from colm.coreset.medoids import medoids_of, source_medoids
 from colm.coreset.similarity import sizes
-from colm.coreset.sparsify import largest
 
 
 def medoids_of_sources(candidates: Candidates, budget: int, generator: torch.Generator) -> Choice:

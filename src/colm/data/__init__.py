@@ -3,7 +3,7 @@
 from colm.data.files import FORMATS, check_file, file_stem, is_data_file, read_file
 from colm.data.formats import Formatted, format_dataset
 from colm.data.layouts import LAYOUTS, Layout, find_layout
-from colm.data.mixtures import Source, load_mixture, load_splits, source_name
+from colm.data.mixtures import Source, load_mixture, load_splits, named_files, source_name
 from colm.data.patterns import SourceEntry, is_pattern
 from colm.data.prompts import chat_prompt, plain_prompt
 from colm.data.sources import (
@@ -35,6 +35,7 @@ __all__ = [
     "is_pattern",
     "load_mixture",
     "load_splits",
+    "named_files",
     "plain_prompt",
     "read_file",
     "source_counts",

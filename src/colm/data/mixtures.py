@@ -16,7 +16,7 @@ from datasets.exceptions import DatasetsError
 from colm.data.files import check_file, file_stem, is_data_file, read_file
 from colm.data.formats import AnyDataset
 from colm.data.joining import join_data_sets
-from colm.data.patterns import SourceEntry, fill_pattern
+from colm.data.patterns import SourceEntry, fill_pattern, is_pattern
 from colm.data.sources import SOURCE_COLUMN, add_source
 
 
@@ -131,6 +131,47 @@ def _shares(
             f"got {', '.join(weights)}"
         )
     return [weights[name] / names.count(name) for name in names]
+
+
+def named_files(texts: Sequence[str]) -> list[Source]:
+    r"""Return the data files that words of a command line stand for, each an entry of a mixture.
+
+    Args:
+        texts: ``FILE``, or ``NAME=FILE`` for a source that has another name than its file. A file
+            may be a pattern: each that it matches is a source, unless the name makes them one.
+
+    Returns:
+        One entry a file, in order; every file is there and can be read.
+
+    Raises:
+        FileNotFoundError: There is no such file, or no data file matches.
+        ValueError: A file is broken, a name is empty, or two files would have the same.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("easy", "hard"):
+        ...     _ = (folder / f"{name}.jsonl").write_text('{"prompt": "?", "completion": "!"}')
+        >>> [source_name(each) for each in named_files([f"{folder}/*.jsonl"])]
+        ['easy', 'hard']
+        >>> [source_name(each) for each in named_files([f"maths={folder}/easy.jsonl"])]
+        ['maths']
+    """
+    entries = [part for text in texts for part in fill_pattern(_named_file(text))]
+    _check_names(entries)
+    for entry in entries:
+        check_file(entry.path)
+    return entries
+
+
+def _named_file(text: str) -> Source:
+    """An entry for ``FILE`` or ``NAME=FILE``; what has the whole text as its path goes before."""
+    name, sign, path = text.partition("=")
+    if not sign or Path(text).exists() or "/" in name or "\\" in name or is_pattern(name):
+        return Source(text)
+    if not name.strip() or not path:
+        raise ValueError(f"{text}: expected FILE or NAME=FILE")
+    return Source(path, name)
 
 
 def load_splits(

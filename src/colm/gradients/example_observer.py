@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.coreset.observed import OBSERVATIONS, Observed
+from colm.coreset.candidates import OBSERVATIONS, Observed
 from colm.gradients.adapters import check_adapter, check_inputs, labels_seen
 from colm.gradients.batch import drop_labels, is_packed, label_positions, one_example_a_row
 from colm.gradients.block_gradients import DEPTH, BlockGradients

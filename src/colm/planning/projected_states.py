@@ -1,7 +1,7 @@
 """States of GaLore and APOLLO, as galore-torch and apollo-torch build them, for a plan.
 
-Both keep Adam's moments of a projected gradient, and the projection. Symbols: m rows and n columns
-of a matrix, r the rank.
+Both keep Adam's moments of a projected gradient, and the projection; 8-bit GaLore's moments are as
+bitsandbytes keeps them. Symbols: m rows and n columns of a matrix, r the rank.
 """
 
 import math
@@ -24,7 +24,14 @@ _KINDS = {
     "full": lambda *_: "full",
 }
 #: Whether the rank is at most that of the matrix: singular vectors are, random ones are not.
-_PROJECTED = {"galore_adamw": True, "galore_adafactor": True, "apollo_adamw": False}
+_PROJECTED = {
+    "galore_adamw": True,
+    "galore_adamw_8bit": True,
+    "galore_adafactor": True,
+    "apollo_adamw": False,
+}
+#: Of bitsandbytes: numbers that share a scale, and the fewest of a tensor that are kept in 8 bits.
+_BLOCK, _LEAST_EIGHT_BITS = 256, 4096
 
 
 def is_projected(optim: str) -> bool:
@@ -68,7 +75,10 @@ def projected_bytes(
         if id(weight) in targets:
             columns = min(rank, *shape) if by_svd else rank
             shape, shapes = _project(shape, columns, _KINDS[kind](*shape))
-        total += dtype.itemsize * (_moments(shape, factored) + sum(map(math.prod, shapes)))
+        moments = dtype.itemsize * _moments(shape, factored)
+        if name.endswith("8bit"):
+            moments = _eight_bit_moments(math.prod(shape))
+        total += moments + dtype.itemsize * sum(map(math.prod, shapes))
     return total
 
 
@@ -91,3 +101,10 @@ def _moments(shape: tuple[int, ...], factored: bool) -> int:
         return math.prod(shape)
     *leading, rows, columns = shape
     return math.prod(leading) * (rows + columns)
+
+
+def _eight_bit_moments(numbers: int) -> int:
+    """Bytes of Adam's moments: a byte a number and a scale a block, of few numbers float32."""
+    if numbers < _LEAST_EIGHT_BITS:
+        return 2 * 4 * numbers
+    return 2 * (numbers + 4 * math.ceil(numbers / _BLOCK))

@@ -12,6 +12,8 @@ LogEntry = Mapping[str, Any]
 
 #: No loss, time or count of a run is larger; what 32 bits hold ends a little below.
 LARGEST = 1e39
+#: Values at the end of a log that are averaged.
+TAIL = 5
 #: Larger whole numbers are no longer told apart where they are drawn.
 MOST_STEPS = 2**53
 
@@ -141,6 +143,31 @@ class Arm:
             name.removeprefix(prefix): sum(as_number(e.get(name, 0.0)) for e in steps) / len(steps)
             for name in names
         }
+
+    def share_by_source(self, key: str) -> dict[str, float]:
+        """Return the share that each source has of what was logged under ``<key>/<source>``.
+
+        Args:
+            key: ``"colm/candidates"``, ``"colm/kept"`` or ``"colm/label_tokens"``.
+
+        Returns:
+            0 to 1 for each source; nothing where the sum is not above 0.
+        """
+        means = self.by_source(key)
+        total = sum(means.values())
+        return {source: mean / total for source, mean in means.items()} if total > 0 else {}
+
+    def tail(self, key: str) -> float | None:
+        """Return the mean of what was logged last under a key.
+
+        Args:
+            key: As for ``series``.
+
+        Returns:
+            Of ``TAIL`` values at most; ``None`` where none of them is finite.
+        """
+        values = [value for value in self.series(key)[1][-TAIL:] if math.isfinite(value)]
+        return sum(values) / len(values) if values else None
 
     def share_kept(self) -> dict[str, float]:
         """Return the share of each source's candidates that was trained on.

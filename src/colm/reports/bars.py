@@ -30,12 +30,13 @@ def plot_held_out(comparison: Comparison) -> str:
     Returns:
         An ``svg`` element.
     """
+    sources = comparison.held_out_sources()
     bars = [
-        (name, colour, _of_sources(comparison, arm.scores.loss_by_source))
+        (name, colour, _of_sources(sources, arm.scores.loss_by_source))
         for arm, name, colour, _ in drawn_arms(comparison)
         if arm.scores
     ]
-    return _source_bars(comparison, bars, "held-out loss", "held-out")
+    return _source_bars(comparison, sources, bars, "held-out loss", "held-out")
 
 
 def plot_answers(comparison: Comparison) -> str:
@@ -47,13 +48,37 @@ def plot_answers(comparison: Comparison) -> str:
     Returns:
         An ``svg`` element.
     """
+    sources = comparison.sources()
     scored = [(name, colour, arm.scores) for arm, name, colour, _ in drawn_arms(comparison)]
     bars = [
-        (name, colour, _of_sources(comparison, scores.answers_by_source, 100))
+        (name, colour, _of_sources(sources, scores.answers_by_source, 100))
         for name, colour, scores in [*scored, ("untouched", BEFORE_COLOUR, comparison.before)]
         if scores and scores.answers_by_source
     ]
-    return _source_bars(comparison, bars, "accuracy, %", "answers")
+    return _source_bars(comparison, sources, bars, "accuracy, %", "answers")
+
+
+def plot_draws(comparison: Comparison) -> str:
+    """Return the share that each source has of what each arm drew, and of the data.
+
+    Args:
+        comparison: Arms of which some have ``colm/candidates/<source>`` in their logs.
+
+    Returns:
+        An ``svg`` element.
+    """
+    sources, sizes = comparison.sources(), comparison.source_sizes
+    shares = [
+        (name, colour, arm.share_by_source("colm/candidates"))
+        for arm, name, colour, _ in drawn_arms(comparison)
+    ]
+    if total := sum(sizes.values()):
+        of_data = {source: size / total for source, size in sizes.items()}
+        shares.append(("the data", BEFORE_COLOUR, of_data))
+    bars = [
+        (name, colour, _of_sources(sources, share, 100)) for name, colour, share in shares if share
+    ]
+    return _source_bars(comparison, sources, bars, "of what was drawn, %", "draws")
 
 
 def plot_share_kept(comparison: Comparison) -> str:
@@ -65,12 +90,13 @@ def plot_share_kept(comparison: Comparison) -> str:
     Returns:
         An ``svg`` element.
     """
+    sources = comparison.sources()
     bars = [
-        (name, colour, _of_sources(comparison, arm.share_kept(), 100))
+        (name, colour, _of_sources(sources, arm.share_kept(), 100))
         for arm, name, colour, _ in drawn_arms(comparison)
         if arm.series("colm/kept")[0]
     ]
-    return _source_bars(comparison, bars, "of its candidates kept, %", "share-kept")
+    return _source_bars(comparison, sources, bars, "of its candidates kept, %", "share-kept")
 
 
 def plot_step_seconds(comparison: Comparison) -> str:
@@ -118,17 +144,33 @@ def plot_memory(comparison: Comparison) -> str:
         return svg_of(figure, "memory")
 
 
+def rows_above_small(comparison: Comparison, sources: Sequence[str]) -> int:
+    """Return how many sources stand above the small ones.
+
+    Args:
+        comparison: That knows which are small.
+        sources: As they are shown, from the top.
+
+    Returns:
+        0 where small sources are not all of those at the bottom, or none is above them.
+    """
+    small = set(comparison.small_sources)
+    first = next((row for row, source in enumerate(sources) if source in small), 0)
+    return first if small.issuperset(sources[first:]) else 0
+
+
 def _of_sources(
-    comparison: Comparison, values: Mapping[str, float], unit: float = 1.0
+    sources: Sequence[str], values: Mapping[str, float], unit: float = 1.0
 ) -> list[float]:
     """A value for each source, 0 where there is none that a bar can be as long as."""
-    found = [unit * values.get(source, 0.0) for source in comparison.sources()]
+    found = [unit * values.get(source, 0.0) for source in sources]
     return [value if math.isfinite(value) else 0.0 for value in found]
 
 
-def _source_bars(comparison: Comparison, bars: Sequence[Bars], label: str, name: str) -> str:
+def _source_bars(
+    comparison: Comparison, sources: Sequence[str], bars: Sequence[Bars], label: str, name: str
+) -> str:
     """Grouped horizontal bars, the largest source on top and a line above the small ones."""
-    sources = comparison.sources()
     height = 0.8 / len(bars)
     with style():
         figure, (axes,) = make_figure(0.9 + len(sources) * (0.12 + 0.11 * len(bars)))
@@ -137,8 +179,7 @@ def _source_bars(comparison: Comparison, bars: Sequence[Bars], label: str, name:
             axes.barh(rows, values, height=height * 0.9, color=colour, label=arm)
         shown = [shorten(source, MOST_IN_A_PLOT) for source in sources]
         axes.set_yticks(range(len(sources)), shown)
-        large = len(sources) - len(set(comparison.small_sources) & set(sources))
-        if 0 < large < len(sources):
+        if large := rows_above_small(comparison, sources):
             axes.axhline(large - 0.5, color=INK, linewidth=0.6, linestyle=(0, (4, 3)))
         axes.set_xlabel(label)
         axes.set_ylim(len(sources) - 0.4, -0.6)

@@ -110,16 +110,28 @@ class Comparison:
         """Return the names of the sources, the largest first.
 
         Returns:
-            Every source of the training data, whether its size is known or it was only drawn.
+            Every source of the training data, whether its size is known or it was only logged.
         """
         drawn: dict[str, float] = {}
         for arm in self.arms:
+            drawn |= dict.fromkeys(arm.by_source("colm/loss").keys() - drawn.keys(), 0.0)
             for source, number in arm.by_source("colm/candidates").items():
                 drawn[source] = max(drawn.get(source, 0.0), number)
         return sorted(
             {**drawn, **self.source_sizes},
             key=lambda source: (-self.source_sizes.get(source, 0), -drawn.get(source, 0.0), source),
         )
+
+    def held_out_sources(self) -> list[str]:
+        """Return the names of the sources, and of others that losses were measured on.
+
+        Returns:
+            Those of the training data first, in the order of ``sources``.
+        """
+        trained_on = self.sources()
+        scores = [self.before, *(arm.scores for arm in self.arms)]
+        measured = {source for each in scores if each for source in each.loss_by_source}
+        return [*trained_on, *sorted(measured - {*trained_on})]
 
 
 def _findings(data: Mapping[str, Any] | None) -> Findings | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 
+from colm.reports.arm import Arm
 from colm.reports.comparison import Comparison
 from colm.reports.plots import (
     INK,
@@ -13,9 +14,11 @@ from colm.reports.plots import (
     STEP,
     Drawn,
     add_legend,
+    colour_and_dash,
     drawn_arms,
     finish_curves,
     make_figure,
+    names_in_a_plot,
     style,
     svg_of,
 )
@@ -30,6 +33,8 @@ MOST_POINTS = 1000
 FEW_POINTS = 20
 #: Height of a panel alone, and of one of two.
 PANEL_INCHES, HALF_PANEL_INCHES = 2.6, 2.1
+#: More sources than these have no curve each.
+MOST_SOURCES_IN_CURVES = 8
 #: Columns of a map of sources over time.
 MOST_PARTS = 30
 
@@ -66,6 +71,45 @@ def plot_evaluations(comparison: Comparison, key: str, label: str) -> str:
         if key in drawn.arm.evaluations()
     ]
     return _step_and_time(series, label, f"evaluation-{key}".replace("_", "-"), smoothed=False)
+
+
+def plot_source_losses(comparison: Comparison, place: int) -> str:
+    """Return the training loss of each source of an arm, step by step.
+
+    Args:
+        comparison: Arms of which that one has ``colm/loss/<source>`` in its log.
+        place: Of the arm in the comparison.
+
+    Returns:
+        An ``svg`` element.
+    """
+    arm = comparison.arms[place]
+    sources = sources_with_curves(comparison, arm)
+    names = names_in_a_plot(sources)
+    with style():
+        figure, (axes,) = make_figure(PANEL_INCHES)
+        for number, (source, name) in enumerate(zip(sources, names, strict=True)):
+            drawn = Drawn(arm, name, *colour_and_dash(number))
+            draw_curve(axes, drawn, *arm.series(f"colm/loss/{source}"), smoothed=True)
+        finish_curves(axes, STEP, "training loss")
+        add_legend(figure, axes)
+        return svg_of(figure, f"source-losses-{place}")
+
+
+def sources_with_curves(comparison: Comparison, arm: Arm) -> list[str]:
+    """Return the sources whose training losses are drawn.
+
+    Args:
+        comparison: Whose order of sources is kept.
+        arm: Of it.
+
+    Returns:
+        All that the arm logged losses of, or of many those whose losses are highest at the end.
+    """
+    tails = {source: arm.tail(f"colm/loss/{source}") for source in comparison.sources()}
+    known = {source: loss for source, loss in tails.items() if loss is not None}
+    highest = sorted(known, key=lambda source: -known[source])[:MOST_SOURCES_IN_CURVES]
+    return [source for source in known if source in highest]
 
 
 def plot_small_share(comparison: Comparison) -> str:

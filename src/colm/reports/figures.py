@@ -48,6 +48,7 @@ def make_figures(comparison: Comparison) -> list[Figure]:
         iter(figures_of_seeds(comparison)),
         _of_scores(comparison) if few else iter(()),
         _of_losses(comparison),
+        _of_draws(comparison) if few else iter(()),
         _of_kept(comparison, few),
         _of_errors(comparison),
         _of_costs(comparison),
@@ -93,9 +94,9 @@ def _evaluation(key: str, arm: Arm) -> bands.Curve | None:
 
 def _of_scores(comparison: Comparison) -> Iterator[Figure]:
     """How good each model is, source by source."""
-    small = bool(comparison.small_sources)
-    order = "The largest source comes first" + ("; those below the line are small." * small or ".")
-    where = "Bars by source; the table 'Each source in figures' has them all."
+    has_line = bars.rows_above_small(comparison, comparison.held_out_sources()) > 0
+    order = f"The largest source comes first{'; those below the line are small' * has_line}."
+    where = "Bars by source; the table 'Held-out loss of each source' has them all."
     if any(arm.scores and arm.scores.loss_by_source for arm in comparison.arms):
         yield Figure(
             "Held-out loss by source",
@@ -135,6 +136,30 @@ def _of_losses(comparison: Comparison) -> Iterator[Figure]:
         )
 
 
+def _of_draws(comparison: Comparison) -> Iterator[Figure]:
+    """What was drawn of each source, and its training loss from beginning to end."""
+    if any(len(arm.by_source("colm/candidates")) > 1 for arm in comparison.arms):
+        yield Figure(
+            "Draws by source",
+            bars.plot_draws(comparison),
+            "What part of all that was drawn is from a source, beside its part of the data.",
+            "Bars by source; the table 'What was drawn of each source' has them all.",
+        )
+    # Seeds of one way differ little: its first stands for them.
+    firsts = [way.arms[0] for way in ways(comparison.arms)]
+    for place, arm in enumerate(comparison.arms):
+        sources = curves.sources_with_curves(comparison, arm)
+        if len(sources) > 1 and any(arm is first for first in firsts):
+            some = len(sources) < len(arm.by_source("colm/loss"))
+            yield Figure(
+                _titled("Training loss by source", comparison, arm),
+                curves.plot_source_losses(comparison, place),
+                f"The {len(sources)} sources whose loss is highest at the end." * some
+                or "Mean over the label tokens of each source that were trained on.",
+                "Curves against the step; the table 'Training on each source' has their ends.",
+            )
+
+
 def _of_kept(comparison: Comparison, few: bool) -> Iterator[Figure]:
     """What was kept of each source, in all and from beginning to end."""
     if not (_has_logged(comparison, "colm/kept") and comparison.sources()):
@@ -157,10 +182,8 @@ def _of_kept(comparison: Comparison, few: bool) -> Iterator[Figure]:
         )
     for place, arm in enumerate(comparison.arms):
         if arm.by_source("colm/candidates") and arm.series("colm/kept")[0]:
-            alone = len(comparison.arms) == 1
             yield Figure(
-                "Sources kept over time"
-                + ("" if alone else f": {shorten(arm.name, _MOST_IN_A_TITLE)}"),
+                _titled("Sources kept over time", comparison, arm),
                 curves.plot_sources_kept(comparison, place),
                 "The stronger the colour, the larger the part of a source's candidates trained on; "
                 "blank where none were drawn. On the right, the mean.",
@@ -212,6 +235,12 @@ def _of_costs(comparison: Comparison) -> Iterator[Figure]:
             "measured it.",
             "Bars; the first table has them in figures.",
         )
+
+
+def _titled(title: str, comparison: Comparison, arm: Arm) -> str:
+    """The title of a figure of one arm, with its name where there are others."""
+    alone = len(comparison.arms) == 1
+    return title if alone else f"{title}: {shorten(arm.name, _MOST_IN_A_TITLE)}"
 
 
 def _has_logged(comparison: Comparison, key: str) -> bool:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from colm.durable import write_whole
 from colm.reports.comparison import Comparison
 from colm.reports.seeds import Way, have_seeds, seeds_table, ways
-from colm.reports.summaries import loss_table, settings_table, source_table, summary_table
+from colm.reports.source_tables import draw_table, kept_table, loss_table, training_table
+from colm.reports.summaries import settings_table, summary_table
 from colm.reports.tables import Table
 from colm.reports.wording import headline, lead, remarks
 
@@ -124,11 +125,17 @@ def _sections(comparison: Comparison) -> Iterable[str]:
     from colm.reports.figures import make_figures
 
     yield show_figures(make_figures(comparison))
-    if comparison.sources():
-        if any(arm.series("colm/kept")[0] for arm in comparison.arms):
-            yield _section("What was kept of each source", source_table(comparison))
-        if any(arm.scores for arm in comparison.arms):
-            yield _section("Each source in figures", loss_table(comparison))
+    arms = comparison.arms
+    if len(comparison.sources()) > 1:
+        has_draws = any(arm.by_source("colm/candidates") for arm in arms)
+        title = "What was drawn of each source" if has_draws else "Sources of the data"
+        yield _section(title, draw_table(comparison))
+    if comparison.sources() and any(arm.series("colm/kept")[0] for arm in arms):
+        yield _section("What was kept of each source", kept_table(comparison))
+    if any(len(arm.by_source("colm/loss")) > 1 for arm in arms):
+        yield _section("Training on each source", training_table(comparison))
+    if comparison.held_out_sources() and any(arm.scores for arm in arms):
+        yield _section("Held-out loss of each source", loss_table(comparison))
     yield show_settings(comparison)
 
 

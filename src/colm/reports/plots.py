@@ -24,6 +24,8 @@ WIDTH_INCHES = 5.0
 LEGEND_ROW_INCHES = 0.19
 #: From here on the length of a bar is written with its power of ten.
 LARGE = 1e6
+#: Below this its length is written with as many decimals as tell two digits.
+SMALL = 0.1
 #: What matplotlib draws SVG with, whatever a figure was made for.
 SVG_DPI = 72
 #: What x is where it is no time.
@@ -82,18 +84,38 @@ def drawn_arms(comparison: Comparison) -> list[Drawn]:
     Returns:
         One each, in their order.
     """
-    names = short_names([arm.name for arm in comparison.arms], MOST_IN_A_PLOT)
-    # An artist whose name begins with an underscore has no place in matplotlib's legends.
-    names = [f" {name}" if name.startswith("_") else name for name in names]
+    names = names_in_a_plot([arm.name for arm in comparison.arms])
     return [
-        Drawn(
-            arm,
-            name,
-            ARM_COLOURS[place % len(ARM_COLOURS)],
-            DASHES[place // len(ARM_COLOURS) % len(DASHES)],
-        )
+        Drawn(arm, name, *colour_and_dash(place))
         for place, (arm, name) in enumerate(zip(comparison.arms, names, strict=True))
     ]
+
+
+def names_in_a_plot(names: Sequence[str]) -> list[str]:
+    """Return names as a legend takes them.
+
+    Args:
+        names: All that must be told apart.
+
+    Returns:
+        One each, in their order.
+    """
+    # An artist whose name begins with an underscore has no place in matplotlib's legends.
+    short = short_names(names, MOST_IN_A_PLOT)
+    return [f" {name}" if name.startswith("_") else name for name in short]
+
+
+def colour_and_dash(place: int) -> tuple[str, str | tuple[float, Sequence[float]]]:
+    """Return what tells a curve from others.
+
+    Args:
+        place: Of the curve among them.
+
+    Returns:
+        Its colour, and its dashes as matplotlib takes them.
+    """
+    dash = DASHES[place // len(ARM_COLOURS) % len(DASHES)]
+    return ARM_COLOURS[place % len(ARM_COLOURS)], dash
 
 
 @contextmanager
@@ -170,7 +192,8 @@ def name_bars(axes: Axes, names: Sequence[str], ends: Sequence[float], unit: str
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.18)
     for place, end in enumerate(ends):
-        text = f"{end:.2f} {unit}" if end < LARGE else f"{end:.3g} {unit}"
+        digits = ".2g" if end < SMALL else ".2f" if end < LARGE else ".3g"
+        text = f"{end:{digits}} {unit}"
         axes.annotate(text, (end, place), (4, 0), textcoords="offset points", va="center")
 
 

@@ -13,6 +13,8 @@ from colm.reports.seeds import ways
 from colm.run_record import read_record
 
 COMPARISON_DATA = "report.json"
+#: What a comparison has in its folder from its beginning on.
+COMPARISON_PROGRESS = "compare.json"
 
 
 def read_runs(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> Comparison:
@@ -89,6 +91,8 @@ def _read(path: Path, name: str | None, folder_name: str) -> Comparison:
                 f"it began at {record.begun}"
             )
         if not (path / COMPARISON_DATA).is_file():
+            if (path / COMPARISON_PROGRESS).is_file():
+                raise ValueError(_unfinished(path))
             raise ValueError(
                 f"{path} holds no run: no {STATE}, which colm sft writes with each checkpoint and "
                 f"at the end, and no {COMPARISON_DATA} of colm compare or colm demo"
@@ -100,6 +104,16 @@ def _read(path: Path, name: str | None, folder_name: str) -> Comparison:
         return _renamed(Comparison.load(path), name)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _unfinished(folder: Path) -> str:
+    """What to say of a comparison that has no report yet, and what of it can be seen."""
+    runs = sorted(each for each in folder.iterdir() if each.is_dir() and is_run_folder(each))
+    return (
+        f"{folder} holds a comparison that is not at its end: if it was interrupted, the same "
+        f"command goes on with it, and writes its report; {COMPARISON_PROGRESS} has what was "
+        "measured so far" + (f", and colm report {runs[0]} shows one of its runs" if runs else "")
+    )
 
 
 def _renamed(comparison: Comparison, name: str | None) -> Comparison:

@@ -21,7 +21,6 @@ from colm.reports.summaries import (
     number,
     percent,
     plus_minus,
-    training_tail,
 )
 from colm.reports.tables import Table
 
@@ -107,16 +106,19 @@ def seeds_table(told: Sequence[Way]) -> Table:
         told: From ``ways``.
 
     Returns:
-        A row a measure, of those that any run has; the best mean is set off where they compare.
+        A row a measure, of those that all runs of a way have, or several of them; the best mean is
+        set off where they compare.
     """
     rows: list[list[str]] = [["seeds", *map(_seeds, told)]]
     strong: list[int | None] = [None]
     indented: list[int] = []
     for name, of, show, best in _measures([arm for way in told for arm in way.arms]):
         means = [mean_over_seeds(way, of) for way in told]
+        values = [[v for arm in way.arms if (v := of(arm)) is not None] for way in told]
+        if all(mean is None for mean in means) and all(len(each) < 2 for each in values):
+            continue
         rows.append([name, *map(show, means)])
         strong.append(best_place(means, best, show) if best else None)
-        values = [[v for arm in way.arms if (v := of(arm)) is not None] for way in told]
         if any(len(each) > 1 for each in values):
             details = [
                 ["spread over seeds", *(_spread(each, show) for each in values)],
@@ -144,7 +146,7 @@ def _measures(arms: Sequence[Arm]) -> Iterator[_Measure]:
     for name in dict.fromkeys(name for arm in arms for name in arm.accuracies):
         found.append((f"accuracy, {name}", partial(_accuracy, name=name), percent, max))
     found += [
-        (TRAINING_TAIL, training_tail, number, None),
+        (TRAINING_TAIL, partial(Arm.tail, key="loss"), number, None),
         ("seconds a step", Arm.whole_step_seconds, number, None),
     ]
     return (each for each in found if any(each[1](arm) is not None for arm in arms))

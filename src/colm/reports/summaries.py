@@ -1,9 +1,9 @@
-"""The tables of a comparison: what each way of training came to, in all and source by source."""
+"""The first table of a comparison, what each way of training came to; and how numbers are shown."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from colm.reports.arm import Arm
+from colm.reports.arm import TAIL, Arm
 from colm.reports.comparison import Comparison
 from colm.reports.tables import Table
 
@@ -16,7 +16,7 @@ Values = Sequence[float | None]
 Show = Callable[[float | None], str]
 Pick = Callable[[Iterable[float]], float]
 
-TRAINING_TAIL = "training loss, last 5 logged"
+TRAINING_TAIL = f"training loss, last {TAIL} logged"
 #: Losses of evaluations that have names of their own; others have that of their set.
 EVALUATIONS = {"eval_loss": "evaluation loss", "eval_macro_loss": "held-out loss, macro"}
 
@@ -61,7 +61,7 @@ def summary_table(comparison: Comparison) -> Table:
     arms = comparison.arms
     rows = _Rows()
     if any(arm.planned_steps for arm in arms):
-        rows.add("steps", [None, *(arm.steps_taken() for arm in arms)], _count)
+        rows.add("steps", [None, *(arm.steps_taken() for arm in arms)], count)
     if any(arm.scores for arm in arms):
         _add_scores(rows, comparison)
     _add_evaluations(rows, arms)
@@ -86,7 +86,7 @@ def _add_scores(rows: _Rows, comparison: Comparison) -> None:
     rows.add("held-out loss, macro", [s.macro if s else None for s in scores], number, min)
     rows.add("held-out loss, micro", [s.micro if s else None for s in scores], number, min)
     small = [s.small_sources if s else None for s in scores]
-    rows.add("held-out loss, small sources", small, number, min)
+    rows.add_known("held-out loss, small sources", small, number, min)
     answers = [s.answers if s else None for s in scores]
     rows.add_known("accuracy (sources' scorers)", answers, percent, max)
 
@@ -108,7 +108,7 @@ def _add_evaluations(rows: _Rows, arms: Sequence[Arm]) -> None:
                 None if low is None else steps[losses.index(low)]
                 for (steps, losses), low in zip(series, lowest, strict=True)
             ]
-            rows.add("at step", [None, *steps], _count, detail=True)
+            rows.add("at step", [None, *steps], count, detail=True)
     for name in dict.fromkeys(name for arm in arms for name in arm.accuracies):
         accuracies = [arm.accuracies.get(name) for arm in arms]
         rows.add(f"accuracy, {name}", [None, *accuracies], _tenths_of_percent, max)
@@ -117,7 +117,7 @@ def _add_evaluations(rows: _Rows, arms: Sequence[Arm]) -> None:
 def _add_training(rows: _Rows, arms: Sequence[Arm]) -> None:
     """What the trainer logged of what it trained on; examples differ, so none is the best."""
     if not all(arm.scores for arm in arms):
-        rows.add_known(TRAINING_TAIL, [None, *map(training_tail, arms)], number)
+        rows.add_known(TRAINING_TAIL, [None, *(arm.tail("loss") for arm in arms)], number)
         kept = [_ratio(arm.mean("colm/kept"), arm.mean("colm/candidates")) for arm in arms]
         rows.add_known("kept of what was drawn", [None, *kept], percent)
     errors = [arm.mean("colm/match_error") for arm in arms]
@@ -139,67 +139,6 @@ def _without_empty_column(comparison: Comparison, rows: _Rows) -> Table:
     cells = [[row[0], *row[2:]] for row in rows.cells]
     strong = [None if best is None else best - 1 for best in rows.strong]
     return Table(["", *names], cells, strong, rows.indented)
-
-
-def training_tail(arm: Arm) -> float | None:
-    """Return the mean of the training losses that were logged last.
-
-    Args:
-        arm: Any.
-
-    Returns:
-        Of five at most; ``None`` where none of them is finite.
-    """
-    tail = _finite(arm.series("loss")[1][-5:])
-    return sum(tail) / len(tail) if tail else None
-
-
-def source_table(comparison: Comparison) -> Table:
-    """Return one row a source: its size and the share of its candidates each arm trained on.
-
-    Args:
-        comparison: What to put side by side.
-
-    Returns:
-        The largest source first; a star marks small sources.
-    """
-    arms = [arm for arm in comparison.arms if arm.series("colm/kept")[0]]
-    shares = [arm.share_kept() for arm in arms]
-    rows = [
-        [
-            source + "*" * (source in comparison.small_sources),
-            _count(comparison.source_sizes.get(source)),
-            *(percent(share.get(source)) for share in shares),
-        ]
-        for source in comparison.sources()
-    ]
-    head = [_source_head(comparison), "examples", *(arm.name for arm in arms)]
-    return Table(head, rows)
-
-
-def loss_table(comparison: Comparison) -> Table:
-    """Return one row a source: its held-out loss, and its score where answers are scored.
-
-    Args:
-        comparison: What to put side by side.
-
-    Returns:
-        The largest source first; a star marks small sources.
-    """
-    named = [("untouched", comparison.before)]
-    named += [(arm.name, arm.scores) for arm in comparison.arms]
-    known = [(name, scores) for name, scores in named if scores]
-    scored = [(name, scores) for name, scores in known if scores.answers_by_source]
-    rows, strong = [], []
-    for source in comparison.sources():
-        losses = [scores.loss_by_source.get(source) for _, scores in known]
-        answers = [scores.answers_by_source.get(source) for _, scores in scored]
-        star = "*" * (source in comparison.small_sources)
-        rows.append([source + star, *map(number, losses), *map(percent, answers)])
-        strong.append(best_place(losses, min, number))
-    head = [f"loss, {name}" for name, _ in known]
-    head += [f"accuracy, {name}" for name, _ in scored]
-    return Table([_source_head(comparison), *head], rows, strong)
 
 
 def settings_table(comparison: Comparison) -> Table:
@@ -263,6 +202,19 @@ def plus_minus(value: float | None) -> str:
     return ABSENT if value is None else f"±{number(value)}"
 
 
+def times(value: float | None) -> str:
+    """Return how many times something was done, on average.
+
+    Args:
+        value: 0 or more; ``None`` for one that is not known.
+
+    Example:
+        >>> times(0.034), times(2.5), times(1250.4)
+        ('0.03', '2.5', '1,250')
+    """
+    return _finite_or(value, lambda v: f"{v:.2f}" if v < 1 else f"{v:,.{1 if v < 100 else 0}f}")
+
+
 def percent(value: float | None) -> str:
     """Return a share in whole percent.
 
@@ -287,7 +239,15 @@ def _minutes(value: float | None) -> str:
     return _finite_or(value, lambda minutes: f"{minutes:,.1f}")
 
 
-def _count(value: float | None) -> str:
+def count(value: float | None) -> str:
+    """Return a number of things.
+
+    Args:
+        value: ``None`` for one that is not known.
+
+    Returns:
+        A whole number with commas between its thousands, or a dash.
+    """
     return _finite_or(value, lambda count: f"{count:,.0f}")
 
 
@@ -297,10 +257,6 @@ def _finite_or(value: float | None, show: Callable[[float], str]) -> str:
     if not math.isfinite(value):
         return NOT_FINITE
     return show(value) if abs(value) < _VERY_LARGE else f"{value:.3g}"
-
-
-def _source_head(comparison: Comparison) -> str:
-    return "source (*small)" if comparison.small_sources else "source"
 
 
 def _finite(values: Iterable[float]) -> list[float]:

@@ -133,9 +133,11 @@ def _short_form(name: str, training: CoLMConfig) -> ArmOptions:
         return ArmOptions(name, {}, _MEANINGS[name])
     if name in available_selectors():
         ratio = {"candidate_ratio": _ratio(training)}
-        drawn = get_selector(name).defaults["candidate_sampling"]
-        meaning = f"selector {name}, of n examples drawn {_drawn(drawn)}"
-        return ArmOptions(name, _settle(name, ratio, training), meaning)
+        options = _settle(name, ratio, training)
+        meaning = f"selector {name}, of n examples drawn {_drawn(options['candidate_sampling'])}"
+        if "gradients" in get_selector(name).needs:
+            meaning += f", by gradients that are {options['gradient']}"
+        return ArmOptions(name, options, meaning + _set_aside(name, options, training))
     draws = {EVEN: "unimax", PLAIN_R: "uniform"}.get(name, name)
     own: dict[str, Any] = {}
     meaning = _MEANINGS.get(name, f"r examples drawn {_drawn(draws)}, all trained on")
@@ -181,6 +183,21 @@ def _settle(selector: str, own: Mapping[str, Any], training: CoLMConfig) -> dict
         # So is the recipe's rule for the arm that is as the recipe says.
         options.setdefault("stored_losses", NO_VALUE)
     return options
+
+
+def _set_aside(name: str, options: Mapping[str, Any], training: CoLMConfig) -> str:
+    """What the recipe says otherwise than the arm of a selector has it, and which arm has that."""
+    usual = options_by_selector(training.selector) if get_selector(name).needs else {}
+    said = {option: getattr(training, option) for option in usual}
+    other = {o: v for o, v in said.items() if v not in (usual[o], options[o])}
+    if not other:
+        return ""
+    words = {o: " ".join(v) if isinstance(v, list) else str(v).lower() for o, v in other.items()}
+    told = [f"{option}={word}" for option, word in words.items()]
+    return (
+        f"; the recipe's {', '.join(told)} is set aside, and would be in "
+        f"'{name}_so:{','.join([f'selector={name}', *told])}'"
+    )
 
 
 def _settled_options(arm: ArmOptions, recipe: Sequence[str]) -> CoLMConfig:
@@ -234,3 +251,16 @@ def _batches_of(training: CoLMConfig, times: int) -> dict[str, Any]:
 
 def _drawn(sampling: str) -> str:
     return "uniformly" if sampling == "uniform" else f"by {sampling}"
+
+
+def arm_in_words(arm: ArmOptions) -> str:
+    """Return an arm in a line.
+
+    Args:
+        arm: Any.
+
+    Returns:
+        Its name, what it is, and what it is held against.
+    """
+    against = f"; held against {arm.control}" if arm.control else ""
+    return f"{arm.name}: {arm.meaning}{against}"

@@ -18,7 +18,7 @@ from typing import Any
 
 from colm.checks import check_number
 from colm.runs.arguments import parse_arguments
-from colm.runs.arms import PLAIN_ARMS, PLAIN_R, ArmOptions, make_arms, option_words
+from colm.runs.arms import PLAIN_ARMS, PLAIN_R, arm_in_words, make_arms, option_words
 from colm.runs.comparison_file import (
     GIVEN_UP,
     TRAINED,
@@ -35,6 +35,23 @@ from colm.training.checkpoints.manifest import TRAINER_STATE
 from colm.training.checkpoints.run_options import describe_options
 
 LOG_FILE = "log.txt"
+_MOST_TURNS, _SECONDS_OF_A_TURN = 10, 30
+
+
+def turns_of(minutes: float) -> int:
+    """Return into how many turns a time is cut where nobody says: each of half a minute or more.
+
+    Args:
+        minutes: Of training.
+
+    Returns:
+        10 at most.
+
+    Example:
+        >>> turns_of(0.2), turns_of(1), turns_of(60)
+        (1, 2, 10)
+    """
+    return int(max(1, min(_MOST_TURNS, 60 * minutes // _SECONDS_OF_A_TURN)))
 
 
 @dataclass(frozen=True)
@@ -177,6 +194,10 @@ class Comparing:
         for begin in range(0, len(self.state.runs), size):
             yield self.state.runs[begin : begin + size]
 
+    def models_at_once(self) -> int:
+        """Return how many models are in memory at once, at most, where all go on to their end."""
+        return max(sum(run.state != TRAINED for run in group) for group in self._groups())
+
     def _take_turns(self, group: Sequence[ArmRun]) -> None:
         """Let the runs of a group train to their end, in turns."""
         for run in group:
@@ -194,7 +215,8 @@ class Comparing:
                 begin = turn % max(1, len(names))
                 for name in names[begin:] + names[:begin]:
                     run = self._run_of(name)
-                    if run.state == WAITING and len(run.measured) < turn:
+                    # Of an arm with long steps, one step may be longer than several turns.
+                    if run.state == WAITING and run.seconds < self._until(turn):
                         self._take_turn(run, players[name], turn)
             for name in names:
                 self._finish(self._run_of(name), players[name])
@@ -204,7 +226,7 @@ class Comparing:
 
     def _begin(self, run: ArmRun) -> Player | None:
         """Load an arm; ``None`` where it cannot be."""
-        self._say(f"loading {self._title(run)}", kept=False)
+        self._say(f"loading {self._title(run)}")
         folder = self.plan.folder / run.folder
         folder.mkdir(parents=True, exist_ok=True)
         began = self._clock()
@@ -258,23 +280,24 @@ class Comparing:
 
     def _take_turn(self, run: ArmRun, player: Player, turn: int) -> None:
         """Let an arm train until its turn ends, and note what it measured."""
-        until = 60 * self.plan.minutes * turn / self.plan.turns
         began = self._clock()
         try:
-            answer = player.ask({"do": "train", "until": until})
+            answer = player.ask({"do": "train", "until": self._until(turn)})
         except ArmError as error:
             self._fail(run, str(error))
             return
-        before = run.measured[-1]["seconds"] if run.measured else 0.0
+        before = run.seconds
         told = {k: v for k, v in answer.items() if k != "event"}
         run = self.state.change(run, measured=[*run.measured, told])
         self.state.save(self.plan.folder)
         self._trained_seconds += answer["seconds"] - before
         self._waited += self._clock() - began
-        pace = answer["seconds"] / max(1, answer["step"])
+        pace, scores = answer["seconds"] / max(1, answer["step"]), answer["scores"]
+        small = scores["small_sources"]
+        of_small = "" if small is None else f"   small sources {small:.3f}"
         self._say(
             f"{self._title(run)}   turn {turn}/{self.plan.turns}   step {answer['step']}   "
-            f"{pace:.2f} s a step   held-out loss {answer['scores']['macro']:.3f}   "
+            f"{pace:.2f} s a step   macro held-out loss {scores['macro']:.3f}{of_small}   "
             f"{duration_in_words(self._seconds_left())} left"
         )
 
@@ -299,7 +322,11 @@ class Comparing:
         self._clear(run)
 
     def _is_over(self, run: ArmRun) -> bool:
-        return len(run.measured) >= self.plan.turns
+        return run.seconds >= self._until(self.plan.turns)
+
+    def _until(self, turn: int) -> float:
+        """Seconds of training at which a turn ends."""
+        return 60 * self.plan.minutes * (turn / self.plan.turns)
 
     def _now(self, runs: Sequence[ArmRun]) -> list[ArmRun]:
         """Runs as they stand now."""
@@ -323,12 +350,11 @@ class Comparing:
 
     def _seconds_left(self) -> float:
         """How long the rest will take, by how long the turns of this process took so far."""
-        turn = 60 * self.plan.minutes / self.plan.turns
         waiting = [run for run in self.state.runs if run.state == WAITING]
-        left = sum(turn * max(0, self.plan.turns - len(run.measured)) for run in waiting)
+        left = sum(max(0.0, 60 * self.plan.minutes - run.seconds) for run in waiting)
         if self._trained_seconds:
             left *= self._waited / self._trained_seconds
-        to_load = sum(run.state == WAITING and not run.measured for run in self.state.runs)
+        to_load = sum(not run.measured for run in waiting)
         return left + sum(self._loads) / max(1, len(self._loads)) * to_load
 
 
@@ -359,18 +385,10 @@ def compare(plan: ComparisonPlan, say: Say, start: Start = ArmProcess) -> "Compa
         f"{duration_in_words(60 * plan.minutes * left)} of training at most, beside loading and "
         "measuring"
     )
+    if (together := comparing.models_at_once()) > 1:
+        say(
+            f"{together} models in memory at once, each in a process of its own; colm compare "
+            "--one_at_a_time holds one"
+        )
     comparing.run()
     return comparing
-
-
-def arm_in_words(arm: ArmOptions) -> str:
-    """Return an arm in a line.
-
-    Args:
-        arm: Any.
-
-    Returns:
-        Its name, what it is, and what it is held against.
-    """
-    against = f"; held against {arm.control}" if arm.control else ""
-    return f"{arm.name}: {arm.meaning}{against}"

@@ -43,6 +43,11 @@ class ArmRun:
         rate = "" if self.learning_rate is None else f"-lr{self.learning_rate:g}"
         return f"{self.arm}-seed{self.seed}{rate}"
 
+    @property
+    def seconds(self) -> float:
+        """That it has trained for, as far as it has measured."""
+        return self.measured[-1]["seconds"] if self.measured else 0.0
+
 
 @dataclass
 class ComparisonState:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colm.data import check_file, file_stem
+from colm.data import Source, source_name
 from colm.evaluation import held_out_loss
 from colm.evaluation.asking import Asked, ask, choose_method, heading
 from colm.evaluation.fingerprint import weights_digest
@@ -53,7 +53,7 @@ class EvaluationOptions:
     program_request: str | None
     program_seconds: float
     length_normalized: bool
-    held_out: Sequence[str]
+    held_out: Sequence[Source]
     source_column: str | None
     max_length: int
     dtype: str
@@ -84,9 +84,7 @@ def evaluate(options: EvaluationOptions, say: Say) -> tuple[Path, dict[str, Any]
         raise ValueError("colm evaluate needs math-verify: pip install 'colm[evaluate]'")
     sets = read_question_sets(options.data, options.limit)
     methods = _methods(options, sets)
-    for path in options.held_out:
-        check_file(path)
-    # What trains takes seconds to load; a file that is not there is told before.
+    # What trains takes seconds to load.
     from colm.runs.evaluated import held_out_examples, load_evaluated
 
     evaluated = load_evaluated(
@@ -160,10 +158,11 @@ def _identity(
     """Everything that decides a result, but for how many of the questions are asked."""
     held_out = None
     if options.held_out:
-        named = [[_content(path), file_stem(path)] for path in options.held_out]
+        named = [[_content(file.path), source_name(file)] for file in options.held_out]
         # Of one file the content alone, so that results of earlier versions are found again.
+        alone = len(named) == 1 and options.held_out[0].name is None
         held_out = [
-            named if len(named) > 1 else named[0][0],
+            named[0][0] if alone else named,
             options.source_column,
             options.max_length,
         ]
@@ -183,7 +182,7 @@ def _content(path: str) -> str:
 
 def _held_out_name(options: EvaluationOptions) -> str | None:
     """The files of held-out examples, without their folders."""
-    return ", ".join(Path(path).name for path in options.held_out) or None
+    return ", ".join(Path(file.path).name for file in options.held_out) or None
 
 
 def _own_file(
@@ -195,7 +194,7 @@ def _own_file(
     """A file of the evaluation's own, where none was named."""
     names = [each.name.replace("/", "-") for each in sets]
     if options.held_out:
-        stems = [Path(path).name.split(".")[0] for path in options.held_out]
+        stems = [Path(file.path).name.split(".")[0] for file in options.held_out]
         names.append(f"{'-'.join(stems)}-loss")
     return result_file(options.model, names, model["steps"], identity)
 

@@ -140,12 +140,12 @@ def find_device(name: str) -> torch.device:
 
 
 def held_out_examples(
-    paths: Sequence[str], source_column: str | None, evaluated: EvaluatedModel, max_length: int
+    files: Sequence[Source], source_column: str | None, evaluated: EvaluatedModel, max_length: int
 ) -> list[dict[str, Any]]:
     """Return the examples of files as training would see them.
 
     Args:
-        paths: JSON Lines, JSON, CSV or Parquet files in layouts that ``colm sft`` takes.
+        files: JSON Lines, JSON, CSV or Parquet files in layouts that ``colm sft`` takes.
         source_column: Column of the sources; ``None`` for "source" where there is one, else each
             file is one source.
         evaluated: The model and its tokenizer.
@@ -172,12 +172,11 @@ def held_out_examples(
                 check(found)
             return found
 
-        entries = [Source(path) for path in paths]
-        return load_mixture(entries, source_column=source_column, prepare=prepare)
+        return load_mixture(files, source_column=source_column, prepare=prepare)
 
-    for path in paths:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+    for file in files:
+        if not Path(file.path).is_file():
+            raise FileNotFoundError(f"{file.path}: no such file")
     records = read()
     with refused_records_named(tokenizer, read):
         tokenised = _tokenize(records, evaluated, max_length)

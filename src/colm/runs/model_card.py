@@ -143,6 +143,9 @@ def _in_words(record: RunRecord) -> str:
     if get_selector(selector).keeps_all:
         return "\n".join([*lines, f"The selector {as_code(selector)} keeps every example."])
     what = f"The selector {as_code(selector)} chose them"
+    if "gradients" in get_selector(selector).needs:
+        gradient = record.selection.get("gradient", get_selector(selector).defaults["gradient"])
+        what += f" by gradients that are {as_code(gradient)}"
     if (source := source_of_selector(selector)) is not None:
         paper = f"[{source.title}](https://arxiv.org/abs/{source.arxiv})"
         what += f"; it is {source.words} {paper}"

@@ -156,8 +156,11 @@ def cannot_load(what: str, name: str | Path, error: Exception) -> ValueError:
     missing = f"there is no folder {name}"
     if len(place.parts) > 1 and place.parent.is_dir():
         return ValueError(f"cannot {what} '{name}': {missing}")
-    reason = said.partition("\n")[0]
-    return ValueError(f"cannot {what} '{name}': {missing}, nor can the hub be read: {reason}")
+    reason = said.partition("\n")[0].rstrip(".")
+    return ValueError(
+        f"cannot {what} '{name}': {missing}, nor can the hub be read: {reason}. Without the hub, "
+        f"colm demo --only_model prints the folder of a small model from the package {PACKAGE}"
+    )
 
 
 def cache_folder() -> Path:

@@ -17,6 +17,7 @@ from colm.runs.pretrained import LOADING_ERRORS, cannot_load, check_folder, load
 from colm.runs.refused_records import refused_records_named
 from colm.runs.saying import Say
 from colm.runs.step_lines import say_log
+from colm.runs.trackers import check_trackers
 from colm.runs.training_data import Examples, load_examples
 from colm.training.checkpoints.folder_lock import holding
 from colm.training.checkpoints.manifest import find_checkpoints
@@ -43,6 +44,7 @@ def run_sft(arguments: SFTArguments, say: Say | None = None) -> CoLMSFTTrainer:
         ValueError: Something the options ask for cannot be; nothing has been written then.
     """
     training = arguments.training
+    check_trackers(training.report_to)
     with holding(training.output_dir, training.should_save):
         checkpoint = find_checkpoint(
             training.output_dir, training.resume_from_checkpoint, training.candidate_ratio == 1

@@ -119,8 +119,14 @@ class StepLines(TrainerCallback):
         self._began = self._last = (clock(), 0)
 
     def on_train_begin(self, _args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
-        """Start the clock."""
+        """Start the clock, and say after which step a resumed run goes on."""
         self._began = self._last = (self._clock(), state.global_step)
+        if state.global_step and state.is_world_process_zero:
+            is_over = self._has_end and state.global_step >= state.max_steps
+            place = f"{state.global_step}/{state.max_steps}" if self._has_end else state.global_step
+            self._say(
+                f"resumed after step {place}{': nothing is left to train' if is_over else ''}"
+            )
 
     def on_log(
         self,

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from colm.data.joining import is_drawn_by_shares
 from colm.training.step.adaptive import ROUND_STEPS, AdaptivePlan
 from colm.training.step.draw import candidates_in_all, candidates_of_step
-from colm.training.step.example_losses import StepLosses
+from colm.training.step.record import StepLosses
 from colm.training.step.samplers import make_sampler
 from colm.training.step.shares import most_repeats, report_draws
 from colm.training.step_recording import StepRecordingMixin

@@ -4,20 +4,22 @@ Losses are read out of the forward that the step takes anyway; all of it stands 
 """
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from colm.training.example import WEIGHT_KEY
 from colm.training.processes.exchange import Exchange
-from colm.training.step.example_losses import (
+from colm.training.step.keep import ExampleSelection
+from colm.training.step.record import (
     EXAMPLES_KEY,
     BatchExamples,
     ExampleLosses,
+    SelectionMetrics,
     SourceLosses,
     StepLosses,
 )
-from colm.training.step.keep import ExampleSelection
-from colm.training.step.record import SelectionMetrics
 from colm.training.step.token_losses import can_read_losses, reading_losses
 
 if TYPE_CHECKING:  # to a type checker the mixin is a trainer, as it is wherever it is used
@@ -41,6 +43,7 @@ class StepRecordingMixin(_Base):
         self._example_losses = ExampleLosses()
         self._source_losses = SourceLosses()
         self._recorded_step = 0
+        self._has_trained = False
 
     @property
     def asks_for_losses(self) -> bool:
@@ -56,6 +59,7 @@ class StepRecordingMixin(_Base):
         """Train on a micro-batch; nothing after this sees that it told whose losses its are."""
         batch = options["inputs"] if "inputs" in options else args[1]
         self._computed_for = batch.pop(EXAMPLES_KEY) if EXAMPLES_KEY in batch else None
+        self._has_trained = True
         try:
             return super().training_step(*args, **options)
         finally:
@@ -72,12 +76,18 @@ class StepRecordingMixin(_Base):
         with reading_losses(self, model, weight, note) if is_read else nullcontext():
             return super().compute_loss(model, inputs, *args, **options)
 
+    def record_drawn(self, sources: Sequence[str]) -> None:
+        """Count what a step drew from each source, where it trains on all of it."""
+        if self._selection.source_column is not None:
+            self._selection_metrics.count_step(Counter(sources))
+
     def _record_losses(self) -> None:
         """Take in what the last step told of its examples, once it is over.
 
         All processes do so at the same time, and only once.
         """
-        if self._recorded_step != self.state.global_step:
+        # The last step of the run that this one goes on from is in its checkpoint.
+        if self._has_trained and self._recorded_step != self.state.global_step:
             self._recorded_step = self.state.global_step
             self._take_losses(self._example_losses.take())
 

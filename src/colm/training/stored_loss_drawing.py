@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from colm.training.drawing import DrawingMixin
 from colm.training.options.option_checks import INFOBATCH
 from colm.training.step.draw import candidates_in_all
-from colm.training.step.example_losses import StepLosses
+from colm.training.step.record import StepLosses
 from colm.training.step.samplers import StoredLossSampler, make_stored_loss_sampler
 from colm.training.step.stored_losses import StoredLosses, WithRows
 

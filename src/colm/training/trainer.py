@@ -29,6 +29,7 @@ What is overridden of ``transformers.Trainer``, here and in the mixins beside it
   state, and so does the log of steps by losses alone;
 - ``_load_from_checkpoint``, ``_load_best_model``, ``_load_optimizer_and_scheduler``,
   ``_issue_warnings_after_load``: these bring it back, without a warning of what lies elsewhere;
+- ``create_model_card``: the card cites this software, too;
 - ``_run_epoch``: a run that is over takes no further step when it is resumed.
 """
 
@@ -50,6 +51,7 @@ from colm.coreset.coreset_selector import CoresetSelector
 from colm.coreset.registry import get_selector
 from colm.data.joining import keep_drawn
 from colm.training.checkpoints.resuming import ResumingMixin
+from colm.training.citing import CitingMixin
 from colm.training.clusters import (
     CLUSTER_COLUMN,
     cluster_names,
@@ -117,6 +119,7 @@ from colm.training.zeroth_order_training import ZerothOrderMixin
 
 class CoresetTrainerMixin(
     StoredLossMixin,
+    CitingMixin,
     RecordingMixin,
     OutcomeMixin,
     SubspaceMixin,

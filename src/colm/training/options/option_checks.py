@@ -9,10 +9,10 @@ from typing import Any
 
 from colm.checks import check_choice, check_not_negative, check_number, shown
 from colm.coreset.coreset_selector import NORMALIZATIONS
+from colm.coreset.features import CRITERIA, WEIGHT_CRITERIA
 from colm.coreset.mixture import ALLOCATIONS, CANDIDATE_SAMPLINGS, SMALL_SOURCES_NONE
 from colm.coreset.registry import get_selector
 from colm.coreset.similarity import METRICS
-from colm.coreset.sparsify import CRITERIA, WEIGHT_CRITERIA
 from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.value_gradients import ESTIMATORS
 from colm.names import shown_name

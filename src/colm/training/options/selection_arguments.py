@@ -12,9 +12,9 @@ from typing import Any
 
 from colm.checks import as_names, as_numbers
 from colm.coreset.coreset_selector import NORMALIZATIONS
+from colm.coreset.features import CRITERIA
 from colm.coreset.mixture import ALLOCATIONS, CANDIDATE_SAMPLINGS
 from colm.coreset.similarity import METRICS
-from colm.coreset.sparsify import CRITERIA
 from colm.gradients.projections import PROJECTIONS, SPREAD
 from colm.gradients.value_gradients import ESTIMATORS
 from colm.training.options.by_selector import options_by_selector

@@ -1,18 +1,21 @@
-"""How the examples of a step are split into micro-batches: by tokens, not by number.
+"""How the examples of a step are split into micro-batches, by tokens, and where they then stand.
 
 The loss of a step is a mean over its label tokens, wherever those stand, so any split gives the
 same gradient up to rounding. A run of rows is padded to its longest: sorted by length, many short
 examples then share a micro-batch and few long ones do, with less padding in all; no micro-batch has
 more tokens than the largest would have if each had as many examples. Costs are in tokens, padding
-included. Symbols: r kept examples, k lengths.
+included. Symbols: r kept examples, k lengths, or examples of a micro-batch, t tokens a row.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from transformers import DataCollatorWithFlattening
 from trl import SFTTrainer
 
@@ -204,3 +207,65 @@ def even_parts(items: Sequence[Example], parts: int) -> list[list[Example]]:
     for part in range(parts):
         bounds.append(bounds[-1] + size + (part < larger))
     return [list(items[start:stop]) for start, stop in pairwise(bounds)]
+
+
+@dataclass(frozen=True)
+class BatchRows:
+    """The places of the examples of a collated micro-batch, in their order.
+
+    Attributes:
+        tokens: t.
+        lengths: ``[k]`` tokens of each example where all stand in one row, one after the other;
+            ``None`` where each has a row of its own.
+    """
+
+    tokens: int
+    lengths: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], shape: Sequence[int]) -> "BatchRows":
+        """Return the places of examples in a batch.
+
+        Args:
+            examples: k of them, as they were collated.
+            shape: of the batch's labels, ``[rows, t]``.
+
+        Raises:
+            ValueError: the examples of such a batch cannot be told apart.
+        """
+        rows, tokens = shape
+        if rows == len(examples):
+            return cls(tokens)
+        lengths = tuple(token_count(each) for each in examples)
+        if rows != 1 or sum(lengths) > tokens:
+            raise ValueError(
+                f"{len(examples)} examples apart in a batch of {rows} x {tokens} tokens"
+            )
+        return cls(tokens, lengths)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return ``[k]`` values of examples as those of tokens: ``[k, 1]``, or ``[1, t]``."""
+        if self.lengths is None:
+            return values.unsqueeze(1)
+        spread = values.repeat_interleave(torch.tensor(self.lengths))
+        return nn.functional.pad(spread, (0, self.tokens - len(spread))).unsqueeze(0)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum values of the predicted tokens by example, in the same order on every device.
+
+        Args:
+            values: ``[rows, t - 1]``, of all tokens but the first of each row; or more, where a
+                model puts virtual tokens, which have no labels, before each row.
+
+        Returns:
+            ``[k]``.
+        """
+        if self.lengths is None:
+            return values.sum(1)
+        ends = torch.tensor(self.lengths).cumsum(0)
+        starts = ends - torch.tensor(self.lengths)
+        places = starts.unsqueeze(1) + torch.arange(max(self.lengths))
+        # A token is predicted one place before its own; nothing is at the last.
+        inside = (places < ends.unsqueeze(1)) & (places > 0)
+        places = torch.where(inside, places - 1, self.tokens - 1).to(values.device)
+        return nn.functional.pad(values[0], (0, 1))[places].sum(1)

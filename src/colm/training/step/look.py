@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colm.coreset.observed import OBSERVATIONS, Observed
-from colm.coreset.sparsify import WEIGHT_CRITERIA
+from colm.coreset.candidates import OBSERVATIONS, Observed
+from colm.coreset.features import WEIGHT_CRITERIA
 from colm.gradients import block_gradients
 from colm.gradients.decoder import base_model, text_config
 from colm.gradients.example_observer import ExampleObserver

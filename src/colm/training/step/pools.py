@@ -31,14 +31,16 @@ from colm.training.step.weigh import weigh, weighing_option
 def rearranges(trainer: Any) -> bool:
     """Tell whether the micro-batches of a trainer's plain steps are formed of raw examples.
 
-    Else its loader is the plain trainer's: there is nothing to rearrange, or it would change what
-    is learnt, or the examples are not to be had raw.
+    Else its loader is the plain trainer's: there is nothing to rearrange and no source to tell the
+    losses of, or it would change what is learnt, or the examples are not to be had raw.
 
     Args:
         trainer: about to train, without selection.
     """
     args = trainer.args
-    by_length = args.arrange == BY_LENGTH and args.gradient_accumulation_steps > 1
+    several = args.gradient_accumulation_steps > 1
+    tells_sources = trainer._selection.source_column is not None
+    by_length = args.arrange == BY_LENGTH and (several or tells_sources)
     return (by_length or _option_of_examples(args) is not None) and obstacle(trainer) is None
 
 
@@ -139,10 +141,14 @@ def rearranged(trainer: Any, pools: Sequence[Pool]) -> list[Mapping[str, Any]]:
     parts = [_as_collated(trainer, pool) for pool in pools]
     examples = [example for part in parts for example in part]
     if averages_over_step(trainer) and all(map(_has_length, examples)):
-        pairs = zip(examples, trainer.drawn(pools).sources, strict=True)
+        sources = trainer.drawn(pools).sources
+        trainer.record_drawn(sources)
         # Copies: a collator may take out what it reads.
+        pairs = zip(examples, sources, strict=True)
         named = [{**example, SOURCE_KEY: source} for example, source in pairs]
-        batches = weigh(trainer, arrange(trainer, named, len(parts)))
+        # One micro-batch has nothing to share out, and stays in the order drawn.
+        split = arrange(trainer, named, len(parts)) if len(parts) > 1 else [named]
+        batches = weigh(trainer, split)
         # Without labels nobody counts their tokens, and each micro-batch is a mean of its own.
         if all("labels" in batch for batch in batches):
             return batches

@@ -230,7 +230,9 @@ def draws_told(sizes: Mapping[str, int], shares: Mapping[str, float], draws: int
         parts.append((f"{len(order) - len(own)} others", order[len(own) :]))
     for title, names in parts:
         size, share = sum(sizes[name] for name in names), sum(shares[name] for name in names)
-        often = f"its {size} examples come {share * draws / size:.1f} times each"
+        each = share * draws / size
+        times = "fewer than 0.1" if each < 0.1 else f"{each:.1f}"
+        often = f"its {size} examples come {times} times each"
         yield f"{title}: {100 * share:.1f} % of the draws; {often if share else 'never drawn'}"
 
 

@@ -25,8 +25,8 @@ from colm.gradients.batch import IGNORED_LABEL
 from colm.training.example import WEIGHT_KEY, Example, without_own_keys
 from colm.training.options.option_checks import EXAMPLE, INFOBATCH, ROOT, TOKEN
 from colm.training.processes.exchange import Exchange
-from colm.training.step.batch_rows import BatchRows
-from colm.training.step.example_losses import mark
+from colm.training.step.arrange import BatchRows
+from colm.training.step.record import mark
 from colm.training.step.trunk_outputs import carry
 
 #: By which power of its label tokens an example counts.
