@@ -23,7 +23,7 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -51,6 +51,7 @@ from colm.planning.plan import WAYS, make_plan
 from colm.planning.tally import SavedBytes, Tally, storage_bytes
 from colm.runs.arguments import SFTArguments, parse_arguments
 from colm.runs.pretrained import demo_model_folder
+from colm.training.optimizers import ZEROTH_ORDER, optimizer_name
 
 Batches = list[list[dict[str, Any]]]
 #: Measures forward and backward, given first, and maybe the optimiser's step that follows.
@@ -195,8 +196,8 @@ class MemoryBench:
         pools = list(islice(self.loader, 2 * self.micro_batches))
         first = pools[: self.micro_batches]
         steps = {"colm": partial(self.colm, first)}
-        # Training by losses alone goes by the plain trainer's loader, and has no way but its own.
-        if not isinstance(first[0], Mapping):
+        # Training by losses alone has no way but its own.
+        if optimizer_name(self.trainer.args) != ZEROTH_ORDER:
             plain = {
                 "plain_r": [list(islice(pool, self.kept)) for pool in first],
                 "plain_n": [list(pool) for pool in first],

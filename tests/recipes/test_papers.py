@@ -239,7 +239,8 @@ def test_an_arm_is_trained(sft, arm: str) -> None:
     _, drawn, kept, _, _ = ARMS[arm]
     step = first_step(run)
     if drawn == kept:
-        assert "colm/candidates" not in step
+        assert "colm/kept" not in step
+        assert step["colm/candidates"] == drawn / 16
     else:
         assert (step["colm/candidates"], step["colm/kept"]) == (8, 4)
 

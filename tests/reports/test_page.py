@@ -74,19 +74,21 @@ def test_every_plot_and_table_is_there(page: str) -> None:
         "Held-out loss by source",
         "Accuracy by source",
         "Training loss",
+        "Draws by source",
         "Small sources over time",
         "Share of each source kept",
         "Sources kept over time: CoLM",
         "Sources kept over time: random",
         "Matching error",
         "Where the time of a step goes",
+        "What was drawn of each source",
         "What was kept of each source",
         "Held-out loss of each source",
         "Settings",
         "Versions",
     ]
-    assert page.count("<svg") == 9
-    assert page.count('role="img"') == 9
+    assert page.count("<svg") == 10
+    assert page.count('role="img"') == 10
 
 
 def test_what_is_not_there_is_left_out(unscored, tmp_path) -> None:
