@@ -23,7 +23,9 @@ QUICK = (
 
 @pytest.fixture(autouse=True)
 def _same_machine_everywhere(monkeypatch):
-    measured = lambda dtypes, device: measure_once(frozenset(dtypes), device)  # noqa: E731
+    def measured(dtypes, device):
+        return measure_once(frozenset(dtypes), device)
+
     monkeypatch.setattr(planning, "measure_machine", measured)
 
 
