@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from colm.memory.gradient_bases import draw_places
 from colm.memory.subspaces.linear import Directions
 from colm.memory.subspaces.optimizer import SubspaceOptimizer
 from colm.randomness import keyed_generator
@@ -98,9 +99,7 @@ def find_directions(matrix: Tensor, rank: int, choice: str, *key: int | str) -> 
     inputs = matrix.shape[1]
     _, sizes, right = torch.linalg.svd(matrix.float(), full_matrices=False)
     if choice == "sampled":
-        shares = sizes.double().cpu().clamp_min(1e-30)
-        chosen = torch.multinomial(shares, rank, generator=keyed_generator(*key))
-        right = right[chosen.sort().values]
+        right = right[draw_places(sizes, rank, *key).to(right.device)]
     if choice == "mixed":
         first = right[: rank // 2]
         free = torch.randn(rank - len(first), inputs, generator=keyed_generator(*key))

@@ -49,10 +49,26 @@ def find_basis(gradient: Tensor, rank: int, choice: str, *key: int | str) -> Ten
     left, sizes, right = torch.linalg.svd(gradient.to(wide), full_matrices=False)
     vectors: Tensor = right.T if is_right(gradient) else left
     if choice == SAMPLED:
-        shares = sizes.double().cpu().clamp_min(_LEAST_SHARE)
-        chosen = torch.multinomial(shares, rank, generator=keyed_generator(*key))
-        vectors = vectors[:, chosen.sort().values.to(vectors.device)]
+        vectors = vectors[:, draw_places(sizes, rank, *key).to(vectors.device)]
     return vectors[:, :rank].to(gradient.dtype).contiguous()
+
+
+def draw_places(sizes: Tensor, rank: int, *key: int | str) -> Tensor:
+    """Draw r singular vectors without replacement, each by its share of all singular values.
+
+    Paper: I3S, arXiv 2502.05790.
+
+    Args:
+        sizes: ``[k]`` singular values.
+        rank: r, at most k.
+        key: what the draw depends on, beside them.
+
+    Returns:
+        ``[r]`` int64 places on the CPU, in order.
+    """
+    shares = sizes.double().cpu().clamp_min(_LEAST_SHARE)
+    chosen = torch.multinomial(shares, rank, generator=keyed_generator(*key))
+    return chosen.sort().values
 
 
 def is_right(matrix: Tensor) -> bool:
